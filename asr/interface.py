@@ -1,0 +1,143 @@
+"""What an engine is to everyone else: streams in slots, samples in, tokens out.
+
+Does: name the values that cross the border of an engine and the protocol it keeps.
+Does not know: how an engine computes, turns, words, sessions, sockets, wall-clock time.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.tokenizer import Tokenizer
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_SAMPLES = 1_280
+"""Samples of one encoder frame (80 ms): mel hop 160, subsampling 8."""
+FRAME_MS = 80
+
+Samples = NDArray[np.float32]
+
+
+class EngineError(Exception):
+    """Base of what an engine refuses."""
+
+
+class NoFreeSlot(EngineError):
+    """Every slot holds a stream; drop one or open an engine with more slots."""
+
+
+class UnknownStream(EngineError):
+    """The stream was dropped, or never opened here."""
+
+
+class UnsupportedLookAhead(EngineError):
+    """The model was not trained for this look-ahead."""
+
+
+class BadSnapshot(EngineError):
+    """A snapshot is damaged, or belongs to another model or version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One emitted token: id, encoder frame of emission (80 ms), confidence 0..1."""
+
+    id: int
+    frame: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What one step did for one stream.
+
+    ``frames`` is the total of encoder frames decoded since the stream began.
+    ``finished`` is true once, when a finished stream has no frame left.
+    """
+
+    stream: int
+    frames: int
+    tokens: tuple[Token, ...]
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a front end must know of the model an engine runs."""
+
+    model: str
+    fingerprint: str
+    look_aheads: tuple[int, ...]
+    """Supported look-aheads in encoder frames, the model's default first."""
+    slots: int
+    precision: str
+    decoder: str
+    bytes_per_stream: int
+    languages: tuple[str, ...] = ("en",)
+    turn_tokens: frozenset[int] = frozenset()
+    """Ids of <EOU>/<EOB>: turn signals, never text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """Cost of the last step, for metrics and admission."""
+
+    look_ahead: int
+    batch: int
+    frames: int
+    seconds: float
+
+
+class StreamingEngine(Protocol):
+    """Advances many streams by one chunk at a time. Single-threaded; no call blocks but ``step``."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def slots_in_use(self) -> int: ...
+    @property
+    def last_step(self) -> StepStats | None: ...
+
+    def open(self, look_ahead: int, *, language: str | None = None) -> int:
+        """Take a slot. Raises NoFreeSlot, UnsupportedLookAhead."""
+        ...
+
+    def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+        """Append 16 kHz mono samples (-1..1); ``now`` is the arrival time for deadlines."""
+        ...
+
+    def finish(self, stream: int) -> None:
+        """No more audio: the remaining frames are flushed by the next steps."""
+        ...
+
+    def drop(self, stream: int) -> None:
+        """Free the slot at once, whatever the stream was doing. Idempotent."""
+        ...
+
+    def fork(self, stream: int) -> int:
+        """Copy a stream into another slot. Raises NoFreeSlot."""
+        ...
+
+    def snapshot(self, stream: int) -> bytes:
+        """All that the stream is, as bytes (no pickle)."""
+        ...
+
+    def restore(self, blob: bytes) -> int:
+        """Open a stream from a snapshot. Raises BadSnapshot, NoFreeSlot."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether ``step`` would do something now."""
+        ...
+
+    def step(self) -> list[Emission]:
+        """Run one batch (one look-ahead); nothing ready -> []."""
+        ...
+
+    def warm(self, look_ahead: int) -> None:
+        """Build kernels of every batch bucket of this look-ahead through the streaming path."""
+        ...

@@ -1,0 +1,1 @@
+"""Light programs that speak to a rivulet server (numpy and websockets, no torch)."""

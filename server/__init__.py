@@ -1,0 +1,1 @@
+"""Sessions and wires: the WebSocket front, the session manager and the engine processes."""
