@@ -79,7 +79,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model ready for an engine; tensors are as stored (fp32 or 16-bit), memory-mapped if possible."""
+    """A model ready for an engine; tensors as stored (fp32 or 16-bit), mapped where possible."""
 
     name: str
     spec: ModelSpec
