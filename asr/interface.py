@@ -91,16 +91,27 @@ class StepStats:
 
 
 class StreamingEngine(Protocol):
-    """Advances many streams by one chunk at a time. Single-threaded; no call blocks but ``step``."""
+    """Advances many streams by one chunk at a time. Single-threaded; only ``step`` takes long."""
 
     @property
-    def info(self) -> EngineInfo: ...
+    def info(self) -> EngineInfo:
+        """What a front end must know of this engine."""
+        ...
+
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary of the model."""
+        ...
+
     @property
-    def slots_in_use(self) -> int: ...
+    def slots_in_use(self) -> int:
+        """Streams and forks alive."""
+        ...
+
     @property
-    def last_step(self) -> StepStats | None: ...
+    def last_step(self) -> StepStats | None:
+        """Cost of the last batch, None before the first."""
+        ...
 
     def open(self, look_ahead: int, *, language: str | None = None) -> int:
         """Take a slot. Raises NoFreeSlot, UnsupportedLookAhead."""

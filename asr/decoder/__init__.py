@@ -1,0 +1,1 @@
+"""Greedy decoders with pooled per-stream state: encoder frames in, tokens out."""

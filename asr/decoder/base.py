@@ -1,0 +1,47 @@
+"""What every decoder keeps to, and the confidence of an emitted token.
+
+Does not know: encoders, text, streams beyond their slot.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from asr.interface import Token
+
+
+class Decoder(Protocol):
+    """State lies in rows by slot; a step decodes every valid frame of a batch."""
+
+    def clear(self, slot: int) -> None:
+        """Set a row to the start of a stream."""
+        ...
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row."""
+        ...
+
+    def export_row(self, slot: int) -> dict[str, Tensor]:
+        """Copy a row out, for a snapshot."""
+        ...
+
+    def import_row(self, slot: int, row: dict[str, Tensor]) -> None:
+        """Put back what ``export_row`` gave."""
+        ...
+
+    def step(
+        self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
+    ) -> list[list[Token]]:
+        """Return the tokens of each row; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
+        ...
+
+
+def confidence(logits_NV: Tensor, chosen_N: Tensor) -> Tensor:
+    """Return 0..1 a row: the softmax probability, 0 where it is no better than chance.
+
+    Source: NeMo max_prob confidence, (p * V - 1) / (V - 1).
+    """
+    size = logits_NV.shape[-1]
+    p = torch.softmax(logits_NV.float(), -1).gather(1, chosen_N[:, None]).squeeze(1)
+    return ((p * size - 1) / (size - 1)).clamp(0.0, 1.0)

@@ -1,0 +1,69 @@
+"""Greedy CTC over chunks: repeats collapse across chunk borders by the carried last label.
+
+Does: encoder frames -> tokens, time = first frame of the run.
+Does not know: RNN-T, text.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from asr.checkpoint.spec import ModelSpec
+from asr.decoder.base import confidence
+from asr.encoder.linear import Precision, make_linear
+from asr.interface import Token
+
+
+class CtcDecoder:
+    """One linear head; the state of a stream is its last label, blank included."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], spec: ModelSpec, *, slots: int, precision: Precision
+    ) -> None:
+        weight = tensors[f"{spec.ctc_prefix}.weight"]
+        self._head = make_linear(weight, tensors[f"{spec.ctc_prefix}.bias"], precision)
+        self._blank = spec.blank
+        self._last_S = torch.full((slots + 1,), spec.blank, device=weight.device)
+
+    def clear(self, slot: int) -> None:
+        """Set a row to the start of a stream."""
+        self._last_S[slot] = self._blank
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row."""
+        self._last_S[target] = self._last_S[source]
+
+    def export_row(self, slot: int) -> dict[str, Tensor]:
+        """Copy a row out."""
+        return {"ctc_last": self._last_S[slot].clone().cpu()}
+
+    def import_row(self, slot: int, row: dict[str, Tensor]) -> None:
+        """Put a row back."""
+        self._last_S[slot].copy_(row["ctc_last"])
+
+    def step(
+        self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
+    ) -> list[list[Token]]:
+        """Decode every valid frame of the batch at once."""
+        logits = self._head(x_BTD)
+        label = logits.argmax(-1)
+        before = torch.cat([self._last_S[slots_B][:, None], label[:, :-1]], 1)
+        steps = torch.arange(label.shape[1], device=label.device)
+        exists = steps < valid_B[:, None]
+        rows, times = torch.nonzero(
+            exists & (label != self._blank) & (label != before), as_tuple=True
+        )
+        last = (valid_B - 1).clamp(min=0)[:, None]
+        self._last_S[slots_B] = torch.where(
+            valid_B > 0, label.gather(1, last).squeeze(1), self._last_S[slots_B]
+        )
+        found = label[rows, times]
+        sure = confidence(logits[rows, times], found)
+        frames = first_frame_B[rows] + times
+        tokens: list[list[Token]] = [[] for _ in range(len(label))]
+        for row, token, frame, score in zip(
+            rows.tolist(), found.tolist(), frames.tolist(), sure.tolist(), strict=True
+        ):
+            tokens[row].append(Token(token, frame, score))
+        return tokens

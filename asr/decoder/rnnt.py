@@ -1,0 +1,122 @@
+"""Greedy RNN-T over chunks with pooled prediction-network state.
+
+Does: encoder frames -> tokens at their frame of emission, at most ``max_symbols`` a frame.
+Does not know: CTC, text, endpoints (the state goes on over them, or casing would break).
+Source: NeMo rnnt_label_looping.py; the joint runs over all remaining frames of a chunk at once, so
+a round costs one joint and one LSTM step and there are as many rounds as tokens, not frames.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.checkpoint.spec import ModelSpec
+from asr.decoder.base import confidence
+from asr.encoder.linear import Precision, make_linear
+from asr.interface import Token
+
+LSTM_PREFIX = "decoder.prediction.dec_rnn.lstm."
+
+
+class RnntDecoder:
+    """Prediction network, joint, and their state by slot: h, c, projected prediction g."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], spec: ModelSpec, *, slots: int, precision: Precision
+    ) -> None:
+        self._blank, self._max_symbols = spec.blank, spec.max_symbols
+        self._embedding = tensors["decoder.prediction.embed.weight"].float()
+        device = self._embedding.device
+        self._lstm = nn.LSTM(self._embedding.shape[1], spec.pred_hidden, spec.pred_layers)
+        lstm = {k: v.float() for k, v in tensors.items() if k.startswith(LSTM_PREFIX)}
+        self._lstm.load_state_dict({k.removeprefix(LSTM_PREFIX): v for k, v in lstm.items()})
+        self._lstm.to(device)
+        self._lstm.eval().requires_grad_(requires_grad=False)
+
+        def linear(name: str) -> tuple[Tensor, Tensor | None]:
+            return tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+
+        # Dropout decides whether the joint's output layer is element 1 or 2 of its Sequential.
+        out = next(k for k in tensors if k.startswith("joint.joint_net.") and k.endswith(".weight"))
+        self._encoder_side = make_linear(*linear("joint.enc"), precision)
+        self._predictor_side = make_linear(*linear("joint.pred"), "fp32")
+        self._out = make_linear(*linear(out.removesuffix(".weight")), precision)
+        shape = (spec.pred_layers, slots + 1, spec.pred_hidden)
+        self._h_LSP = torch.zeros(shape, device=device)
+        self._c_LSP = torch.zeros(shape, device=device)
+        self._g_SJ = torch.zeros(slots + 1, spec.joint_hidden, device=device)
+        # The start symbol is the blank, whose embedding row is zero (padding_idx).
+        start = torch.zeros(spec.pred_layers, 1, spec.pred_hidden, device=device)
+        self._start = self._predict(torch.tensor([self._blank], device=device), start, start)
+        for slot in range(slots + 1):
+            self.clear(slot)
+
+    def clear(self, slot: int) -> None:
+        """Set a row to the start of a stream."""
+        h, c, g = self._start
+        self._h_LSP[:, slot], self._c_LSP[:, slot], self._g_SJ[slot] = h[:, 0], c[:, 0], g[0]
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a row."""
+        for cache in (self._h_LSP, self._c_LSP):
+            cache[:, target] = cache[:, source]
+        self._g_SJ[target] = self._g_SJ[source]
+
+    def export_row(self, slot: int) -> dict[str, Tensor]:
+        """Copy a row out."""
+        return {
+            "rnnt_h": self._h_LSP[:, slot].clone().contiguous().cpu(),
+            "rnnt_c": self._c_LSP[:, slot].clone().contiguous().cpu(),
+            "rnnt_g": self._g_SJ[slot].clone().cpu(),
+        }
+
+    def import_row(self, slot: int, row: dict[str, Tensor]) -> None:
+        """Put a row back."""
+        self._h_LSP[:, slot].copy_(row["rnnt_h"])
+        self._c_LSP[:, slot].copy_(row["rnnt_c"])
+        self._g_SJ[slot].copy_(row["rnnt_g"])
+
+    def step(
+        self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
+    ) -> list[list[Token]]:
+        """Decode every valid frame of the batch."""
+        encoded = self._encoder_side(x_BTD)
+        steps = torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        at = torch.zeros_like(valid_B)  # the frame each row stands on
+        symbols = torch.zeros_like(valid_B)  # already emitted on that frame
+        tokens: list[list[Token]] = [[] for _ in range(len(x_BTD))]
+        active = torch.nonzero(valid_B > 0).squeeze(1)
+        while len(active):
+            g = self._g_SJ[slots_B[active]]
+            logits = self._out(F.relu(encoded[active] + g[:, None]))
+            label = logits.argmax(-1)
+            wanted = (steps >= at[active, None]) & (steps < valid_B[active, None])
+            emits = wanted & (label != self._blank)
+            has_token, frame = emits.max(-1)
+            pick = torch.nonzero(has_token).squeeze(1)
+            if not len(pick):
+                break
+            active, frame = active[pick], frame[pick]
+            chosen = label[pick, frame]
+            sure = confidence(logits[pick, frame], chosen)
+            self._advance(chosen, slots_B[active])
+            symbols[active] = torch.where(frame == at[active], symbols[active], 0) + 1
+            is_full = symbols[active] >= self._max_symbols
+            at[active] = frame + is_full
+            symbols[active] = symbols[active].masked_fill(is_full, 0)
+            times = first_frame_B[active] + frame
+            for row, token, time, score in zip(
+                active.tolist(), chosen.tolist(), times.tolist(), sure.tolist(), strict=True
+            ):
+                tokens[row].append(Token(token, time, score))
+        return tokens
+
+    def _advance(self, tokens_N: Tensor, slots_N: Tensor) -> None:
+        h, c, g = self._predict(tokens_N, self._h_LSP[:, slots_N], self._c_LSP[:, slots_N])
+        self._h_LSP[:, slots_N], self._c_LSP[:, slots_N], self._g_SJ[slots_N] = h, c, g
+
+    def _predict(self, tokens_N: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out, (h, c) = self._lstm(self._embedding[tokens_N][None], (h.contiguous(), c.contiguous()))
+        return h, c, self._predictor_side(out[0])

@@ -1,0 +1,1 @@
+"""The cache-aware FastConformer encoder: one step for a batch of slots."""

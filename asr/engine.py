@@ -1,0 +1,312 @@
+"""The streaming engine: plan a batch, run encoder and decoder over it, commit.
+
+Does: many streams of any age and look-ahead over one copy of the weights; fork, snapshot, restore.
+Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`` only.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr import snapshot
+from asr.checkpoint import Checkpoint, load_checkpoint
+from asr.decoder.base import Decoder
+from asr.decoder.ctc import CtcDecoder
+from asr.decoder.rnnt import RnntDecoder
+from asr.encoder.batch import StepInput
+from asr.encoder.encoder import Encoder
+from asr.encoder.pool import SlotPool
+from asr.encoder.prompt import PromptKernel
+from asr.features import FrontEnd
+from asr.interface import (
+    Emission,
+    EngineError,
+    EngineInfo,
+    NoFreeSlot,
+    Samples,
+    StepStats,
+    StreamingEngine,
+    Token,
+    UnknownStream,
+    UnsupportedLookAhead,
+)
+from asr.precision import choose_precision
+from asr.schedule import BUCKETS, Limits, Plan, Ready, bucket, plan_step
+from asr.stream import Stream, Take
+from asr.tokenizer import Tokenizer
+
+LOUDEST = 32.0
+"""Float samples are cut here (30 dB over full scale): caches stay finite whatever is sent."""
+FRONT_END = "preprocessor.featurizer."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How an engine is set up."""
+
+    slots: int = 16
+    """Streams at once, forks included; memory grows linearly with it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    decoder: Literal["auto", "rnnt", "ctc"] = "auto"
+    """``auto``: RNN-T when the checkpoint has it."""
+    device: str = "cpu"
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"slots must be at least 1, not {self.slots}")
+
+
+class Engine:
+    """Our own engine (asr.interface.StreamingEngine)."""
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig | None = None) -> None:
+        self._config = config = config or EngineConfig()
+        self._spec = spec = checkpoint.spec
+        self._checkpoint = checkpoint
+        self._device = torch.device(config.device)
+        self._precision = choose_precision(config.precision, checkpoint.fingerprint)
+        tensors = {name: t.to(self._device) for name, t in checkpoint.tensors.items()}
+        self._front_end = FrontEnd(
+            checkpoint.tensors[FRONT_END + "window"].float(),
+            checkpoint.tensors[FRONT_END + "fb"].float().squeeze(0),
+        )
+        widest = max(max(spec.look_aheads) + 1, config.limits.max_steps)
+        self._encoder = Encoder(tensors, spec, precision=self._precision, max_steps=widest)
+        self._prompt = PromptKernel(tensors, spec, self._precision) if spec.num_prompts else None
+        cache = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        self._pool = SlotPool.allocate(spec, config.slots, dtype=cache, device=self._device)
+        self._decoder_name = _pick_decoder(config.decoder, checkpoint)
+        build = RnntDecoder if self._decoder_name == "rnnt" else CtcDecoder
+        self._decoder: Decoder = build(tensors, spec, slots=config.slots, precision=self._precision)
+        self._streams: dict[int, Stream] = {}
+        self._free = list(range(config.slots - 1, -1, -1))
+        self.last_step: StepStats | None = None
+        self.trace: Callable[[int, Tensor], None] | None = None
+        """Called with (stream, encoder frames [T, D]) after each step, for equivalence tests."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What a front end must know of this engine."""
+        return EngineInfo(
+            model=self._checkpoint.name,
+            fingerprint=self._checkpoint.fingerprint,
+            look_aheads=self._spec.look_aheads,
+            slots=self._config.slots,
+            precision=self._precision,
+            decoder=self._decoder_name,
+            bytes_per_stream=self._pool.bytes_per_slot(),
+            languages=tuple(self._spec.prompts) or self._checkpoint.languages,
+            turn_tokens=self.tokenizer.turn_tokens,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's vocabulary."""
+        return self._checkpoint.tokenizer
+
+    @property
+    def slots_in_use(self) -> int:
+        """Streams and forks alive."""
+        return len(self._streams)
+
+    def open(self, look_ahead: int, *, language: str | None = None) -> int:
+        """Take a slot for a new stream."""
+        if look_ahead not in self._spec.look_aheads:
+            known = ", ".join(map(str, self._spec.look_aheads))
+            raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not one of {known}")
+        prompt = self._prompt_id(language)
+        return self._place(Stream.start(self._front_end, look_ahead, prompt))
+
+    def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+        """Append 16 kHz mono samples."""
+        state = self._get(stream)
+        if state.is_finishing:
+            raise EngineError("the stream is finished and takes no more audio")
+        samples = np.asarray(samples, np.float32)
+        if not np.isfinite(samples).all():
+            raise EngineError("samples must be finite numbers")
+        state.feed(np.clip(samples, -LOUDEST, LOUDEST), now)
+
+    def finish(self, stream: int) -> None:
+        """Flush what remains in the next steps."""
+        self._get(stream).finish()
+
+    def drop(self, stream: int) -> None:
+        """Free the slot."""
+        if self._streams.pop(stream, None) is not None:
+            self._free.append(stream)
+
+    def fork(self, stream: int) -> int:
+        """Copy a stream into a free slot."""
+        copy = self._place(self._get(stream).fork())
+        self._pool.copy(stream, copy)
+        self._decoder.copy(stream, copy)
+        return copy
+
+    def snapshot(self, stream: int) -> bytes:
+        """All that the stream is, for ``restore`` in any engine of the same model and precision."""
+        state = self._get(stream).state()
+        rows = self._pool.export_row(stream) | self._decoder.export_row(stream)
+        return snapshot.pack(state | rows, self._identity())
+
+    def restore(self, blob: bytes) -> int:
+        """Open a stream from a snapshot."""
+        tensors = snapshot.unpack(blob, self._identity())
+        slot = self._place(Stream.from_state(self._front_end, tensors))
+        try:
+            self._pool.import_row(slot, tensors)
+            self._decoder.import_row(slot, tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            self.drop(slot)
+            raise snapshot.BadSnapshot("the snapshot does not fit this model") from error
+        return slot
+
+    def is_ready(self) -> bool:
+        """Whether a step has something to do."""
+        return any(s.chunks_ready() or s.is_done() for s in self._streams.values())
+
+    @torch.inference_mode()
+    def step(self) -> list[Emission]:
+        """Plan a batch, run it, commit."""
+        done = [self._end(slot) for slot, s in list(self._streams.items()) if s.is_done()]
+        plan = plan_step(
+            [
+                Ready(slot, stream.look_ahead, chunks, stream.due)
+                for slot, stream in self._streams.items()
+                if (chunks := stream.chunks_ready())
+            ],
+            self._config.limits,
+        )
+        return done + (self._run(plan) if plan else [])
+
+    @torch.inference_mode()
+    def warm(self, look_ahead: int) -> None:
+        """Run every batch bucket once through the streaming path on the spare slot."""
+        spare = self._pool.spare
+        most = min(self._config.limits.max_rows, self._config.slots)
+        steps = look_ahead + 1
+        for rows in [size for size in BUCKETS if size < most] + [bucket(most)]:
+            mel = torch.zeros(8 * steps, self._spec.mel_bins)
+            take = Take(mel, steps, (0, 0), (4 * steps, 2 * steps))
+            step = self._batch([take] * rows, [spare] * rows, look_ahead)
+            self._decode(self._encode(step, [0] * rows), step)
+        self._pool.clear(spare)
+        self._decoder.clear(spare)
+
+    def _run(self, plan: Plan) -> list[Emission]:
+        began = time.perf_counter()
+        steps = plan.chunks * (plan.look_ahead + 1)
+        streams = [self._streams[slot] for slot in plan.streams]
+        takes = [stream.take(steps) for stream in streams]
+        step = self._batch(takes, list(plan.streams), plan.look_ahead)
+        x = self._encode(step, [stream.prompt or 0 for stream in streams])
+        tokens = self._decode(x, step)
+        if self.trace:
+            for row, (slot, take) in enumerate(zip(plan.streams, takes, strict=True)):
+                self.trace(slot, x[row, : take.valid])
+        emissions = [
+            Emission(slot, stream.frames, tuple(tokens[row]), stream.is_done())
+            for row, (slot, stream) in enumerate(zip(plan.streams, streams, strict=True))
+        ]
+        for emission in emissions:
+            if emission.finished:
+                self.drop(emission.stream)
+        self.last_step = StepStats(
+            look_ahead=plan.look_ahead,
+            batch=len(streams),
+            frames=steps,
+            seconds=time.perf_counter() - began,
+        )
+        return emissions
+
+    def _batch(self, takes: list[Take], slots: list[int], look_ahead: int) -> StepInput:
+        """Stack rows, padded to a bucket with the spare slot."""
+        padding = bucket(len(takes)) - len(takes)
+        if padding:
+            empty = Take(torch.zeros_like(takes[0].mel), 0, (0, 0), (0, 0))
+            takes, slots = takes + [empty] * padding, slots + [self._pool.spare] * padding
+
+        def tensor(values: object) -> Tensor:
+            return torch.tensor(values, device=self._device)
+
+        return StepInput(
+            mel_BTF=torch.stack([take.mel for take in takes]).to(self._device),
+            slots_B=tensor(slots),
+            valid_B=tensor([take.valid for take in takes]),
+            stage_from=tensor([take.stage_from for take in takes]).T,
+            stage_until=tensor([take.stage_until for take in takes]).T,
+            look_ahead=look_ahead,
+        )
+
+    def _encode(self, step: StepInput, prompts: list[int]) -> Tensor:
+        x = self._encoder.step(self._pool, step)
+        if self._prompt is None:
+            return x
+        ids = torch.tensor(prompts, device=self._device)
+        return self._prompt(x, F.pad(ids, (0, len(x) - len(ids))))
+
+    def _decode(self, x_BTD: Tensor, step: StepInput) -> list[list[Token]]:
+        first = self._pool.frames_S[step.slots_B] - step.valid_B
+        return self._decoder.step(x_BTD, step.slots_B, step.valid_B, first)
+
+    def _end(self, slot: int) -> Emission:
+        frames = self._streams[slot].frames
+        self.drop(slot)
+        return Emission(slot, frames, (), finished=True)
+
+    def _place(self, stream: Stream) -> int:
+        if not self._free:
+            raise NoFreeSlot(f"all {self._config.slots} slots are taken")
+        slot = self._free.pop()
+        self._pool.clear(slot)
+        self._decoder.clear(slot)
+        self._streams[slot] = stream
+        return slot
+
+    def _get(self, stream: int) -> Stream:
+        try:
+            return self._streams[stream]
+        except KeyError:
+            raise UnknownStream(f"stream {stream} is not open") from None
+
+    def _prompt_id(self, language: str | None) -> int | None:
+        prompts = self._spec.prompts
+        if not self._spec.num_prompts:
+            return None
+        wanted = language or ("auto" if "auto" in prompts else next(iter(prompts), ""))
+        if wanted not in prompts:
+            raise EngineError(f"the model has no prompt for language {wanted!r}")
+        return prompts[wanted]
+
+    def _identity(self) -> dict[str, str]:
+        return {
+            "fingerprint": self._checkpoint.fingerprint,
+            "precision": self._precision,
+            "decoder": self._decoder_name,
+        }
+
+
+def load_engine(
+    model: str, config: EngineConfig | None = None, *, backend: Literal["own", "nemo"] = "own"
+) -> StreamingEngine:
+    """Open a checkpoint by path or name and make an engine for it."""
+    if backend == "nemo":
+        from asr.reference import NemoEngine  # NeMo takes seconds to import and may be absent
+
+        return NemoEngine.load(model, slots=(config or EngineConfig()).slots)
+    return Engine(load_checkpoint(model), config)
+
+
+def _pick_decoder(wanted: Literal["auto", "rnnt", "ctc"], checkpoint: Checkpoint) -> str:
+    spec = checkpoint.spec
+    name = ("rnnt" if spec.has_rnnt else "ctc") if wanted == "auto" else wanted
+    if (name == "rnnt" and not spec.has_rnnt) or (name == "ctc" and not spec.has_ctc):
+        raise EngineError(f"{checkpoint.name} has no {name.upper()} head")
+    return name

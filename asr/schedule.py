@@ -1,0 +1,65 @@
+"""Which chunks go into the next batch: earliest deadline first, one look-ahead a batch.
+
+Does: ready streams -> a plan. Pure: no torch, no clock.
+Does not know: audio, weights, how a step is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Batch sizes with kernels built at start; others are padded up to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A stream with at least one whole chunk (or its last, short one) to run."""
+
+    stream: int
+    look_ahead: int
+    chunks: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One batch: every stream advances by ``chunks`` chunks of the same look-ahead."""
+
+    look_ahead: int
+    chunks: int
+    streams: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one step, so that nobody's backlog holds up the others for long."""
+
+    max_rows: int = 32
+    max_steps: int = 56
+    """Encoder frames of one stream in a catch-up pass."""
+    max_frames: int = 448
+    """Rows x encoder frames."""
+
+
+def plan_step(ready: Sequence[Ready], limits: Limits) -> Plan | None:
+    """Pick the class of the most urgent stream and fill the batch with its like.
+
+    Catch-up: when the most urgent stream is chunks behind, several run in one pass (a power of
+    two, so that shapes stay few), together with those that are as far behind.
+    """
+    if not ready:
+        return None
+    first = min(ready, key=lambda r: (r.deadline, r.stream))
+    chunk = first.look_ahead + 1
+    chunks = 1
+    while chunks * 2 <= first.chunks and chunks * 2 * chunk <= limits.max_steps:
+        chunks *= 2
+    rows = max(1, min(limits.max_rows, limits.max_frames // (chunks * chunk)))
+    alike = [r for r in ready if r.look_ahead == first.look_ahead and r.chunks >= chunks]
+    alike.sort(key=lambda r: (r.deadline, r.stream))
+    return Plan(first.look_ahead, chunks, tuple(r.stream for r in alike[:rows]))
+
+
+def bucket(rows: int) -> int:
+    """Return the batch size that ``rows`` streams are padded to."""
+    return next((size for size in BUCKETS if size >= rows), rows)

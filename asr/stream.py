@@ -1,0 +1,144 @@
+"""One live stream as a value, less its cache rows: features, pending mel rows, clock.
+
+Does: samples -> pending mel rows; says how many chunks are ready and when they are due; hands out
+the rows of a step with what masks its edges.
+Does not know: weights, slots, batches, tokens.
+Frame algebra: encoder frame j needs mel rows 8j-14 .. 8j, so a stream's first T frames take
+8T - 7 mel rows and every later T frames take 8T.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from asr.features import FeatureStream, FrontEnd
+from asr.interface import FRAME_MS, Samples
+
+FRESH_ROWS = 7
+"""Zero rows in front of a fresh stream, in place of the mel rows before its start."""
+
+
+def subsampled(mel_frames: int) -> tuple[int, int, int]:
+    """Return the length of each of the three stages for an utterance of ``mel_frames``."""
+    first = mel_frames // 2 + 1
+    second = first // 2 + 1
+    return first, second, second // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Rows of one stream for a step of T frames: mel [8T, bins], frames that exist, stage edges."""
+
+    mel: Tensor
+    valid: int
+    stage_from: tuple[int, int]
+    stage_until: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Stream:
+    """What a stream is beside its rows in the pools."""
+
+    features: FeatureStream
+    look_ahead: int
+    mel: Tensor
+    """Pending rows [k, bins]."""
+    frames: int = 0
+    """Encoder frames produced; equals the pool's count."""
+    is_finishing: bool = False
+    due: float = 0.0
+    """When the oldest pending chunk should be done."""
+    arrived: float = 0.0
+    prompt: int | None = None
+    chunk_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chunk_s = (self.look_ahead + 1) * FRAME_MS / 1000
+
+    @classmethod
+    def start(cls, front_end: FrontEnd, look_ahead: int, prompt: int | None) -> "Stream":
+        """Open an empty stream."""
+        mel = torch.zeros(0, front_end.bins)
+        return cls(FeatureStream(front_end), look_ahead, mel, prompt=prompt)
+
+    def fork(self) -> "Stream":
+        """Copy everything but the cache rows."""
+        copy = Stream(self.features.fork(), self.look_ahead, self.mel.clone(), self.frames)
+        copy.is_finishing, copy.due, copy.prompt = self.is_finishing, self.due, self.prompt
+        return copy
+
+    def feed(self, samples: Samples, now: float) -> None:
+        """Append 16 kHz samples that arrived at ``now``."""
+        was_ready = self.chunks_ready() > 0
+        self._append(self.features.push(samples))
+        self.arrived = now
+        if not was_ready:
+            # A backlog sent at once is due at the pace of speech: it pushes no live stream aside.
+            self.due = max(now, self.due) + self.chunk_s
+
+    def finish(self) -> None:
+        """No more audio comes."""
+        if not self.is_finishing:
+            self._append(self.features.finish())
+            self.is_finishing = True
+
+    def chunks_ready(self) -> int:
+        """How many chunks could run now; the last one of a finishing stream may be short."""
+        chunk = self.look_ahead + 1
+        whole = (len(self.mel) + self._missing_rows()) // (8 * chunk)
+        if not self.is_finishing:
+            return whole
+        return -(-self.frames_left() // chunk)
+
+    def frames_left(self) -> int:
+        """Count the encoder frames a finishing stream still has to produce."""
+        total = self.features.frames
+        return max(0, subsampled(total)[2] - self.frames) if total else 0
+
+    def is_done(self) -> bool:
+        """Whether a finishing stream has produced every frame."""
+        return self.is_finishing and self.frames_left() == 0
+
+    def take(self, steps: int) -> Take:
+        """Hand out the rows of the next ``steps`` frames and advance."""
+        missing, fresh = self._missing_rows(), self.frames == 0
+        need = 8 * steps - missing
+        rows, self.mel = self.mel[:need], self.mel[need:]
+        mel = torch.zeros(8 * steps, rows.shape[1])
+        mel[missing : missing + len(rows)] = rows
+        valid, until = steps, (4 * steps, 2 * steps)
+        if len(rows) < need:  # the stream ends inside: every stage is masked by its own length
+            first, second, third = subsampled(self.features.frames)
+            until = (first - 4 * self.frames + 3, second - 2 * self.frames + 1)
+            valid = third - self.frames
+        self.frames += valid
+        self.due += steps * FRAME_MS / 1000
+        return Take(mel, valid, (3, 1) if fresh else (0, 0), until)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the cache rows, as tensors."""
+        prompt = -1 if self.prompt is None else self.prompt
+        counts = [self.look_ahead, self.frames, int(self.is_finishing), prompt]
+        return {"mel": self.mel.clone(), "stream": torch.tensor(counts)} | {
+            f"features.{name}": value for name, value in self.features.state().items()
+        }
+
+    @classmethod
+    def from_state(cls, front_end: FrontEnd, state: dict[str, Tensor]) -> "Stream":
+        """Rebuild a stream from ``state()``."""
+        look_ahead, frames, is_finishing, prompt = state["stream"].tolist()
+        parts = {
+            k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")
+        }
+        features = FeatureStream.from_state(front_end, parts)
+        stream = cls(features, look_ahead, state["mel"].clone(), frames, bool(is_finishing))
+        stream.prompt = None if prompt < 0 else prompt
+        return stream
+
+    def _append(self, mel: Tensor) -> None:
+        if len(mel):
+            self.mel = torch.cat([self.mel, mel])
+
+    def _missing_rows(self) -> int:
+        return FRESH_ROWS if self.frames == 0 else 0
