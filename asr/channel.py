@@ -1,0 +1,363 @@
+"""One live channel: what its streams emit, in order, becomes transcript events.
+
+Does: the media clock with its gaps, partials, finals, turns, the answer to a finalize.
+Does not know: engines and slots (``asr.live`` owns those), sessions, sockets, wall-clock time.
+
+The log keeps the order: emissions of the live stream and, where a fork was taken, a mark. Reading
+stops at a mark until its fork is flushed, so nothing of the live stream overtakes a finalize.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from asr.audio import Resampler, from_16k, to_16k
+from asr.events import (
+    Event,
+    Final,
+    FinalCause,
+    Finalized,
+    Partial,
+    Progress,
+    Stopped,
+    TurnTrigger,
+    Word,
+)
+from asr.interface import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ, Emission, Samples, Token
+from asr.tokenizer import Tokenizer
+from asr.transcript import Transcript, confidence_of, text_of
+from asr.turns import Decision, Endpointing, Loudness, Turns
+
+Partials = Literal["all", "stable", "none"]
+
+_LONG_GAP_S = 2
+"""A gap is fed as silence up to here; the rest only moves the clock."""
+_WORD_OVER_MS = 400
+"""A word this long ago will not grow: it may be cut off at ``max_turn_ms``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """How one channel is recognised."""
+
+    look_ahead: int
+    rate: int = SAMPLE_RATE_HZ
+    language: str | None = None
+    partials: Partials = "all"
+    words: bool = True
+    """Whether finals carry their words."""
+    endpointing: Endpointing = field(default_factory=Endpointing)
+
+
+@dataclass(slots=True)
+class Fork:
+    """A flushed copy of the live stream that answers finalize requests."""
+
+    stream: int
+    reqs: tuple[str, ...]
+    at_samples: int
+    tokens: list[Token] = field(default_factory=list)
+    frames: int = 0
+    is_flushed: bool = False
+
+    def take(self, emission: Emission) -> None:
+        """Keep what the copy said."""
+        self.tokens += emission.tokens
+        self.frames = emission.frames
+        self.is_flushed = self.is_flushed or emission.finished
+
+
+class _Clock:
+    """Encoder frames of the live stream to the channel's media time, over skipped gaps."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.fed_samples = 0
+        """All that the channel was given, gaps included."""
+        self._skipped = 0
+        self._passed = 0
+        self._skips: deque[tuple[int, int]] = deque()
+        """(first frame behind the gap, samples skipped until then), not yet passed."""
+
+    def skip(self, samples: int) -> None:
+        """Samples that pass without being fed to the engine."""
+        frame = to_16k(self.fed_samples - self._skipped, self.rate) // FRAME_SAMPLES + 1
+        self._skipped += samples
+        self.fed_samples += samples
+        self._skips.append((frame, self._skipped))
+
+    def pass_frame(self, frame: int) -> bool:
+        """Reading reaches this frame. True: a long gap ends here."""
+        has_gap = False
+        while self._skips and self._skips[0][0] <= frame:
+            self._passed = self._skips.popleft()[1]
+            has_gap = True
+        return has_gap
+
+    def ms(self, frame: int) -> int:
+        """Media time at which this frame begins; it is not before the one reading has reached."""
+        skipped = self._passed
+        for first, total in self._skips:
+            if first <= frame:
+                skipped = total
+        return frame * FRAME_MS + skipped * 1000 // self.rate
+
+    def done_samples(self, frames: int) -> int:
+        """Samples of the channel that so many frames have heard."""
+        heard = max(0, FRAME_SAMPLES * (frames - 1) + 200)
+        return min(self.fed_samples, from_16k(heard, self.rate) + self._passed)
+
+    def samples_ms(self, samples: int) -> int:
+        """Media time of a sample position."""
+        return samples * 1000 // self.rate
+
+
+class Channel:
+    """State of one channel. Audio goes through it to the engine; emissions come back to it."""
+
+    def __init__(self, stream: int, options: ChannelOptions, tokenizer: Tokenizer) -> None:
+        self.stream = stream
+        self.options = options
+        self.waiting: list[str] = []
+        """Finalize requests that have no fork yet."""
+        self.fork: Fork | None = None
+        self.is_stopping = False
+        self.is_closed = False
+        self._turn_tokens = tokenizer.turn_tokens
+        self._resampler = Resampler(options.rate)
+        self._loudness = Loudness()
+        self._clock = _Clock(options.rate)
+        self._transcript = Transcript(tokenizer)
+        self._turns = Turns(options.endpointing)
+        self._log: deque[Emission | Fork] = deque()
+        self._last_sample = 0.0
+        self._frames = 0
+        self._segment = 0
+        self._rev = 0
+        self._shown = ("", "")
+        self._progress = 0
+
+    def configure(self, options: ChannelOptions) -> None:
+        """Go on with other options (look-ahead, rate and language stay)."""
+        self.options = options
+        self._turns.endpointing = options.endpointing
+
+    def audio(self, samples: Samples) -> Samples:
+        """Take samples of the channel's rate; return what the engine must hear."""
+        self._clock.fed_samples += len(samples)
+        if len(samples):
+            self._last_sample = float(samples[-1])
+        return self._hear(self._resampler.push(samples))
+
+    def gap(self, samples: int) -> Samples:
+        """Take lost audio; return the silence that the engine must hear instead."""
+        rate = self.options.rate
+        silence = np.zeros(min(samples, _LONG_GAP_S * rate), np.float32)
+        ramp = min(len(silence), rate // 200)  # 5 ms: a cut must not click
+        silence[:ramp] = np.linspace(self._last_sample, 0, ramp, dtype=np.float32)
+        heard = self.audio(silence)
+        if samples > len(silence):
+            self._clock.skip(samples - len(silence))
+        return heard
+
+    def flush_audio(self) -> Samples:
+        """The last 16 kHz samples of a live stream that ends."""
+        return self._hear(self._resampler.flush())
+
+    def owed_audio(self) -> Samples:
+        """The last 16 kHz samples of a fork taken now."""
+        return self._resampler.copy().flush()
+
+    def begin_fork(self, stream: int) -> None:
+        """A copy of the live stream was taken, to answer the waiting requests."""
+        self.fork = Fork(stream, tuple(self.waiting), self._clock.fed_samples)
+        self.waiting.clear()
+        self._log.append(self.fork)
+
+    def receive(self, emission: Emission) -> None:
+        """Take an emission of the live stream or of the fork."""
+        if self.fork is not None and emission.stream == self.fork.stream:
+            self.fork.take(emission)
+            if emission.finished:
+                self.fork = None  # its mark in the log keeps it
+        else:
+            self._log.append(emission)
+
+    def read(self) -> list[Event]:
+        """Turn what can be read of the log into events."""
+        events: list[Event] = []
+        while self._log:
+            entry = self._log[0]
+            if isinstance(entry, Fork):
+                if not entry.is_flushed:
+                    break
+                events += self._answer(entry)
+            else:
+                events += self._apply(entry)
+            self._log.popleft()
+        return events
+
+    def _hear(self, samples: Samples) -> Samples:
+        self._loudness.push(samples)
+        return samples
+
+    # --- the live stream -------------------------------------------------------------------
+
+    def _apply(self, emission: Emission) -> list[Event]:
+        events: list[Event] = []
+        tokens = deque(emission.tokens)
+        for frame in range(self._frames, emission.frames):
+            if self._clock.pass_frame(frame):
+                events += self._publish("gap", "timeout", self._clock.ms(frame))
+            while tokens and tokens[0].frame <= frame:
+                events += self._token(tokens.popleft())
+            events += self._tick(frame)
+        for token in tokens:  # a flush may say more at its last frame
+            events += self._token(token)
+        self._frames = emission.frames
+        if emission.finished:
+            return events + self._stop()
+        return events + self._partial() + self._advance()
+
+    def _token(self, token: Token) -> list[Event]:
+        begin, end = self._clock.ms(token.frame), self._clock.ms(token.frame) + FRAME_MS
+        if token.id in self._turn_tokens:
+            return self._model_end(end)
+        return self._heard(changed=self._transcript.add(token, begin, end))
+
+    def _heard(self, *, changed: bool) -> list[Event]:
+        if not changed:
+            return []
+        return [*self._turns.heard_word(self._transcript.start_ms, self._transcript.end_ms)]
+
+    def _tick(self, frame: int) -> list[Event]:
+        """The clock reaches the end of this frame."""
+        now_ms = self._clock.ms(frame) + FRAME_MS
+        # frame j of the engine ends with block j - 1 of the audio
+        if self._loudness.is_voiced(frame - 1):
+            self._turns.heard_voice(now_ms - FRAME_MS)
+        events = self._heard(changed=self._transcript.settle(frame))
+        match self._turns.decide(now_ms):
+            case Decision.SILENCE:
+                events += self._publish("endpoint", "silence", now_ms)
+            case Decision.TOO_LONG:
+                events += self._cut(now_ms)
+            case Decision.EAGER:
+                words = self._transcript.words
+                events += self._turns.eager(now_ms, text_of(words), confidence_of(words))
+            case Decision.NOTHING:
+                pass
+        return events
+
+    def _model_end(self, now_ms: int) -> list[Event]:
+        if self.options.endpointing.mode == "manual":
+            return []
+        events = self._heard(changed=self._transcript.settle())
+        return (
+            events + self._publish("endpoint", "model", now_ms) if self._turns.is_open else events
+        )
+
+    def _cut(self, now_ms: int) -> list[Event]:
+        """The turn is too long: end it behind its last whole word."""
+        count: int | None = self._transcript.stable
+        if not count or self._turns.quiet_ms(now_ms) >= _WORD_OVER_MS:
+            count = None
+        events = self._publish("max", "timeout", now_ms, count=count)
+        return events + self._heard(changed=self._transcript.has_words)
+
+    def _publish(
+        self, cause: FinalCause, trigger: TurnTrigger, now_ms: int, *, count: int | None = None
+    ) -> list[Event]:
+        """Final and turn end of the open words, if there are any."""
+        events = self._heard(changed=count is None and self._transcript.settle())
+        words = self._transcript.publish(count)
+        return events + self._close(words, cause, trigger, now_ms)
+
+    def _close(
+        self, words: tuple[Word, ...], cause: FinalCause, trigger: TurnTrigger, now_ms: int
+    ) -> list[Event]:
+        text, events = text_of(words), list[Event]()
+        if words:
+            events += self._turns.resume_if_changed(now_ms, text)
+            events.append(self._final(words, cause, now_ms))
+        return events + self._turns.end(now_ms, text, trigger)
+
+    def _stop(self) -> list[Event]:
+        """The live stream is flushed."""
+        now_ms, events = self._clock.samples_ms(self._clock.fed_samples), list[Event]()
+        if self.waiting:
+            events += self._heard(changed=self._transcript.settle())
+            events += self._finalize(
+                self._transcript.publish(), tuple(self.waiting), self._clock.fed_samples
+            )
+            self.waiting.clear()
+        else:
+            events += self._publish("stop", "finalize", now_ms)
+        self.is_closed = True
+        return [*events, Stopped(self._clock.fed_samples, self._segment)]
+
+    # --- finalize --------------------------------------------------------------------------
+
+    def _answer(self, fork: Fork) -> list[Event]:
+        """Publish what the flushed copy said."""
+        copy = self._transcript.fork()
+        for token in fork.tokens:
+            begin = self._clock.ms(token.frame)
+            copy.add(token, begin, begin + FRAME_MS)
+        words = self._transcript.publish_fork(copy, fork.frames)
+        return self._finalize(words, fork.reqs, fork.at_samples)
+
+    def _finalize(
+        self, words: tuple[Word, ...], reqs: tuple[str, ...], at_samples: int
+    ) -> list[Event]:
+        now_ms, events = self._clock.samples_ms(at_samples), list[Event]()
+        if words and not self._turns.is_open:  # heard in the flush only
+            events += self._turns.heard_word(words[0].start_ms, words[-1].end_ms)
+        for req in reqs:
+            if words:
+                events += self._close(words, "finalize", "finalize", now_ms)
+            else:
+                events.append(self._final((), "finalize", now_ms))
+            events.append(Finalized(req, at_samples))
+            words = ()
+        return events
+
+    # --- events ----------------------------------------------------------------------------
+
+    def _final(self, words: tuple[Word, ...], cause: FinalCause, now_ms: int) -> Final:
+        final = Final(
+            id=self._segment,
+            text=text_of(words),
+            start_ms=words[0].start_ms if words else now_ms,
+            end_ms=words[-1].end_ms if words else now_ms,
+            confidence=confidence_of(words),
+            cause=cause,
+            words=words if self.options.words else (),
+            language=self.options.language or "en",
+        )
+        self._segment += 1
+        self._rev, self._shown = 0, ("", "")
+        return final
+
+    def _partial(self) -> list[Event]:
+        mode = self.options.partials
+        if mode == "none" or not self._transcript.has_words:
+            return []
+        words, stable_count = self._transcript.words, self._transcript.stable
+        stable = words[:stable_count]
+        shown = stable if mode == "stable" else words
+        state = (text_of(stable), text_of(shown))
+        if not shown or state == self._shown:
+            return []
+        self._rev, self._shown = self._rev + 1, state
+        start_ms, end_ms = shown[0].start_ms, shown[-1].end_ms
+        return [Partial(self._segment, self._rev, *state, start_ms, end_ms)]
+
+    def _advance(self) -> list[Event]:
+        done = self._clock.done_samples(self._frames)
+        if done <= self._progress:
+            return []
+        self._progress = done
+        return [Progress(done)]

@@ -1,0 +1,205 @@
+"""Many live channels over one engine: audio in, transcript events out.
+
+Does: open, feed, gap, configure, finalize, stop and drop channels; own every slot they use.
+Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like its engine; ``step``
+is the only call that takes time.
+"""
+
+from dataclasses import replace
+
+from asr.channel import Channel, ChannelOptions, Partials
+from asr.events import Event
+from asr.interface import NoFreeSlot, Samples, StreamingEngine
+from asr.turns import Endpointing
+
+__all__ = [
+    "ChannelOptions",
+    "ChannelStopping",
+    "Endpointing",
+    "LiveError",
+    "Partials",
+    "Recognizer",
+    "TooManyRequests",
+    "UnknownChannel",
+]
+
+MAX_WAITING_FINALIZES = 32
+
+
+class LiveError(Exception):
+    """Base of what a recogniser refuses."""
+
+
+class UnknownChannel(LiveError, LookupError):
+    """The channel was dropped, has stopped, or was never opened here."""
+
+
+class ChannelStopping(LiveError):
+    """The channel was told to stop: nothing may follow."""
+
+
+class TooManyRequests(LiveError):
+    """Too many finalize requests of one channel wait for an answer."""
+
+
+class Recognizer:
+    """Live channels over one engine.
+
+    A finalize needs a slot for a moment. ``fork_slots`` keeps some from being opened as channels,
+    so that a full engine still answers; several channels that finalize at once take turns.
+    """
+
+    def __init__(self, engine: StreamingEngine, *, fork_slots: int = 1) -> None:
+        self._engine = engine
+        self.capacity = max(1, engine.info.slots - fork_slots)
+        self._channels: dict[int, Channel] = {}
+        self._by_stream: dict[int, int] = {}
+        """Live streams and forks to their channel."""
+        self._wanting: dict[int, None] = {}
+        """Channels that wait for a fork, in the order of asking."""
+        self._next = 0
+
+    @property
+    def engine(self) -> StreamingEngine:
+        """The engine underneath."""
+        return self._engine
+
+    @property
+    def channels(self) -> int:
+        """Channels that are open."""
+        return len(self._channels)
+
+    def open(self, options: ChannelOptions) -> int:
+        """Open a channel. Raises NoFreeSlot, UnsupportedLookAhead, AudioError (bad rate)."""
+        if len(self._channels) >= self.capacity:
+            raise NoFreeSlot(f"all {self.capacity} channels are taken")
+        stream = self._engine.open(options.look_ahead, language=options.language)
+        try:
+            entry = Channel(stream, options, self._engine.tokenizer)
+        except ValueError:
+            self._engine.drop(stream)
+            raise
+        channel, self._next = self._next, self._next + 1
+        self._channels[channel] = entry
+        self._by_stream[stream] = channel
+        return channel
+
+    def feed(self, channel: int, samples: Samples, *, now: float = 0.0) -> None:
+        """Append mono samples (-1..1) of the channel's rate; ``now`` is their arrival time."""
+        entry = self._streaming(channel)
+        self._hear(entry, entry.audio(samples), now)
+
+    def gap(self, channel: int, samples: int, *, now: float = 0.0) -> None:
+        """So many samples were lost: the clock goes on, words stay where they were said."""
+        entry = self._streaming(channel)
+        if samples > 0:
+            self._hear(entry, entry.gap(samples), now)
+
+    def configure(
+        self,
+        channel: int,
+        *,
+        partials: Partials | None = None,
+        words: bool | None = None,
+        endpointing: Endpointing | None = None,
+    ) -> None:
+        """Change options from here on; None leaves one as it is."""
+        entry = self._streaming(channel)
+        old = entry.options
+        entry.configure(
+            replace(
+                old,
+                partials=old.partials if partials is None else partials,
+                words=old.words if words is None else words,
+                endpointing=old.endpointing if endpointing is None else endpointing,
+            )
+        )
+
+    def finalize(self, channel: int, req: str) -> None:
+        """Ask for every word up to now as finals; ``Finalized(req, ...)`` follows them."""
+        entry = self._streaming(channel)
+        if len(entry.waiting) >= MAX_WAITING_FINALIZES:
+            raise TooManyRequests(f"{MAX_WAITING_FINALIZES} finalize requests wait already")
+        entry.waiting.append(req)
+        self._wanting[channel] = None
+        self._fork_waiting()
+
+    def stop(self, channel: int) -> None:
+        """No more audio: flush, publish everything, then ``Stopped``; the channel is gone with it."""
+        entry = self._streaming(channel)
+        entry.is_stopping = True
+        self._wanting.pop(channel, None)  # the flush itself answers them
+        self._hear(entry, entry.flush_audio(), 0.0)
+        self._engine.finish(entry.stream)
+
+    def drop(self, channel: int) -> None:
+        """Forget a channel and free its slots at once. Idempotent."""
+        entry = self._channels.pop(channel, None)
+        if entry is None:
+            return
+        self._wanting.pop(channel, None)
+        self._free(entry.stream)
+        if entry.fork is not None:
+            self._free(entry.fork.stream)
+
+    def is_ready(self) -> bool:
+        """Whether ``step`` would do something now."""
+        return self._engine.is_ready()
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Run one batch of the engine; the events of each channel come in their order."""
+        self._fork_waiting()
+        touched: dict[int, None] = {}
+        for emission in self._engine.step():
+            channel = self._by_stream.get(emission.stream)
+            if channel is None:
+                continue
+            touched[channel] = None
+            self._channels[channel].receive(emission)
+            if emission.finished:
+                self._free(emission.stream)
+        events = [
+            (channel, event) for channel in touched for event in self._channels[channel].read()
+        ]
+        for channel in touched:
+            if self._channels[channel].is_closed:
+                del self._channels[channel]
+        self._fork_waiting()
+        return events
+
+    def _streaming(self, channel: int) -> Channel:
+        entry = self._channels.get(channel)
+        if entry is None:
+            raise UnknownChannel(f"no channel {channel}")
+        if entry.is_stopping:
+            raise ChannelStopping(f"channel {channel} is stopping")
+        return entry
+
+    def _hear(self, entry: Channel, samples: Samples, now: float) -> None:
+        if len(samples):
+            self._engine.feed(entry.stream, samples, now=now)
+
+    def _free(self, stream: int) -> None:
+        self._by_stream.pop(stream, None)
+        self._engine.drop(stream)
+
+    def _fork_waiting(self) -> None:
+        """Fork the channels that wait, oldest first, one fork each, while there are slots."""
+        for channel in list(self._wanting):
+            entry = self._channels[channel]
+            if entry.fork is not None:
+                continue
+            try:
+                fork = self._engine.fork(entry.stream)
+            except NoFreeSlot:
+                return
+            del self._wanting[channel]
+            self._by_stream[fork] = channel
+            self._hear_fork(fork, entry)
+
+    def _hear_fork(self, fork: int, entry: Channel) -> None:
+        owed = entry.owed_audio()
+        entry.begin_fork(fork)
+        if len(owed):
+            self._engine.feed(fork, owed)
+        self._engine.finish(fork)

@@ -1,0 +1,248 @@
+"""Tokens become words; words that a final has published are never said twice.
+
+Does: words with times and confidence, the stable prefix, the seam after a forked final.
+Does not know: engines, turns, sessions, clocks (the caller says what ms a frame is).
+
+The seam. A finalize copies the stream, flushes the copy and publishes what the copy says up to frame
+``cut``. The live stream then decodes the last frames again, with more context, and may say the
+published words again: a little later, spelled otherwise, or in one piece where the copy had two.
+So for a short while after a cut each live word is compared with the published words that the live
+stream has not yet said (``_Seam.expected``); a word that has such a counterpart is dropped, any
+other is kept. A word begun before the cut and published belongs to its final to its end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from asr.events import Word
+from asr.interface import Token
+from asr.tokenizer import WORD_START, Tokenizer
+
+_SEAM_FRAMES = 10
+"""Frames after a cut (800 ms) in which live words may still repeat published ones."""
+_SAME_WORD_FRAMES = 3
+"""Unlike texts this close in time are two spellings of one word."""
+_SETTLED_FRAMES = 4
+"""A doubtful word is judged when this many frames brought no more of it."""
+_MAX_WORD_TOKENS = 64
+"""A model that never starts a word must not build one without end."""
+
+
+@dataclass(slots=True, repr=False)
+class _Growing:
+    """A word as it grows; its frames are the engine's, its times the channel's."""
+
+    text: str
+    first_frame: int
+    last_frame: int
+    start_ms: int
+    end_ms: int
+    confidence: float
+    tokens: int = 1
+
+    @property
+    def key(self) -> str:
+        """The word for comparison: case and punctuation may change with context."""
+        return "".join(c for c in self.text.casefold() if c.isalnum()) or self.text
+
+    def extend(self, piece: str, token: Token, end_ms: int) -> None:
+        self.text += piece
+        self.last_frame = token.frame
+        self.end_ms = max(self.end_ms, end_ms)
+        self.confidence = min(self.confidence, token.confidence)
+        self.tokens += 1
+
+    def frozen(self) -> Word:
+        return Word(self.text, self.start_ms, self.end_ms, self.confidence)
+
+
+@dataclass(slots=True, repr=False)
+class _Seam:
+    cut: int
+    expected: list[_Growing]
+    """Published words that the live stream has not said yet, in order."""
+    said: list[_Growing] = field(default_factory=list)
+    """Published words that it has said since."""
+
+    def doubts(self, frame: int) -> bool:
+        """Whether a live word that starts here may have been published."""
+        return frame < self.cut or (bool(self.expected) and frame < self.cut + _SEAM_FRAMES)
+
+    def claims(self, word: _Growing) -> bool:
+        """Whether the word was published; its counterpart is then used up."""
+        for is_same in (_is_said_again, _is_respelled):
+            for index, other in enumerate(self.expected):
+                if is_same(word, other):
+                    self.said += self.expected[: index + 1]
+                    del self.expected[: index + 1]
+                    return True
+        # "can not" after a published "cannot": inside the time of a word already matched
+        return word.first_frame < self.cut and any(
+            other.first_frame < word.first_frame <= other.last_frame for other in self.said
+        )
+
+
+def _is_said_again(live: _Growing, published: _Growing) -> bool:
+    if abs(live.first_frame - published.first_frame) > _SEAM_FRAMES:
+        return False
+    short, long = sorted((live.key, published.key), key=len)
+    return short == long or (len(short) > 1 and long.startswith(short))
+
+
+def _is_respelled(live: _Growing, published: _Growing) -> bool:
+    return abs(live.first_frame - published.first_frame) <= _SAME_WORD_FRAMES
+
+
+class Transcript:
+    """The unpublished words of one stream. Published words are forgotten."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._turn_tokens = tokenizer.turn_tokens
+        self._words: list[_Growing] = []
+        self._open: _Growing | None = None
+        """The word that may still grow: the last of ``_words``, or in doubt and hidden."""
+        self._is_hidden = False
+        self._swallow_until: int | None = None
+        """Pieces up to this frame continue a published word."""
+        self._seam: _Seam | None = None
+        self._published_ms = 0
+
+    def __repr__(self) -> str:
+        return f"Transcript({len(self._words)} words)"
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All unpublished words, the growing one included."""
+        return tuple(word.frozen() for word in self._words)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is unpublished text."""
+        return bool(self._words)
+
+    @property
+    def start_ms(self) -> int:
+        """Start of the first unpublished word."""
+        return self._words[0].start_ms
+
+    @property
+    def end_ms(self) -> int:
+        """End of the last unpublished word."""
+        return self._words[-1].end_ms
+
+    @property
+    def text(self) -> str:
+        """The unpublished words."""
+        return " ".join(word.text for word in self._words)
+
+    @property
+    def stable(self) -> int:
+        """How many of the words can only be published as they are."""
+        return len(self._words) - (self._open is not None and not self._is_hidden)
+
+    def add(self, token: Token, start_ms: int, end_ms: int) -> bool:
+        """Take a token, in order; ``start_ms``..``end_ms`` is its frame. True: the text changed."""
+        if token.id in self._turn_tokens:
+            return False
+        piece = self._tokenizer.pieces[token.id]
+        if not piece.startswith(WORD_START):
+            if self._open is not None and self._open.tokens < _MAX_WORD_TOKENS:
+                self._open.extend(piece, token, end_ms)
+                return not self._is_hidden
+            if self._swallow_until is not None and token.frame < self._swallow_until:
+                return False
+        return self._begin(piece.removeprefix(WORD_START), token, start_ms, end_ms)
+
+    def settle(self, frame: int | None = None) -> bool:
+        """Judge a word in doubt: at once, or when ``frame`` says that it is old enough.
+
+        True: the text changed.
+        """
+        word = self._open
+        if word is None or not self._is_hidden or self._seam is None:
+            return False
+        if frame is not None and frame < word.last_frame + _SETTLED_FRAMES:
+            return False
+        self._is_hidden = False
+        if self._seam.claims(word):
+            self._open = None
+            self._swallow_until = word.last_frame + _SEAM_FRAMES
+            return False
+        self._words.append(word)
+        return True
+
+    def publish(self, count: int | None = None) -> tuple[Word, ...]:
+        """Forget the first ``count`` words (None: all, the growing one included) and return them."""
+        if count is None:
+            self.settle()
+        count = len(self._words) if count is None else count
+        taken, self._words = self._words[:count], self._words[count:]
+        if not self._words and not self._is_hidden:
+            self._open = None  # whatever follows is a new word
+            self._swallow_until = None
+        if taken:
+            self._published_ms = max(self._published_ms, taken[-1].end_ms)
+        return tuple(word.frozen() for word in taken)
+
+    def fork(self) -> "Transcript":
+        """A copy that goes its own way, for a forked stream."""
+        other = Transcript(self._tokenizer)
+        other._words = [replace(word) for word in self._words]
+        other._is_hidden = self._is_hidden
+        if self._open is not None:
+            other._open = replace(self._open) if self._is_hidden else other._words[-1]
+        other._swallow_until = self._swallow_until
+        if self._seam is not None:
+            seam = self._seam
+            other._seam = _Seam(seam.cut, list(seam.expected), list(seam.said))
+        other._published_ms = self._published_ms
+        return other
+
+    def publish_fork(self, fork: "Transcript", cut: int) -> tuple[Word, ...]:
+        """Publish all words of a flushed ``fork`` of this transcript, which decoded ``cut`` frames."""
+        fork.settle()
+        published, known = fork._words, len(self._words)
+        expected = list(published[known:])
+        if self._open is not None:  # its rest is the fork's: published, or judged a repetition
+            first = self._open.first_frame
+            if self._is_hidden and expected and expected[0].first_frame == first:
+                del expected[0]
+            self._swallow_until = cut + _SEAM_FRAMES
+        left = list(self._seam.expected) if self._seam is not None else []
+        self._seam = _Seam(cut, left + expected, list(published[-4:]))
+        self._words, self._open, self._is_hidden = [], None, False
+        if published:
+            self._published_ms = max(self._published_ms, published[-1].end_ms)
+        return tuple(word.frozen() for word in published)
+
+    def _begin(self, text: str, token: Token, start_ms: int, end_ms: int) -> bool:
+        changed = self.settle()
+        self._swallow_until = None
+        start_ms = max(start_ms, self._published_ms)
+        end_ms = max(start_ms, end_ms)
+        word = _Growing(text, token.frame, token.frame, start_ms, end_ms, token.confidence)
+        self._open = word
+        self._is_hidden = self._is_doubtful(token.frame)
+        if self._is_hidden:
+            return changed
+        self._words.append(word)
+        return True
+
+    def _is_doubtful(self, frame: int) -> bool:
+        if self._seam is None:
+            return False
+        if frame >= self._seam.cut + _SEAM_FRAMES:
+            self._seam = None
+            return False
+        return self._seam.doubts(frame)
+
+
+def text_of(words: Sequence[Word]) -> str:
+    """The words with spaces between."""
+    return " ".join(word.text for word in words)
+
+
+def confidence_of(words: Sequence[Word]) -> float:
+    """Mean confidence of the words; 1.0 of none."""
+    return sum(word.confidence for word in words) / len(words) if words else 1.0
