@@ -1,0 +1,280 @@
+/* The page: joins source, link, transcript and view, and keeps one state.
+ * Does: idle -> connecting -> live (<-> lost) -> finishing -> finished; says each in words.
+ * Does not know: how audio is captured, how messages look on the wire, how captions are drawn. */
+
+import { Transcript } from "./captions.js";
+import { CaptureError, openFile, openMicrophone, openTab } from "./capture.js";
+import { bindControls } from "./controls.js";
+import { Link } from "./link.js";
+import { LagMeter, Ribbon, level } from "./meter.js";
+import { CaptionView, clock } from "./view.js";
+
+const NO_AUDIO_MS = 2000;
+const STATES = {
+  idle: "Ready", connecting: "Connecting…", live: "Live", lost: "Reconnecting…",
+  finishing: "Finishing…", finished: "Finished",
+};
+const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
+
+const $ = (id) => document.getElementById(id);
+const root = document.documentElement;
+
+class Page {
+  state = "idle";
+  transcript = new Transcript();
+  #source = null;
+  #link = null;
+  #undo = null;
+  #base = 0; // where this recording starts on the transcript's timeline
+  #captured = 0; // samples of this recording
+  #sessionBase = 0; // samples of this recording before the present session
+  #lastFrame = 0;
+  #lastSound = 0;
+  #watch = 0;
+  #wakeLock = null;
+  #audioNotice = "";
+
+  constructor() {
+    this.ribbon = new Ribbon($("ribbon"));
+    this.lag = new LagMeter({ value: $("lag"), unit: $("lag-unit"), line: $("spark") });
+    this.view = new CaptionView({
+      scroller: $("scroller"), log: $("log"), open: $("open"), roll: $("roll"), jump: $("jump"),
+      onFollow: (on) => $("pause").setAttribute("aria-pressed", String(!on)),
+    });
+    this.controls = bindControls(this);
+    document.addEventListener("visibilitychange", () => { if (!document.hidden && RUNNING.has(this.state)) this.#keepAwake(); });
+    addEventListener("pagehide", () => this.#link?.close());
+    this.#refresh();
+  }
+
+  get running() { return RUNNING.has(this.state); }
+
+  async start(choice) {
+    if (this.running) return;
+    this.error("");
+    this.notice("");
+    if (choice.kind === "file" && !choice.file) {
+      this.error("Choose a file first.");
+      return;
+    }
+    this.#enter("connecting");
+    try {
+      this.#source = await this.#open(choice);
+    } catch (error) {
+      if (!(error instanceof CaptureError)) throw error;
+      this.error(error.message);
+      this.#enter(this.transcript.isEmpty ? "idle" : "finished");
+      return;
+    }
+    if (choice.kind === "file" && !this.transcript.isEmpty) this.clear();
+    this.#begin(choice);
+  }
+
+  stop() {
+    if (this.#link && this.state !== "finishing") this.#finish();
+  }
+
+  clear() {
+    if (this.transcript.isEmpty) return;
+    const before = this.transcript;
+    this.transcript = before.emptied();
+    this.view.clear();
+    this.#undo = before;
+    this.notice("Transcript cleared.", { undo: !this.running });
+    if (!this.running) this.#enter("idle");
+    this.#refresh();
+  }
+
+  undo() {
+    if (!this.#undo || this.running) return;
+    this.transcript = this.#undo;
+    this.#undo = null;
+    this.view.restore(this.transcript.finals);
+    this.notice("Transcript is back.");
+    this.#enter("finished");
+    this.#refresh();
+  }
+
+  notice(text, { undo = false } = {}) {
+    $("notice").firstElementChild.textContent = text;
+    $("undo").hidden = !undo;
+  }
+
+  error(text) {
+    $("error").firstElementChild.textContent = text;
+    $("error").hidden = text === "";
+  }
+
+  async #open({ kind, deviceId, clean, file, pace }) {
+    if (kind === "microphone") return openMicrophone({ deviceId, clean });
+    if (kind === "tab") return openTab();
+    return openFile(file, { fast: pace === "fast", aloud: pace === "aloud", room: () => this.#link.room() });
+  }
+
+  #begin({ latency }) {
+    const source = this.#source;
+    this.#base = this.transcript.isEmpty ? 0 : this.transcript.endMs;
+    this.#captured = 0;
+    this.#sessionBase = 0;
+    this.#undo = null;
+    this.ribbon.reset();
+    this.lag.reset();
+    if (!this.transcript.isEmpty) this.view.divide(source.label);
+    this.view.follow(true);
+    let begun = false;
+    this.#link = new Link({
+      url: new URL("v1/stream", document.baseURI).href.replace(/^http/, "ws"),
+      token: new URLSearchParams(location.hash.slice(1)).get("token"),
+      start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true },
+      live: source.live,
+      on: (type, message) => {
+        if (type === "session" && !source.live && !begun) {
+          begun = true;
+          source.begin((packet) => this.#packet(packet), () => this.stop());
+        }
+        this.#receive(type, message);
+      },
+    });
+    if (source.live) source.begin((packet) => this.#packet(packet), () => this.#sourceEnded());
+    this.#lastFrame = this.#lastSound = performance.now();
+    this.#watch = setInterval(() => this.#watchAudio(), 500);
+    this.#keepAwake();
+    this.controls.listDevices();
+  }
+
+  #sourceEnded() {
+    this.notice("The audio source was closed, so listening stopped.");
+    this.stop();
+  }
+
+  #packet(packet) {
+    const now = performance.now();
+    const { level: loud, silent } = level(packet);
+    this.#captured += packet.length;
+    this.#lastFrame = now;
+    if (!silent) this.#lastSound = now;
+    this.ribbon.add(this.#captured, loud);
+    this.#link.push(packet);
+    $("time").textContent = clock((this.#captured * 1000) / this.#source.rate);
+  }
+
+  /** Two seconds without frames, or with frames of pure zeros, are worth a word. */
+  #watchAudio() {
+    if (this.state !== "live" || !this.#source.live) return;
+    const now = performance.now();
+    const what = this.#source.label;
+    let text = "";
+    if (now - this.#lastFrame > NO_AUDIO_MS) text = `No audio is arriving from ${what}.`;
+    else if (now - this.#lastSound > NO_AUDIO_MS) text = `${what} is silent: is it muted?`;
+    if (text !== (this.#audioNotice)) {
+      this.#audioNotice = text;
+      this.notice(text);
+    }
+  }
+
+  #receive(type, message) {
+    const handlers = {
+      session: () => this.#session(message),
+      partial: () => this.#partial(message),
+      final: () => this.#final(message),
+      ack: () => this.#ack(message),
+      lag: () => { if (message.level !== "ok") this.notice(`The server is ${(message.ms / 1000).toFixed(1)} s behind.`); },
+      gap: () => this.notice("Some audio was lost on the way."),
+      goaway: () => this.notice("The server moves this session soon."),
+      error: () => this.error(message.message),
+      lost: () => this.#lost(message),
+      failed: () => this.error(message.message),
+      ended: () => this.#ended(),
+    };
+    handlers[type]?.();
+  }
+
+  #session({ ready, baseMs, again }) {
+    this.transcript.beginSession(this.#base + baseMs);
+    this.#sessionBase = Math.round((baseMs * this.#source.rate) / 1000);
+    this.transcript.model = ready.model;
+    this.transcript.language = ready.applied?.language ?? this.transcript.language;
+    $("step").textContent = String(ready.chunk_ms);
+    this.controls.showLanguage(this.transcript.language);
+    if (again) this.notice("Connected again, in a new session.");
+    if (this.state !== "finishing") this.#enter("live");
+  }
+
+  #partial(message) {
+    const partial = this.transcript.partial(message);
+    if (partial) this.view.partial(partial);
+    this.#refresh();
+  }
+
+  #final(message) {
+    const final = this.transcript.final(message);
+    if (final) this.view.final(final);
+    else if (this.transcript.partials.size === 0) this.view.dropOpen();
+    this.controls.showLanguage(this.transcript.language);
+    this.#refresh();
+  }
+
+  #ack({ done, lagMs }) {
+    this.ribbon.decoded(this.#sessionBase + done);
+    if (lagMs !== null) this.lag.add(lagMs);
+  }
+
+  #lost({ attempt }) {
+    for (const final of this.transcript.cut()) this.view.final(final);
+    if (attempt === 1) this.notice("The connection was lost: listening goes on, words follow in a new session.");
+    this.#enter("lost");
+  }
+
+  async #finish() {
+    this.#enter("finishing");
+    await this.#source?.stop(); // the last packet comes before this resolves
+    this.#link?.stop();
+  }
+
+  async #ended() {
+    clearInterval(this.#watch);
+    for (const final of this.transcript.cut()) this.view.final(final);
+    if (this.#audioNotice) this.notice("");
+    this.#audioNotice = "";
+    await this.#source?.stop();
+    this.#source = this.#link = null;
+    this.#wakeLock?.release();
+    this.#wakeLock = null;
+    if (this.transcript.isEmpty && $("error").hidden) this.notice("No words were heard.");
+    this.#enter(this.transcript.isEmpty ? "idle" : "finished");
+    this.#refresh();
+  }
+
+  #enter(state) {
+    this.state = state;
+    root.dataset.state = state;
+    const words = STATES[state];
+    const more = state === "finished" ? summary(this.transcript, this.lag.median) : "";
+    if ($("state-text").textContent !== words + more) $("state-text").textContent = words + more;
+    this.controls?.showState({ state, running: this.running });
+    if (this.controls) this.#refresh();
+  }
+
+  #refresh() {
+    const empty = this.transcript.isEmpty;
+    root.toggleAttribute("data-empty", empty);
+    $("hello").hidden = !empty || this.running;
+    $("waves").toggleAttribute("hidden", !empty || this.running);
+    this.controls.showContent({ empty: this.transcript.finals.length === 0 });
+  }
+
+  async #keepAwake() {
+    try {
+      this.#wakeLock = (await navigator.wakeLock?.request("screen")) ?? null;
+    } catch {
+      // refused (battery saver): captions work all the same
+    }
+  }
+}
+
+function summary(transcript, medianLag) {
+  const words = `: ${transcript.words} ${transcript.words === 1 ? "word" : "words"}`;
+  return medianLag === null ? words : `${words}, median lag ${medianLag} ms`;
+}
+
+new Page();

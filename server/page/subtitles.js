@@ -1,0 +1,122 @@
+/* A transcript as txt, srt, vtt or json.
+ * Does: cut finals into cues of at most two lines of 42 characters, format times.
+ * Does not know: the page, files, sockets. */
+
+import { splitWords } from "./captions.js";
+
+const LINE_CHARS = 42;
+const CUE_LINES = 2;
+const CUE_MS = 7000;
+const MIN_CUE_MS = 700;
+
+export const FORMATS = {
+  txt: { mime: "text/plain", write: toText },
+  srt: { mime: "application/x-subrip", write: toSrt },
+  vtt: { mime: "text/vtt", write: toVtt },
+  json: { mime: "application/json", write: toJson },
+};
+
+export function toText(transcript) {
+  return transcript.finals.map((final) => `${final.text}\n`).join("");
+}
+
+export function toSrt(transcript) {
+  return cues(transcript)
+    .map((cue, i) => `${i + 1}\n${stamp(cue.startMs, ",")} --> ${stamp(cue.endMs, ",")}\n${cue.lines.join("\n")}\n`)
+    .join("\n");
+}
+
+export function toVtt(transcript) {
+  const body = cues(transcript).map((cue) =>
+    `${stamp(cue.startMs, ".")} --> ${stamp(cue.endMs, ".")}\n${cue.lines.map(escapeVtt).join("\n")}\n`);
+  return ["WEBVTT\n", ...body].join("\n");
+}
+
+export function toJson(transcript) {
+  const segments = transcript.finals.map((final) => ({
+    channel: final.channel,
+    start_ms: final.startMs,
+    end_ms: final.endMs,
+    text: final.text,
+    confidence: final.confidence,
+    cause: final.cause,
+    words: final.words.map(({ w, startMs, endMs, confidence }) => ({ w, start_ms: startMs, end_ms: endMs, confidence })),
+  }));
+  return `${JSON.stringify({ model: transcript.model, language: transcript.language, segments }, null, 2)}\n`;
+}
+
+/** Cues in order: {startMs, endMs, lines}; none overlaps the next of its channel. */
+export function cues(transcript) {
+  const all = transcript.finals.flatMap((final) => cuesOf(timedWords(final)));
+  all.sort((a, b) => a.startMs - b.startMs);
+  return all;
+}
+
+function cuesOf(words) {
+  const found = [];
+  let open = [];
+  for (const word of words) {
+    const next = [...open, word];
+    const tooLong = wrap(next.map(({ w }) => w)).length > CUE_LINES;
+    if (open.length > 0 && (tooLong || word.endMs - open[0].startMs > CUE_MS)) {
+      found.push(open);
+      open = [word];
+    } else {
+      open = next;
+    }
+  }
+  if (open.length > 0) found.push(open);
+  return found.map((group, i) => {
+    const startMs = group[0].startMs;
+    const limit = i + 1 < found.length ? found[i + 1][0].startMs : Infinity;
+    const endMs = Math.min(Math.max(group.at(-1).endMs, startMs + MIN_CUE_MS), limit);
+    return { startMs, endMs: Math.max(endMs, startMs + 1), lines: balance(group.map(({ w }) => w)) };
+  });
+}
+
+/** The final's words with times; spread by length where the server sent no word times. */
+function timedWords(final) {
+  const words = splitWords(final.text);
+  if (final.words.length === words.length) {
+    return final.words.map(({ startMs, endMs }, i) => ({ w: words[i], startMs, endMs }));
+  }
+  const total = words.reduce((sum, w) => sum + w.length + 1, 0);
+  const span = final.endMs - final.startMs;
+  let chars = 0;
+  return words.map((w) => {
+    const startMs = Math.round(final.startMs + (span * chars) / total);
+    chars += w.length + 1;
+    return { w, startMs, endMs: Math.round(final.startMs + (span * chars) / total) };
+  });
+}
+
+/** Greedy lines of at most `width` characters (a longer word stands alone). */
+export function wrap(words, width = LINE_CHARS) {
+  const lines = [];
+  for (const word of words) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+/** Two lines of about the same length read better than a full one and a stray word. */
+function balance(words) {
+  const greedy = wrap(words);
+  if (greedy.length < 2) return greedy;
+  for (let width = Math.ceil(words.join(" ").length / 2); width < LINE_CHARS; width += 1) {
+    const lines = wrap(words, width);
+    if (lines.length <= greedy.length) return lines;
+  }
+  return greedy;
+}
+
+function stamp(ms, mark) {
+  const two = (value) => String(Math.floor(value)).padStart(2, "0");
+  return `${two(ms / 3600000)}:${two((ms / 60000) % 60)}:${two((ms / 1000) % 60)}${mark}${String(ms % 1000).padStart(3, "0")}`;
+}
+
+function escapeVtt(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
