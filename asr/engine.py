@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr import snapshot
-from asr.checkpoint import Checkpoint, load_checkpoint
+from asr.checkpoint import load_checkpoint
+from asr.checkpoint.spec import Checkpoint
 from asr.decoder.base import Decoder
 from asr.decoder.ctc import CtcDecoder
 from asr.decoder.rnnt import RnntDecoder
@@ -25,6 +26,7 @@ from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
 from asr.features import FrontEnd
 from asr.interface import (
+    BadSnapshot,
     Emission,
     EngineError,
     EngineInfo,
@@ -165,7 +167,7 @@ class Engine:
             self._decoder.import_row(slot, tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             self.drop(slot)
-            raise snapshot.BadSnapshot("the snapshot does not fit this model") from error
+            raise BadSnapshot("the snapshot does not fit this model") from error
         return slot
 
     def is_ready(self) -> bool:

@@ -1,0 +1,207 @@
+"""Whole recordings through the streaming engine, many at once, faster than real time.
+
+Does: recordings -> transcripts; a manifest -> WER. The same steps as live, in catch-up passes.
+Does not know: sockets, sessions, turns, how results are printed.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from asr.audio import Resampler
+from asr.events import Word
+from asr.interface import FRAME_MS, SAMPLE_RATE_HZ, Samples, StreamingEngine, Token
+from asr.scoring import Score, score
+from asr.tokenizer import Tokenizer
+
+PASS_SECONDS = 30.0
+"""Audio handed to a stream at a time: bounds what waits in memory."""
+
+
+class ManifestError(Exception):
+    """A manifest cannot be read; the message names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A 16 kHz mono recording under a name of the caller's."""
+
+    name: str
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """What was said in a recording."""
+
+    name: str
+    text: str
+    words: tuple[Word, ...]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A line of a JSON-lines manifest."""
+
+    audio: Path
+    text: str
+    duration_s: float
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Errors of a manifest and the speed they were made at."""
+
+    score: Score = field(default_factory=Score)
+    utterances: int = 0
+    audio_s: float = 0.0
+    wall_s: float = 0.0
+
+    def as_json(self) -> dict[str, float | int]:
+        """Return the figures; ``wer`` and ``cer`` are fractions."""
+        return {
+            "wer": round(self.score.wer, 5),
+            "cer": round(self.score.cer, 5),
+            "words": self.score.words,
+            "utterances": self.utterances,
+            "audio_s": round(self.audio_s, 2),
+            "rtf": round(self.wall_s / self.audio_s, 5) if self.audio_s else 0.0,
+        }
+
+
+@dataclass(slots=True)
+class _Running:
+    recording: Recording
+    fed: int = 0
+    is_finished: bool = False
+    tokens: list[Token] = field(default_factory=list)
+
+
+def words_of(tokens: Iterable[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:
+    """Group tokens into words with times (ms) and the confidence of their least sure token."""
+    tokens = tuple(tokens)
+    words = []
+    for group in tokenizer.words([token.id for token in tokens]):
+        first, last = tokens[group[0]], tokens[group[-1]]
+        text = tokenizer.decode(tokens[i].id for i in group)
+        if text:
+            sure = min(tokens[i].confidence for i in group)
+            words.append(Word(text, first.frame * FRAME_MS, (last.frame + 1) * FRAME_MS, sure))
+    return tuple(words)
+
+
+def transcribe(
+    engine: StreamingEngine, recordings: Iterable[Recording], look_ahead: int
+) -> Iterator[Transcription]:
+    """Yield transcriptions as they finish; as many recordings run at once as there are slots."""
+    waiting = iter(recordings)
+    running: dict[int, _Running] = {}
+    try:
+        while _admit(engine, waiting, running, look_ahead) or running:
+            for stream, job in running.items():
+                _feed(engine, stream, job)
+            for emission in engine.step():
+                running[emission.stream].tokens += emission.tokens
+                if emission.finished:
+                    job = running.pop(emission.stream)
+                    words = words_of(job.tokens, engine.tokenizer)
+                    duration = len(job.recording.samples) / SAMPLE_RATE_HZ
+                    text = " ".join(word.text for word in words)
+                    yield Transcription(job.recording.name, text, words, duration)
+    finally:
+        for stream in running:
+            engine.drop(stream)
+
+
+def evaluate(
+    engine: StreamingEngine,
+    manifest: Path,
+    look_ahead: int,
+    *,
+    every: int = 1,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Evaluation:
+    """Transcribe a manifest through the streaming engine and score it.
+
+    ``every`` takes each n-th utterance only (for a quick look).
+    """
+    utterances = read_manifest(manifest)[::every]
+    result, began = Evaluation(), time.perf_counter()
+    recordings = (Recording(str(i), read_audio(u.audio)) for i, u in enumerate(utterances))
+    for transcription in transcribe(engine, recordings, look_ahead):
+        result.score += score(utterances[int(transcription.name)].text, transcription.text)
+        result.utterances += 1
+        result.audio_s += transcription.duration_s
+        on_progress(result.utterances, len(utterances))
+    result.wall_s = time.perf_counter() - began
+    return result
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """Read a NeMo-style JSON-lines manifest; audio paths are relative to its folder."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read manifest {path}: {error}") from error
+    utterances = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            audio = path.parent / row["audio_filepath"]
+            utterances.append(Utterance(audio, row["text"], float(row.get("duration", 0.0))))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{path} line {number} is not an object with audio_filepath and text"
+            ) from error
+    if not utterances:
+        raise ManifestError(f"{path} lists no utterance")
+    return utterances
+
+
+def read_audio(path: Path) -> Samples:
+    """Read any file libsndfile knows as 16 kHz mono (channels are averaged)."""
+    import soundfile  # not on every machine that trains or benchmarks
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise ManifestError(f"cannot read audio {path}: {error}") from error
+    mono = np.ascontiguousarray(samples.mean(1))
+    if rate == SAMPLE_RATE_HZ:
+        return mono
+    resampler = Resampler(rate)
+    return np.concatenate([resampler.push(mono), resampler.flush()])
+
+
+def _admit(
+    engine: StreamingEngine,
+    waiting: Iterator[Recording],
+    running: dict[int, _Running],
+    look_ahead: int,
+) -> bool:
+    """Open streams while slots are free; whether any is running."""
+    while engine.slots_in_use < engine.info.slots:
+        recording = next(waiting, None)
+        if recording is None:
+            break
+        running[engine.open(look_ahead)] = _Running(recording)
+    return bool(running)
+
+
+def _feed(engine: StreamingEngine, stream: int, job: _Running) -> None:
+    """Hand over the next part of the recording."""
+    if job.is_finished:
+        return
+    end = job.fed + int(PASS_SECONDS * SAMPLE_RATE_HZ)
+    engine.feed(stream, job.recording.samples[job.fed : end])
+    job.fed = end
+    if end >= len(job.recording.samples):
+        engine.finish(stream)
+        job.is_finished = True
