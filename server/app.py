@@ -1,0 +1,136 @@
+"""A whole server: workers, manager, gateway; started, announced, ended by a signal.
+
+Does: put the parts together; `serve` for the command, `running` for tests and embedding.
+Does not know: arguments, terminals.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
+from server.gateway import Gateway
+from server.http import STREAM_PATH
+from server.manager import Manager
+from server.metrics import Metrics
+from server.worker.engines import EngineSpec
+from server.worker.handle import Worker
+from server.worker.process import ProcessWorker
+
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+class StartError(Exception):
+    """The server cannot start; the text is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server is to be found."""
+
+    host: str
+    port: int
+
+    @property
+    def websocket(self) -> str:
+        """URL of the stream."""
+        return f"ws://{self._authority}{STREAM_PATH}"
+
+    @property
+    def page(self) -> str:
+        """URL of the page."""
+        return f"http://{self._authority}/"
+
+    @property
+    def _authority(self) -> str:
+        host = ANY_HOST.get(self.host, self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that listens."""
+
+    addresses: Addresses
+    manager: Manager
+    gateway: Gateway
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: ServerConfig, *, launch: Callable[[int], Worker] | None = None
+) -> AsyncIterator[Running]:
+    """Listen at once, get ready behind (``manager.ready()``); drain and end on the way out."""
+    metrics = Metrics()
+    launch = launch or (lambda _: ProcessWorker(spec_of(config)))
+    manager = Manager(launch, config.workers, observer=metrics)
+    gateway = Gateway(config, manager, metrics)
+    try:
+        await gateway.start()
+    except OSError as error:
+        raise StartError(_why(config, error)) from error
+    try:
+        await manager.start()
+        yield Running(Addresses(config.host, gateway.port), manager, gateway)
+    finally:
+        await gateway.stop()
+        await manager.close()
+
+
+async def serve(
+    config: ServerConfig,
+    *,
+    on_ready: Callable[[Addresses], None],
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Serve until SIGINT, SIGTERM or ``stop``; raises StartError."""
+    over = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    try:
+        async with running(config) as server:
+            if await _ready_before(server.manager, over):
+                on_ready(server.addresses)
+                await over.wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return 0
+
+
+def spec_of(config: ServerConfig) -> EngineSpec:
+    """Return the engine that a configuration asks for."""
+    return EngineSpec(
+        model=config.model,
+        backend=config.backend,
+        precision=config.precision,
+        slots=config.slots,
+        look_ahead=LOOK_AHEAD_OF_CLASS["balanced"]
+        if config.look_ahead is None
+        else config.look_ahead,
+    )
+
+
+async def _ready_before(manager: Manager, over: asyncio.Event) -> bool:
+    ready = asyncio.create_task(manager.ready())
+    ended = asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            return False
+        try:
+            ready.result()
+        except RuntimeError as error:
+            raise StartError(str(error)) from error
+        return True
+    finally:
+        ready.cancel()
+        ended.cancel()
+
+
+def _why(config: ServerConfig, error: OSError) -> str:
+    where = f"{config.host}:{config.port}"
+    return f"cannot listen on {where}: {error.strerror or error}; choose another --host or --port"

@@ -1,0 +1,63 @@
+"""How a server is set up: one frozen value, checked on creation, passed down.
+
+Does: name the settings with units and defaults; refuse bad values in one sentence.
+Does not know: argv, environment, engines, sockets.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+from server.wire.messages import Limits
+
+LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
+"""Encoder frames of right context that each latency class means."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be."""
+
+
+def default_workers() -> int:
+    """One engine process per core we may run on, two at most: each holds the whole model."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """Settings of ``server.app.serve``."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    """0: any free port."""
+    model: str = ""
+    """Path or name of a checkpoint; empty: the embedded model."""
+    backend: Literal["own", "nemo", "scripted"] = "own"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    look_ahead: int | None = None
+    """Look-ahead of clients that name no latency; None: that of the class ``balanced``."""
+    workers: int = field(default_factory=default_workers)
+    """Engine processes; each loads the model and runs on one core."""
+    slots: int = 64
+    """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
+    max_connections: int = 1_000
+    origins: tuple[str, ...] = ()
+    """Web origins besides our own whose pages may connect."""
+    limits: Limits = field(default_factory=Limits)
+    start_timeout_s: float = 10.0
+    flush_timeout_s: float = 60.0
+    """From ``stop`` to ``done`` at most."""
+    stalled_reader_s: float = 10.0
+    drain_s: float = 5.0
+    """Sessions may go on this long after a request to end the server."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port must be 0..65535, not {self.port}")
+        for name in ("workers", "max_connections"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.slots < 2:
+            raise ConfigError(f"slots must be at least 2 (a stream and a fork), not {self.slots}")
+        if self.look_ahead is not None and self.look_ahead < 0:
+            raise ConfigError(f"look_ahead must not be negative, not {self.look_ahead}")

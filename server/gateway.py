@@ -1,0 +1,216 @@
+"""The WebSocket and HTTP front on one port.
+
+Does: accept handshakes (path, origin, capacity), run a connection per client, answer plain HTTP,
+end gracefully.
+Does not know: messages, sessions' insides, engines.
+"""
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Sequence
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from server.config import ServerConfig
+from server.connection import Connection
+from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
+from server.manager import Manager
+from server.metrics import CONTENT_TYPE, Metrics
+from server.negotiation import chunk_ms
+from server.session import RETRY_AFTER_S, Identity, Session
+from server.wire.errors import ForbiddenOrigin, OverCapacity
+from server.wire.messages import SUBPROTOCOL
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+PING_S = 20.0
+FLUSH_S = 3.0
+"""When the server goes: from the last word to the close."""
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class Gateway:
+    """Clients on one side, a manager on the other."""
+
+    def __init__(self, config: ServerConfig, manager: Manager, metrics: Metrics) -> None:
+        self._config = config
+        self._manager = manager
+        self._metrics = metrics
+        self._numbers = itertools.count(1)
+        self._connections: set[Connection] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._is_draining = False
+        self._server: Server | None = None
+        self._site = Site(
+            {
+                "/livez": lambda: json_answer({"live": True}),
+                "/readyz": self._readiness,
+                "/metrics": self._figures,
+                "/v1/models": self._models,
+            }
+        )
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        self._server = await serve(
+            self._serve,
+            self._config.host,
+            self._config.port,
+            compression=None,  # PCM hardly shrinks, and nobody can send a bomb
+            max_size=MAX_MESSAGE_BYTES,
+            ping_interval=PING_S,
+            ping_timeout=PING_S,
+            process_request=self._process_request,
+            select_subprotocol=_select_subprotocol,
+            server_header=None,
+            logger=_quiet_logger(),
+        )
+
+    @property
+    def port(self) -> int:
+        """The port we listen on."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Tell the clients, let them finish, close."""
+        if self._server is None:
+            return
+        self._is_draining = True
+        self._server.close(close_connections=False)
+        drain_s = self._config.drain_s
+        for connection in list(self._connections):
+            connection.session.drain(deadline_ms=round(drain_s * 1000))
+            connection.pump()
+        await self._empty_within(drain_s)
+        for connection in list(self._connections):
+            connection.session.leave(now=asyncio.get_running_loop().time())
+            connection.pump()
+        await self._empty_within(FLUSH_S)
+        for connection in list(self._connections):
+            connection.close()
+        await self._empty_within(1.0)
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _empty_within(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_empty.wait()
+        except TimeoutError:
+            return
+
+    # ---- handshakes
+
+    def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
+        path = request.path.partition("?")[0]
+        is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+        if path != STREAM_PATH or not is_upgrade:
+            return self._site.respond(request.method, request.path)
+        if "Origin" in request.headers:
+            return None  # a page cannot read a refusal: it is told inside the socket
+        if self._is_full():
+            text = "this server has as many connections as it takes"
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=round(RETRY_AFTER_S))
+        return None
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        now = asyncio.get_running_loop().time()
+        identity = Identity(
+            number=next(self._numbers), name=secrets.token_hex(8), token=secrets.token_urlsafe(32)
+        )
+        session = Session(identity, self._config, now=now)
+        connection = Connection(
+            socket, session, config=self._config, manager=self._manager, metrics=self._metrics
+        )
+        if not self._may_connect(socket):
+            session.fail(ForbiddenOrigin("pages of this origin may not connect here"))
+        elif self._is_full():
+            text = "this server has as many connections as it takes"
+            session.fail(OverCapacity(text, retry_after=RETRY_AFTER_S))
+        elif self._is_draining:
+            session.drain(deadline_ms=0)
+        self._connections.add(connection)
+        self._is_empty.clear()
+        try:
+            await connection.run()
+        except Exception:
+            logger.exception("connection failed", extra={"session": identity.name})
+        finally:
+            self._connections.discard(connection)
+            if not self._connections:
+                self._is_empty.set()
+
+    def _is_full(self) -> bool:
+        return len(self._connections) >= self._config.max_connections
+
+    def _may_connect(self, socket: ServerConnection) -> bool:
+        """Whether this is no page, a page of ours, or of an origin that was allowed."""
+        headers = socket.request.headers if socket.request else {}
+        origin = headers.get("Origin")
+        if origin is None or origin in self._config.origins:
+            return True
+        parts = urlsplit(origin)
+        if parts.netloc != headers.get("Host", ""):
+            return False
+        # On loopback any name may be pointed at us (DNS rebinding): only its own names count.
+        return self._config.host not in _LOOPBACK or parts.hostname in _LOOPBACK
+
+    # ---- plain HTTP
+
+    def _readiness(self) -> Answer:
+        is_ready = self._manager.is_ready and not self._is_draining
+        body = {
+            "ready": is_ready,
+            "draining": self._is_draining,
+            "workers": [
+                {"worker": place.worker, "state": place.state, "reason": place.reason}
+                for place in self._manager.status()
+            ],
+        }
+        return json_answer(body, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _figures(self) -> Answer:
+        talks = [talk for c in self._connections if (talk := c.conversation()) is not None]
+        body = self._metrics.render(
+            self._manager.status(), talks, connections=len(self._connections)
+        )
+        return Answer(HTTPStatus.OK, CONTENT_TYPE, body)
+
+    def _models(self) -> Answer:
+        model = self._manager.model
+        if model is None:
+            return json_answer({"models": []})
+        entry = {
+            "id": model.name,
+            "look_aheads": model.look_aheads,
+            "chunk_ms": [chunk_ms(frames) for frames in model.look_aheads],
+            "languages": model.languages,
+            "precision": model.precision,
+            "decoder": model.decoder,
+            "bytes_per_stream": model.bytes_per_stream,
+            "fingerprint": model.fingerprint,
+        }
+        return json_answer({"models": [entry]})
+
+
+def _select_subprotocol(
+    socket: ServerConnection, offered: Sequence[Subprotocol]
+) -> Subprotocol | None:
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _quiet_logger() -> logging.Logger:
+    # a client that breaks its handshake is no error of ours
+    quiet = logging.getLogger("server.websockets")
+    quiet.setLevel(logging.CRITICAL)
+    return quiet

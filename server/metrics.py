@@ -1,0 +1,134 @@
+"""Figures of a running server in Prometheus text.
+
+Does: counters, histograms and gauges, labelled by latency class; never text, never session names.
+Does not know: how the figures come about; gauges are read from the snapshot it is given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from server.manager import PlaceStatus
+from server.negotiation import class_of
+from server.worker import link
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A session in progress as gauges see it."""
+
+    latency: str
+    channels: int
+    backlog_s: float
+    """Audio received and not decoded."""
+    outbox: int
+
+
+class Metrics:
+    """One registry per server, so that two servers in one process do not mix."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._slots = Gauge(
+            "rivulet_slots_in_use", "Engine slots taken, finalize forks included", registry=registry
+        )
+        self._slots_of = Gauge(
+            "rivulet_worker_slots_in_use", "The same per worker", ["worker"], registry=registry
+        )
+        self._ready = Gauge("rivulet_workers_ready", "Workers that serve", registry=registry)
+        self._connections = Gauge("rivulet_connections", "Open WebSockets", registry=registry)
+        self._streams = Gauge(
+            "rivulet_streams", "Audio channels being served", ["latency"], registry=registry
+        )
+        self._backlog = Gauge(
+            "rivulet_backlog_seconds", "Audio not decoded yet", ["latency"], registry=registry
+        )
+        self._outbox = Gauge(
+            "rivulet_outbox_messages", "Messages waiting for clients", registry=registry
+        )
+        self._queued = Gauge(
+            "rivulet_worker_queue_bytes",
+            "Audio on its way to a worker",
+            ["worker"],
+            registry=registry,
+        )
+        self._lag = Histogram(
+            "rivulet_chunk_lag_seconds",
+            "Arrival of a chunk's last sample to its decoding, clients at the pace of speech",
+            ["latency"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._step = Histogram(
+            "rivulet_step_seconds",
+            "Time of one engine step",
+            ["latency"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram(
+            "rivulet_step_batch",
+            "Streams in one engine step",
+            ["latency"],
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self._audio = Counter(
+            "rivulet_audio_seconds", "Audio received", ["latency"], registry=registry
+        )
+        self._errors = Counter(
+            "rivulet_errors", "Errors told to clients", ["code"], registry=registry
+        )
+        self._restarts = Counter(
+            "rivulet_worker_restarts", "Workers started again", registry=registry
+        )
+
+    def stepped(self, step: link.Step) -> None:
+        """Note a step of a worker."""
+        if step.batch:
+            latency = class_of(step.look_ahead)
+            self._step.labels(latency).observe(step.seconds)
+            self._batch.labels(latency).observe(step.batch)
+
+    def restarted(self) -> None:
+        """Note that a worker died and is started again."""
+        self._restarts.inc()
+
+    def received(self, latency: str, seconds: float) -> None:
+        """Note audio of a session."""
+        self._audio.labels(latency).inc(seconds)
+
+    def lagged(self, latency: str, seconds: float) -> None:
+        """Note the lag of a chunk."""
+        self._lag.labels(latency).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Note an error told to a client."""
+        self._errors.labels(code).inc()
+
+    def render(
+        self,
+        places: Sequence[PlaceStatus],
+        conversations: Sequence[Conversation],
+        *,
+        connections: int,
+    ) -> bytes:
+        """Return all figures, gauges as of now."""
+        self._slots.set(sum(place.slots_in_use for place in places))
+        self._ready.set(sum(place.state == "ready" for place in places))
+        self._connections.set(connections)
+        self._outbox.set(sum(talk.outbox for talk in conversations))
+        for place in places:
+            self._slots_of.labels(str(place.worker)).set(place.slots_in_use)
+            self._queued.labels(str(place.worker)).set(place.queued_bytes)
+        self._streams.clear()
+        self._backlog.clear()
+        for talk in conversations:
+            self._streams.labels(talk.latency).inc(talk.channels)
+            self._backlog.labels(talk.latency).inc(talk.backlog_s)
+        return generate_latest(self._registry)

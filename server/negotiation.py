@@ -1,0 +1,163 @@
+"""What a client asked for and what it gets from this model: pure functions.
+
+Does: ``start`` + model -> Agreement or a named error; changes by ``configure``.
+Does not know: workers, sockets, clocks, sessions in progress.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
+from server.wire.errors import BadRequest, UnsupportedLanguage
+from server.wire.messages import (
+    AudioFormat,
+    Chunk,
+    Configure,
+    Endpointing,
+    Language,
+    LatencyClass,
+    PartialsMode,
+    Start,
+)
+from server.worker import link
+
+FRAME_MS = 80
+_CLASS_OF_LOOK_AHEAD = {frames: name for name, frames in LOOK_AHEAD_OF_CLASS.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """What holds for a session; the wire's ``applied``."""
+
+    audio: AudioFormat
+    look_ahead: int
+    language: Language | None
+    """As the model names it; None: its only or default one."""
+    partials: PartialsMode
+    words: bool
+    endpointing: Endpointing
+
+    @property
+    def chunk_ms(self) -> int:
+        """Audio per decoding step."""
+        return chunk_ms(self.look_ahead)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the object that ``ready`` and ``configured`` show."""
+        rules = self.endpointing
+        return {
+            "latency": class_of(self.look_ahead),
+            "chunk_ms": self.chunk_ms,
+            "look_ahead": self.look_ahead,
+            "language": self.language or "auto",
+            "partials": self.partials,
+            "words": self.words,
+            "endpointing": {
+                "mode": rules.mode,
+                "silence_ms": rules.silence_ms,
+                "eager_ms": rules.eager_ms,
+                "max_turn_ms": rules.max_turn_ms,
+            },
+        }
+
+    def to_open(self, number: int) -> link.Open:
+        """Return the command that opens the session in a worker."""
+        return link.Open(
+            session=number,
+            encoding=self.audio.encoding,
+            rate=self.audio.rate,
+            channels=self.audio.channels,
+            look_ahead=self.look_ahead,
+            language=self.language,
+            turns=to_turns(self.endpointing),
+            partials=self.partials,
+            words=self.words,
+        )
+
+
+def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
+    """Return what the client gets; raises BadRequest, UnsupportedLanguage."""
+    return Agreement(
+        audio=start.audio,
+        look_ahead=_look_ahead(start.latency, model, config),
+        language=_language(start.language, model),
+        partials=start.partials or "all",
+        words=start.words,
+        endpointing=_checked(start.endpointing or Endpointing()),
+    )
+
+
+def change(agreement: Agreement, wish: Configure, model: link.Model) -> Agreement:
+    """Return what holds after ``configure``; raises a non-fatal error."""
+    if wish.language is not None and _language(wish.language, model) != agreement.language:
+        raise UnsupportedLanguage(
+            "the language of a running session cannot change", is_fatal=False, param="language"
+        )
+    rules = wish.endpointing
+    return replace(
+        agreement,
+        partials=wish.partials or agreement.partials,
+        endpointing=agreement.endpointing if rules is None else _checked(rules, is_fatal=False),
+    )
+
+
+def chunk_ms(look_ahead: int) -> int:
+    """Audio per decoding step of a look-ahead."""
+    return (look_ahead + 1) * FRAME_MS
+
+
+def class_of(look_ahead: int) -> str:
+    """Name of a latency class, or its chunk where it has no name."""
+    return _CLASS_OF_LOOK_AHEAD.get(look_ahead) or f"{chunk_ms(look_ahead)}ms"
+
+
+def to_turns(rules: Endpointing) -> link.Turns:
+    """Return endpointing rules as the link carries them."""
+    return link.Turns(
+        mode=rules.mode,
+        silence_ms=rules.silence_ms,
+        eager_ms=rules.eager_ms,
+        max_turn_ms=rules.max_turn_ms,
+    )
+
+
+def nearest(wanted: int, model: link.Model) -> int:
+    """Return the model's largest look-ahead that is not slower, else its fastest."""
+    fitting = [frames for frames in model.look_aheads if frames <= wanted]
+    return max(fitting) if fitting else min(model.look_aheads)
+
+
+def _look_ahead(wish: LatencyClass | Chunk | None, model: link.Model, config: ServerConfig) -> int:
+    if isinstance(wish, Chunk):
+        for frames in model.look_aheads:
+            if chunk_ms(frames) == wish.chunk_ms:
+                return frames
+        known = ", ".join(str(chunk_ms(frames)) for frames in sorted(model.look_aheads))
+        raise BadRequest(f"this model has chunk_ms {known}", param="latency.chunk_ms")
+    if wish is None and config.look_ahead is not None:
+        return nearest(config.look_ahead, model)
+    return nearest(LOOK_AHEAD_OF_CLASS[wish or "balanced"], model)
+
+
+def _language(wish: str | None, model: link.Model) -> str | None:
+    if wish is None or wish.lower() == "auto":
+        return None
+    by_tag = {tag.lower(): tag for tag in model.languages}
+    if tag := by_tag.get(wish.lower()):
+        return tag
+    primary = wish.lower().split("-")[0]
+    for lower, tag in by_tag.items():
+        if lower.split("-")[0] == primary:
+            return tag
+    known = ", ".join(model.languages)
+    raise UnsupportedLanguage(f"this model speaks {known}", param="language")
+
+
+def _checked(rules: Endpointing, *, is_fatal: bool = True) -> Endpointing:
+    if rules.eager_ms is not None and rules.eager_ms >= rules.silence_ms:
+        raise BadRequest(
+            "eager_ms must be less than silence_ms",
+            is_fatal=is_fatal,
+            param="endpointing.eager_ms",
+        )
+    return rules

@@ -1,0 +1,383 @@
+"""One client's conversation with an engine, without I/O: time comes in as ``now``.
+
+Does: requests + events of the engine -> wire messages + worker commands; owns the sample counters
+(at, done, durable), acks, deadlines (start, idle, pause, age, flush), lag, requests in flight.
+Does not know: sockets, JSON, which worker serves it, how speech becomes words.
+Legal order and the flow window are the wire's; what comes here is legal.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from asr.events import Event, Finalized, Progress, Stopped
+from server import negotiation, translation
+from server.config import ServerConfig
+from server.lag import Lag
+from server.negotiation import Agreement
+from server.wire import messages as wire
+from server.wire.conversation import Audio
+from server.wire.errors import (
+    BadRequest,
+    IdleTimeout,
+    InternalError,
+    OverCapacity,
+    RateLimited,
+    SessionLimit,
+    UnsupportedAudio,
+    WireError,
+)
+from server.worker import link
+
+MAX_WAITING_FINALIZES = 16
+ACK_MS = 100
+"""Progress is acknowledged at most this often, in audio time."""
+ACK_AT_LEAST_MS = 1_000
+RETRY_AFTER_S = 5.0
+GOAWAY_SHARE = 20
+"""The last twentieth of a session's age begins with a goaway."""
+
+Request = wire.ClientMessage | Audio
+
+_FAILURES: dict[link.FailureCode, type[WireError]] = {
+    "bad_request": BadRequest,
+    "unsupported_audio": UnsupportedAudio,
+    "internal": InternalError,
+}
+
+
+class Phase(Enum):
+    """Where the session stands."""
+
+    NEW = "new"
+    OPENING = "opening"
+    STREAMING = "streaming"
+    PAUSED = "paused"
+    FLUSHING = "flushing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Names of a session: ours, the client's, and the secret that resumes it."""
+
+    number: int
+    name: str
+    token: str
+
+
+@dataclass(slots=True)
+class _Finalizing:
+    req: str | None
+    waiting: int
+    at: int
+
+
+class Session:
+    """Paired verbs: ``receive``/``happened``/``failed`` in, ``messages_to_send``/
+    ``commands_to_send`` out, ``next_deadline``/``handle_timer`` for time.
+    """
+
+    def __init__(self, identity: Identity, config: ServerConfig, *, now: float) -> None:
+        self.identity = identity
+        self.phase = Phase.NEW
+        self.close_code: int | None = None
+        """Set once all is said; the socket closes with it behind the last message."""
+        self.agreement: Agreement | None = None
+        self.at = 0
+        """Samples per channel received, lost ones included."""
+        self.done = 0
+        """Samples decoded; a gap counts as decoded with what was before it."""
+        self._config = config
+        self._limits = config.limits
+        self._model: link.Model | None = None
+        self._ignored: tuple[str, ...] = ()
+        self._out: list[wire.ServerMessage] = []
+        self._held: list[wire.ServerMessage] = []
+        """Said before ``ready`` is."""
+        self._commands: list[link.Command] = []
+        self._born = self._since = self._heard = now
+        self._is_warned_of_age = self._is_leaving = False
+        self._acked_at = self._acked_done = 0
+        self._decoded: list[int] = []
+        self._stopped: dict[int, int] = {}
+        self._finalizing: dict[str, _Finalizing] = {}
+        self._next_finalize = 0
+        self._lag = Lag()
+        self._is_ready = False
+
+    # ---- out
+
+    def messages_to_send(self) -> list[wire.ServerMessage]:
+        """Return what is to be said, once."""
+        messages, self._out = self._out, []
+        return messages
+
+    def commands_to_send(self) -> list[link.Command]:
+        """Return what the worker is to do, once."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def lags_to_report(self) -> list[float]:
+        """Return the chunk lags measured since the last call, in seconds."""
+        lags, self._lag.measured_s = self._lag.measured_s, []
+        return lags
+
+    # ---- in: the client
+
+    def receive(self, request: Request, *, now: float, model: link.Model | None = None) -> None:
+        """Take a legal request. ``model`` is what serves a ``start``; None: nothing does yet."""
+        if self.phase is Phase.CLOSED:
+            return
+        self._heard = now
+        try:
+            if isinstance(request, Audio):
+                self._audio(request.data, now)
+            elif isinstance(request, wire.Start):
+                self._start(request, model, now)
+            else:
+                self._control(request, now)
+        except WireError as error:
+            self.fail(error)
+
+    def ignore(self, fields: tuple[str, ...]) -> None:
+        """Remember fields of ``start`` that nobody knows, to tell them in ``ready``."""
+        self._ignored = fields
+
+    def fail(self, error: WireError) -> None:
+        """Tell the client; after a fatal error nothing follows."""
+        if self.phase is Phase.CLOSED:
+            return
+        if error.is_fatal:
+            self._out.append(error.to_message())
+            self._end(error.close_code)
+        else:
+            self._say(error.to_message())
+
+    def drain(self, *, deadline_ms: int) -> None:
+        """Ask the client to leave: the server is going."""
+        if self.phase is Phase.NEW:
+            self._end(1001)
+        elif self.phase is not Phase.CLOSED:
+            token = self.identity.token
+            self._say(wire.GoAway(reason="drain", deadline_ms=deadline_ms, token=token))
+
+    def leave(self, *, now: float) -> None:
+        """Flush what is in flight, then close: the server goes now."""
+        self._is_leaving = True
+        if self.phase in (Phase.STREAMING, Phase.PAUSED, Phase.OPENING):
+            self._command(link.Stop(self.identity.number))
+            self._enter(Phase.FLUSHING, now)
+        elif self.phase is Phase.NEW:
+            self._end(1001)
+
+    # ---- in: the engine
+
+    def opened(self, *, now: float) -> None:
+        """Go on: the worker has a place for us."""
+        if self.agreement is None or self._model is None or self.phase is Phase.CLOSED:
+            return
+        if self.phase is Phase.OPENING:
+            self._enter(Phase.STREAMING, now)
+        self._out.append(
+            wire.Ready(
+                v=1,
+                session=self.identity.name,
+                token=self.identity.token,
+                model=self._model.name,
+                resumed=False,
+                at=0,
+                chunk_ms=self.agreement.chunk_ms,
+                limits=self._limits,
+                applied=self.agreement.to_wire(),
+                ignored=self._ignored,
+            )
+        )
+        self._out += self._held
+        self._held.clear()
+        self._is_ready = True
+
+    def happened(self, channel: int, event: Event, *, now: float) -> None:
+        """Take an event of one channel."""
+        if self.phase is Phase.CLOSED:
+            return
+        if isinstance(event, Progress):
+            self._progress(channel, event.done_samples, now)
+        elif isinstance(event, Finalized):
+            self._finalized(event)
+        elif isinstance(event, Stopped):
+            self._stop_of(channel, event.finals)
+        else:
+            self._say(translation.to_wire(channel, event))
+
+    def failed(self, code: link.FailureCode, message: str) -> None:
+        """End: the worker gave us up, or is gone."""
+        if code == "over_capacity":
+            self.fail(OverCapacity(message, retry_after=RETRY_AFTER_S))
+        else:
+            self.fail(_FAILURES[code](message))
+
+    # ---- in: time
+
+    def next_deadline(self) -> float:
+        """When ``handle_timer`` has something to do, at the latest."""
+        limits, age_s = self._limits, self._limits.session_ms / 1000
+        age = self._born + age_s * (1 if self._is_warned_of_age else 1 - 1 / GOAWAY_SHARE)
+        match self.phase:
+            case Phase.NEW | Phase.OPENING:
+                return self._since + self._config.start_timeout_s
+            case Phase.STREAMING:
+                return min(age, self._heard + limits.idle_ms / 1000)
+            case Phase.PAUSED:
+                return min(age, self._since + limits.pause_ms / 1000)
+            case Phase.FLUSHING:
+                return self._since + self._config.flush_timeout_s
+            case Phase.CLOSED:
+                return float("inf")
+
+    def handle_timer(self, *, now: float) -> None:
+        """Act on the deadlines that have passed."""
+        if self.next_deadline() > now:
+            return
+        limits, age_ms = self._limits, (now - self._born) * 1000
+        if self.phase is Phase.NEW:
+            self.fail(IdleTimeout(f"no 'start' within {self._config.start_timeout_s:g} s"))
+        elif self.phase is Phase.OPENING:
+            self.fail(InternalError("the engine did not answer in time", retry_after=RETRY_AFTER_S))
+        elif self.phase is Phase.FLUSHING:
+            self.fail(InternalError("the last audio was not decoded in time"))
+        elif age_ms >= limits.session_ms:
+            self.fail(SessionLimit(f"a session lasts at most {limits.session_ms} ms"))
+        elif self.phase is Phase.STREAMING and now >= self._heard + limits.idle_ms / 1000:
+            self.fail(IdleTimeout(f"nothing came for {limits.idle_ms} ms"))
+        elif self.phase is Phase.PAUSED and now >= self._since + limits.pause_ms / 1000:
+            self.fail(IdleTimeout(f"paused for more than {limits.pause_ms} ms"))
+        else:
+            self._is_warned_of_age = True
+            left = max(0, round(limits.session_ms - age_ms))
+            token = self.identity.token
+            self._say(wire.GoAway(reason="session_limit", deadline_ms=left, token=token))
+
+    # ---- requests
+
+    def _start(self, start: wire.Start, model: link.Model | None, now: float) -> None:
+        if model is None:
+            raise OverCapacity("the model is still loading", retry_after=RETRY_AFTER_S)
+        self._model = model
+        self.agreement = negotiation.agree(start, model, self._config)
+        self._decoded = [0] * start.audio.channels
+        if start.boost:
+            self._ignored += ("boost",)
+        self._command(self.agreement.to_open(self.identity.number))
+        self._enter(Phase.OPENING, now)
+
+    def _audio(self, data: bytes, now: float) -> None:
+        assert self.agreement is not None
+        audio = self.agreement.audio
+        self.at += len(data) // audio.frame_bytes
+        self._lag.received(self.at, audio.rate, now)
+        self._command(link.Audio(self.identity.number, data, now))
+        if (self.at - self._acked_at) * 1000 >= ACK_AT_LEAST_MS * audio.rate:
+            self._ack()
+
+    def _control(self, request: wire.ClientMessage, now: float) -> None:
+        number = self.identity.number
+        match request:
+            case wire.ClientGap(samples=samples):
+                self._gap(samples)
+            case wire.Configure():
+                self._configure(request)
+            case wire.Finalize(req=req):
+                self._finalize(req)
+            case wire.Pause():
+                self._enter(Phase.PAUSED, now)
+                self._say(wire.StateChanged(state="paused", at=self.at))
+            case wire.Resume():
+                self._enter(Phase.STREAMING, now)
+                self._say(wire.StateChanged(state="streaming", at=self.at))
+            case wire.Stop():
+                self._command(link.Stop(number))
+                self._enter(Phase.FLUSHING, now)
+
+    def _gap(self, samples: int) -> None:
+        self._say(wire.Gap(at=self.at, samples=samples, reason="client"))
+        self.at += samples
+        # Time passes undecoded: what waits for the engine is as much audio as before the gap.
+        self.done += samples
+        self._command(link.Gap(self.identity.number, samples))
+        self._ack()
+
+    def _configure(self, wish: wire.Configure) -> None:
+        assert self.agreement is not None and self._model is not None
+        try:
+            self.agreement = negotiation.change(self.agreement, wish, self._model)
+        except WireError as error:
+            error.req = wish.req
+            raise
+        rules = wish.endpointing
+        turns = None if rules is None else negotiation.to_turns(rules)
+        self._command(link.Configure(self.identity.number, turns, wish.partials))
+        applied = self.agreement.to_wire()
+        self._say(wire.Configured(req=wish.req, at=self.at, applied=applied))
+
+    def _finalize(self, req: str | None) -> None:
+        if len(self._finalizing) >= MAX_WAITING_FINALIZES:
+            text = f"{MAX_WAITING_FINALIZES} finalize requests wait already"
+            raise RateLimited(text, is_fatal=False, req=req)
+        key = str(self._next_finalize)
+        self._next_finalize += 1
+        self._finalizing[key] = _Finalizing(req, len(self._decoded), self.at)
+        self._command(link.Finalize(self.identity.number, key))
+
+    # ---- events
+
+    def _progress(self, channel: int, done: int, now: float) -> None:
+        assert self.agreement is not None
+        self._decoded[channel] = max(self._decoded[channel], done)
+        done = min(self._decoded)
+        if done <= self.done:
+            return
+        self.done = done
+        self._heard = max(self._heard, now)  # who waits for acks is not idle
+        rate = self.agreement.audio.rate
+        if level := self._lag.decoded(done, now):
+            self._say(wire.Lag(ms=self._lag.ms, level=level))
+        if (self.done - self._acked_done) * 1000 >= ACK_MS * rate:
+            self._ack()
+
+    def _finalized(self, event: Finalized) -> None:
+        asked = self._finalizing.get(event.req)
+        if asked is None:
+            return
+        asked.waiting -= 1
+        if asked.waiting == 0:
+            del self._finalizing[event.req]
+            self._say(wire.Finalized(req=asked.req, at=asked.at))
+
+    def _stop_of(self, channel: int, finals: int) -> None:
+        self._stopped[channel] = finals
+        if len(self._stopped) < len(self._decoded):
+            return
+        if self._is_leaving:
+            self._end(1001)
+            return
+        self._say(wire.Done(samples=self.at, finals=sum(self._stopped.values())))
+        self._end(1000)
+
+    # ---- ends
+
+    def _ack(self) -> None:
+        self._acked_at, self._acked_done = self.at, self.done
+        self._say(wire.Ack(at=self.at, done=self.done, durable=0))
+
+    def _say(self, message: wire.ServerMessage) -> None:
+        (self._out if self._is_ready else self._held).append(message)
+
+    def _command(self, command: link.Command) -> None:
+        self._commands.append(command)
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        self.phase, self._since = phase, now
+
+    def _end(self, close_code: int) -> None:
+        self.phase, self.close_code = Phase.CLOSED, close_code
+        self._held.clear()

@@ -1,0 +1,40 @@
+"""Which engine a worker runs, named by strings so that it can cross a process border.
+
+Does: EngineSpec -> StreamingEngine, importing torch or NeMo only when it is asked for.
+Does not know: workers, links, sessions.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from asr.interface import StreamingEngine
+from asr.scripted import ScriptedEngine
+
+Backend = Literal["own", "nemo", "scripted"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """How to make an engine."""
+
+    model: str = ""
+    """Path or name; empty: the embedded model."""
+    backend: Backend = "own"
+    precision: Precision = "auto"
+    slots: int = 64
+    look_ahead: int | None = None
+    """Class that is warm first; None: the model's default."""
+
+
+def build(spec: EngineSpec) -> StreamingEngine:
+    """Load the model (seconds) and return its engine."""
+    if spec.backend == "scripted":
+        return ScriptedEngine(slots=spec.slots)
+    import torch  # a light process (scripted engine, gateway) does without
+
+    from asr.engine import EngineConfig, load_engine
+
+    torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
+    config = EngineConfig(slots=spec.slots, precision=spec.precision)
+    return load_engine(spec.model, config, backend=spec.backend)

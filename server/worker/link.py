@@ -1,0 +1,265 @@
+"""What a gateway and an engine process say to each other, and its frames on a stream socket.
+
+Does: commands and reports as typed values; value <-> bytes (msgpack, length-prefixed, no pickle).
+Does not know: sockets, threads, engines, sessions' wires.
+Both ends are ours and of one version; a frame that cannot be read means a broken peer.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from asr.events import (
+    EagerEnd,
+    Event,
+    Final,
+    Finalized,
+    Partial,
+    Progress,
+    Stopped,
+    TurnEnd,
+    TurnResumed,
+    TurnStart,
+)
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+_HEAD_BYTES = 4
+
+Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
+PartialsMode = Literal["all", "stable", "none"]
+FailureCode = Literal["bad_request", "unsupported_audio", "over_capacity", "internal"]
+
+KINDS: tuple[type[Event], ...] = (
+    TurnStart,
+    Partial,
+    Final,
+    EagerEnd,
+    TurnResumed,
+    TurnEnd,
+    Progress,
+    Finalized,
+    Stopped,
+)
+"""Position = number on the link."""
+_NUMBER_OF = {kind: number for number, kind in enumerate(KINDS)}
+
+
+class LinkError(Exception):
+    """The peer sent what no peer of this version sends."""
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True):
+    """Base of everything on the link."""
+
+
+class Turns(Value, frozen=True, tag=True):
+    """When a turn ends; None keeps the engine's default."""
+
+    mode: Literal["auto", "manual"] = "auto"
+    silence_ms: int = 600
+    eager_ms: int | None = None
+    max_turn_ms: int = 30_000
+
+
+# ---- commands
+
+
+class Open(Value, frozen=True, tag=True):
+    """A session begins: one recogniser channel per audio channel."""
+
+    session: int
+    encoding: Encoding
+    rate: int
+    channels: int
+    look_ahead: int
+    language: str | None
+    turns: Turns
+    partials: PartialsMode
+    words: bool
+
+
+class Audio(Value, frozen=True, tag=True):
+    """Raw interleaved samples; ``sent`` is when they reached us (monotonic seconds)."""
+
+    session: int
+    data: bytes
+    sent: float
+
+
+class Gap(Value, frozen=True, tag=True):
+    """Samples of each channel that were lost: time passes."""
+
+    session: int
+    samples: int
+
+
+class Configure(Value, frozen=True, tag=True):
+    """Other rules from the audio after it on."""
+
+    session: int
+    turns: Turns | None
+    partials: PartialsMode | None
+
+
+class Finalize(Value, frozen=True, tag=True):
+    """All words up to here become finals."""
+
+    session: int
+    req: str
+
+
+class Stop(Value, frozen=True, tag=True):
+    """No more audio: flush."""
+
+    session: int
+
+
+class Drop(Value, frozen=True, tag=True):
+    """Forget the session at once."""
+
+    session: int
+
+
+class Quit(Value, frozen=True, tag=True):
+    """End the worker."""
+
+
+Command = Open | Audio | Gap | Configure | Finalize | Stop | Drop | Quit
+
+
+# ---- reports
+
+
+class Model(Value, frozen=True, tag=True):
+    """What the engine runs."""
+
+    name: str
+    fingerprint: str
+    look_aheads: tuple[int, ...]
+    streams: int
+    """Audio channels at once; the engine keeps some more slots for forks."""
+    precision: str
+    decoder: str
+    bytes_per_stream: int
+    languages: tuple[str, ...]
+
+
+class Ready(Value, frozen=True, tag=True):
+    """The engine is warm for its default look-ahead and takes sessions."""
+
+    model: Model
+
+
+class Opened(Value, frozen=True, tag=True):
+    """The session has its slots."""
+
+    session: int
+
+
+class Happened(Value, frozen=True, tag=True):
+    """One event of one channel."""
+
+    session: int
+    channel: int
+    kind: int
+    body: msgspec.Raw
+
+
+class Step(Value, frozen=True, tag=True):
+    """Events of one step and what the step cost; ``seconds`` 0 when no batch ran."""
+
+    events: tuple[Happened, ...]
+    look_ahead: int
+    batch: int
+    seconds: float
+    slots_in_use: int
+    sessions: int
+
+
+class Failed(Value, frozen=True, tag=True):
+    """The session cannot go on; its slots are free. ``message`` holds no spoken text."""
+
+    session: int
+    code: FailureCode
+    message: str
+
+
+class Unfit(Value, frozen=True, tag=True):
+    """The engine cannot be made at all (a wrong model); a restart would not help."""
+
+    reason: str
+
+
+Report = Ready | Opened | Step | Failed | Unfit
+
+_encoder = msgspec.msgpack.Encoder()
+_commands = msgspec.msgpack.Decoder(Command)
+_reports = msgspec.msgpack.Decoder(Report)
+_bodies = tuple(msgspec.msgpack.Decoder(kind) for kind in KINDS)
+
+
+def happened(session: int, channel: int, event: Event) -> Happened:
+    """Wrap an event for the link."""
+    body = msgspec.Raw(_encoder.encode(event))
+    return Happened(session, channel, _NUMBER_OF[type(event)], body)
+
+
+def event_of(happened: Happened) -> Event:
+    """Return the event in its wrapping."""
+    try:
+        event: Event = _bodies[happened.kind].decode(happened.body)
+    except (IndexError, msgspec.MsgspecError) as error:
+        raise LinkError("an event that cannot be read") from error
+    return event
+
+
+def frame(value: Command | Report) -> bytes:
+    """Return a value as one length-prefixed frame."""
+    body = _encoder.encode(value)
+    if len(body) > MAX_FRAME_BYTES:
+        raise LinkError(f"a frame of {len(body)} bytes")
+    return len(body).to_bytes(_HEAD_BYTES, "big") + body
+
+
+class _Deframer:
+    """Cuts a byte stream into frame bodies, however the stream was cut."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def bodies(self, data: bytes) -> list[bytes]:
+        self._buffer += data
+        bodies, start = list[bytes](), 0
+        while len(self._buffer) - start >= _HEAD_BYTES:
+            size = int.from_bytes(self._buffer[start : start + _HEAD_BYTES], "big")
+            if size > MAX_FRAME_BYTES:
+                raise LinkError(f"a frame of {size} bytes")
+            end = start + _HEAD_BYTES + size
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[start + _HEAD_BYTES : end]))
+            start = end
+        del self._buffer[:start]
+        return bodies
+
+
+class CommandReader(_Deframer):
+    """Bytes from the gateway -> commands."""
+
+    def feed(self, data: bytes) -> list[Command]:
+        """Take what came; return the commands that are complete."""
+        try:
+            return [_commands.decode(body) for body in self.bodies(data)]
+        except msgspec.MsgspecError as error:
+            raise LinkError("a command that cannot be read") from error
+
+
+class ReportReader(_Deframer):
+    """Bytes from an engine process -> reports."""
+
+    def feed(self, data: bytes) -> list[Report]:
+        """Take what came; return the reports that are complete."""
+        try:
+            return [_reports.decode(body) for body in self.bodies(data)]
+        except msgspec.MsgspecError as error:
+            raise LinkError("a report that cannot be read") from error

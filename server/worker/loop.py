@@ -1,0 +1,236 @@
+"""The engine host: commands in, one engine step at a time, events out.
+
+Does: keep the recogniser's channels of each session, decode audio, step while anything is ready,
+warm the other look-aheads between steps, report the events of a step in one message. What one
+session does wrong ends that session only.
+Does not know: processes, sockets, wires. A failing step is a failing engine: it ends the host.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from asr.audio import AudioError, decode
+from asr.events import Event, Stopped
+from asr.interface import EngineError, NoFreeSlot, StepStats, StreamingEngine
+from asr.live import ChannelOptions, Endpointing, LiveError, Recognizer
+from server.worker import link
+
+logger = logging.getLogger(__name__)
+
+_FORK_SHARE = 8
+"""One slot in eight is kept for finalize forks."""
+
+
+class MailboxClosed(Exception):
+    """The gateway is gone."""
+
+
+class Mailbox(Protocol):
+    """The host's end of a link."""
+
+    def receive(self, *, may_wait: bool) -> list[link.Command]:
+        """Return what came; wait for the first command only if ``may_wait``."""
+        ...
+
+    def send(self, report: link.Report) -> None:
+        """Hand a report over; never blocks."""
+        ...
+
+
+@dataclass(slots=True)
+class _Session:
+    encoding: link.Encoding
+    rate: int
+    channels: list[int]
+    """Recogniser channel of each audio channel."""
+    stopped: set[int] = field(default_factory=set)
+
+
+class Host:
+    """Runs one engine for the sessions of a mailbox until told to quit."""
+
+    def __init__(
+        self,
+        engine: StreamingEngine,
+        mailbox: Mailbox,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        first_look_ahead: int | None = None,
+    ) -> None:
+        self._engine = engine
+        forks = max(1, engine.info.slots // _FORK_SHARE)
+        self._recognizer = Recognizer(engine, fork_slots=forks)
+        self._mailbox = mailbox
+        self._clock = clock
+        looks = engine.info.look_aheads
+        first = first_look_ahead if first_look_ahead in looks else looks[0]
+        self._cold = deque([first, *(look for look in looks if look != first)])
+        self._sessions: dict[int, _Session] = {}
+        self._owner: dict[int, tuple[int, int]] = {}
+        """Recogniser channel -> (session, audio channel)."""
+        self._told_slots = 0
+        self._is_quitting = False
+
+    def run(self) -> None:
+        """Warm the default class, say ready, serve until Quit or the gateway is gone."""
+        self._engine.warm(self._cold.popleft())
+        self._mailbox.send(link.Ready(self._model()))
+        while not self._is_quitting:
+            try:
+                commands = self._mailbox.receive(may_wait=not self._has_work())
+            except MailboxClosed:
+                return
+            self.turn(commands)
+
+    def turn(self, commands: Iterable[link.Command]) -> None:
+        """Obey the commands, then do one piece of work: a step, or else warm one look-ahead."""
+        for command in commands:
+            self._obey(command)
+        if self._recognizer.is_ready():
+            self._step()
+        elif self._cold:
+            self._engine.warm(self._cold.popleft())
+        if self._engine.slots_in_use != self._told_slots:
+            self._tell([], None)
+
+    def _model(self) -> link.Model:
+        info = self._engine.info
+        return link.Model(
+            name=info.model,
+            fingerprint=info.fingerprint,
+            look_aheads=info.look_aheads,
+            streams=self._recognizer.capacity,
+            precision=info.precision,
+            decoder=info.decoder,
+            bytes_per_stream=info.bytes_per_stream,
+            languages=info.languages,
+        )
+
+    def _has_work(self) -> bool:
+        return bool(self._cold) or self._recognizer.is_ready()
+
+    def _obey(self, command: link.Command) -> None:
+        if isinstance(command, link.Quit):
+            self._is_quitting = True
+        elif isinstance(command, link.Open):
+            self._guard(command.session, lambda: self._open(command))
+        elif session := self._sessions.get(command.session):
+            self._guard(command.session, lambda: self._apply(command, session))
+        # else: the session failed here while the command was on its way
+
+    def _guard(self, number: int, action: Callable[[], None]) -> None:
+        """Run an action of one session; its failure fails that session alone."""
+        try:
+            action()
+        except NoFreeSlot:
+            self._fail(number, "over_capacity", "every slot of this server is taken")
+        except AudioError as error:
+            self._fail(number, "unsupported_audio", str(error))
+        except (EngineError, LiveError, ValueError) as error:
+            self._fail(number, "bad_request", str(error))
+        except Exception as error:  # noqa: BLE001 - task boundary: one session must not end the others
+            logger.error("session failed", extra={"session": number, "error": type(error).__name__})
+            self._fail(number, "internal", "the recogniser failed on this session")
+
+    def _open(self, command: link.Open) -> None:
+        session = _Session(command.encoding, command.rate, [])
+        self._sessions[command.session] = session
+        options = ChannelOptions(
+            rate=command.rate,
+            look_ahead=command.look_ahead,
+            language=command.language,
+            partials=command.partials,
+            words=command.words,
+            endpointing=_endpointing(command.turns),
+        )
+        for position in range(command.channels):
+            channel = self._recognizer.open(options)
+            session.channels.append(channel)
+            self._owner[channel] = (command.session, position)
+        self._mailbox.send(link.Opened(command.session))
+
+    def _apply(self, command: link.Command, session: _Session) -> None:
+        recognizer, channels = self._recognizer, session.channels
+        match command:
+            case link.Audio(data=data, sent=sent):
+                audio = decode(data, session.encoding, channels=len(channels))
+                for channel, samples in zip(channels, audio, strict=True):
+                    recognizer.feed(channel, samples, now=sent)
+            case link.Gap(samples=lost):
+                _each(channels, lambda channel: recognizer.gap(channel, lost))
+            case link.Configure(turns=turns, partials=partials):
+                rules = None if turns is None else _endpointing(turns)
+                _each(
+                    channels,
+                    lambda c: recognizer.configure(c, endpointing=rules, partials=partials),
+                )
+            case link.Finalize(req=req):
+                _each(channels, lambda channel: recognizer.finalize(channel, req))
+            case link.Stop():
+                _each(channels, recognizer.stop)
+            case link.Drop(session=number):
+                self._forget(number)
+
+    def _step(self) -> None:
+        before = self._engine.last_step
+        events = self._recognizer.step()
+        after = self._engine.last_step
+        self._tell(events, after if after is not before else None)
+
+    def _tell(self, events: list[tuple[int, Event]], cost: StepStats | None) -> None:
+        wrapped = [self._wrap(channel, event) for channel, event in events]
+        for channel, event in events:
+            if isinstance(event, Stopped):
+                self._stopped(channel)
+        self._told_slots = self._engine.slots_in_use
+        self._mailbox.send(
+            link.Step(
+                events=tuple(item for item in wrapped if item is not None),
+                look_ahead=cost.look_ahead if cost else 0,
+                batch=cost.batch if cost else 0,
+                seconds=cost.seconds if cost else 0.0,
+                slots_in_use=self._told_slots,
+                sessions=len(self._sessions),
+            )
+        )
+
+    def _wrap(self, channel: int, event: Event) -> link.Happened | None:
+        owner = self._owner.get(channel)
+        return None if owner is None else link.happened(*owner, event)
+
+    def _stopped(self, channel: int) -> None:
+        owner = self._owner.pop(channel, None)
+        if owner is None:
+            return
+        session = self._sessions[owner[0]]
+        session.stopped.add(channel)
+        if len(session.stopped) == len(session.channels):
+            del self._sessions[owner[0]]
+
+    def _fail(self, number: int, code: link.FailureCode, message: str) -> None:
+        self._forget(number)
+        self._mailbox.send(link.Failed(number, code, message))
+
+    def _forget(self, number: int) -> None:
+        session = self._sessions.pop(number, None)
+        for channel in session.channels if session else ():
+            if self._owner.pop(channel, None) is not None:
+                self._recognizer.drop(channel)
+
+
+def _each(channels: list[int], action: Callable[[int], None]) -> None:
+    for channel in channels:
+        action(channel)
+
+
+def _endpointing(turns: link.Turns) -> Endpointing:
+    return Endpointing(
+        mode=turns.mode,
+        silence_ms=turns.silence_ms,
+        eager_ms=turns.eager_ms,
+        max_turn_ms=turns.max_turn_ms,
+    )

@@ -1,0 +1,116 @@
+"""An engine host in a process of its own: a crash takes one device, the GIL is not shared.
+
+Does: spawn ``python -m server.worker`` with one end of a socket pair, carry commands and reports.
+Does not know: engines, sessions, placement, restarts (server.manager).
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from asyncio.subprocess import Process
+from dataclasses import asdict
+from pathlib import Path
+
+from server.worker import link
+from server.worker.engines import EngineSpec
+from server.worker.handle import OnExit, OnReport
+
+_READ_BYTES = 256 * 1024
+_QUIT_S = 3.0
+"""A step in progress may end before the process must."""
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class ProcessWorker:
+    """A worker in a child process, spawned (a threaded parent must not fork)."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._process: Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self, on_report: OnReport, on_exit: OnExit) -> None:
+        """Spawn the child."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_command(self._spec, theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    env=_environment(),
+                    start_new_session=True,  # Ctrl-C is for the gateway, which drains first
+                )
+            except BaseException:
+                ours.close()
+                raise
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._task = asyncio.create_task(self._read(reader, on_report, on_exit))
+
+    def send(self, command: link.Command) -> None:
+        """Write a command; the socket's buffer is bounded by the flow windows of the sessions."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(link.frame(command))
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes the child has not taken yet."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
+    async def close(self) -> None:
+        """Ask it to quit, then insist."""
+        self._is_closing = True
+        if self._process is None or self._writer is None or self._task is None:
+            return
+        self.send(link.Quit())
+        try:
+            await asyncio.wait_for(self._process.wait(), _QUIT_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._task
+        self._writer.close()
+
+    async def _read(
+        self, reader: asyncio.StreamReader, on_report: OnReport, on_exit: OnExit
+    ) -> None:
+        process = self._process
+        assert process is not None
+        reports = link.ReportReader()
+        with contextlib.suppress(ConnectionError, link.LinkError):
+            while data := await reader.read(_READ_BYTES):
+                for report in reports.feed(data):
+                    on_report(report)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()  # without its link it serves nobody
+        status = await process.wait()
+        if not self._is_closing:
+            on_exit(_reason(status))
+
+
+def _command(spec: EngineSpec, descriptor: int) -> list[str]:
+    arguments = [sys.executable, "-m", "server.worker", "--fd", str(descriptor)]
+    for name, value in asdict(spec).items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _reason(status: int) -> str:
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    return f"an engine process ended {how}"
