@@ -59,7 +59,7 @@ def frame_bytes(encoding: str, channels: int) -> int:
 
 
 def decode(data: bytes | bytearray | memoryview, encoding: str, *, channels: int = 1) -> Samples:
-    """Samples of shape (channels, n), within -1..1, from interleaved bytes."""
+    """Turn interleaved bytes into samples of shape (channels, n), within -1..1."""
     size = frame_bytes(encoding, channels)
     if len(data) % size:
         raise AudioError(f"{len(data)} bytes are not whole samples of {size} bytes")
@@ -76,18 +76,18 @@ def decode(data: bytes | bytearray | memoryview, encoding: str, *, channels: int
 
 
 def to_16k(position: int, rate: int) -> int:
-    """The 16 kHz sample at or before a sample position of another rate."""
+    """Find the 16 kHz sample at or before a sample position of another rate."""
     return position * SAMPLE_RATE_HZ // rate
 
 
 def from_16k(position: int, rate: int) -> int:
-    """The sample of another rate at or before a 16 kHz sample position."""
+    """Find the sample of another rate at or before a 16 kHz sample position."""
     return position * rate // SAMPLE_RATE_HZ
 
 
 @lru_cache(maxsize=8)
 def _filter_bank(rate: int) -> NDArray[np.float32]:
-    """Taps by phase, shape (phases + 1, 2 * half): phase p delays by p / phases of a source sample."""
+    """Taps by phase (phases + 1, 2 * half); phase p delays by p / phases of a source sample."""
     step = Fraction(rate, SAMPLE_RATE_HZ)
     phases = min(step.denominator, _MAX_PHASES)
     lower = min(rate, SAMPLE_RATE_HZ) / rate  # the lower Nyquist, 1.0 = the source's
@@ -107,7 +107,7 @@ def _filter_bank(rate: int) -> NDArray[np.float32]:
 class Resampler:
     """Turns a stream of one rate into 16 kHz, aligned in time: sample 0 stays at time 0.
 
-    Output n needs source samples up to half a filter later (3 to 6 ms), so ``flush`` brings the last ones.
+    Output n needs source samples up to half a filter (3 to 6 ms) later; ``flush`` brings the last.
     """
 
     def __init__(self, rate: int) -> None:
@@ -137,7 +137,7 @@ class Resampler:
         return self._make(np.concatenate([self._kept, samples]), max(ready, self._made))
 
     def flush(self) -> Samples:
-        """The samples still owed at the end of the stream."""
+        """Return the samples still owed at the end of the stream."""
         if self._is_identity:
             return np.zeros(0, np.float32)
         total = -(-self._seen * self._up // self._down)
@@ -145,7 +145,7 @@ class Resampler:
         return self._make(np.concatenate([self._kept, tail]), total)
 
     def copy(self) -> "Resampler":
-        """A copy that goes its own way."""
+        """Return a copy that goes its own way."""
         other = Resampler(self.rate)
         if not self._is_identity:
             other._kept, other._kept_at = self._kept, self._kept_at

@@ -82,14 +82,14 @@ class _Clock:
         """(first frame behind the gap, samples skipped until then), not yet passed."""
 
     def skip(self, samples: int) -> None:
-        """Samples that pass without being fed to the engine."""
+        """Let samples pass without being fed to the engine."""
         frame = to_16k(self.fed_samples - self._skipped, self.rate) // FRAME_SAMPLES + 1
         self._skipped += samples
         self.fed_samples += samples
         self._skips.append((frame, self._skipped))
 
     def pass_frame(self, frame: int) -> bool:
-        """Reading reaches this frame. True: a long gap ends here."""
+        """Reach this frame in reading. True: a long gap ends here."""
         has_gap = False
         while self._skips and self._skips[0][0] <= frame:
             self._passed = self._skips.popleft()[1]
@@ -105,7 +105,7 @@ class _Clock:
         return frame * FRAME_MS + skipped * 1000 // self.rate
 
     def done_samples(self, frames: int) -> int:
-        """Samples of the channel that so many frames have heard."""
+        """Count the samples of the channel that so many frames have heard."""
         heard = max(0, FRAME_SAMPLES * (frames - 1) + 200)
         return min(self.fed_samples, from_16k(heard, self.rate) + self._passed)
 
@@ -163,15 +163,15 @@ class Channel:
         return heard
 
     def flush_audio(self) -> Samples:
-        """The last 16 kHz samples of a live stream that ends."""
+        """Return the last 16 kHz samples of a live stream that ends."""
         return self._hear(self._resampler.flush())
 
     def owed_audio(self) -> Samples:
-        """The last 16 kHz samples of a fork taken now."""
+        """Return the last 16 kHz samples of a fork taken now."""
         return self._resampler.copy().flush()
 
     def begin_fork(self, stream: int) -> None:
-        """A copy of the live stream was taken, to answer the waiting requests."""
+        """Note that a copy of the live stream was taken to answer the waiting requests."""
         self.fork = Fork(stream, tuple(self.waiting), self._clock.fed_samples)
         self.waiting.clear()
         self._log.append(self.fork)
@@ -233,7 +233,7 @@ class Channel:
         return [*self._turns.heard_word(self._transcript.start_ms, self._transcript.end_ms)]
 
     def _tick(self, frame: int) -> list[Event]:
-        """The clock reaches the end of this frame."""
+        """Let the clock reach the end of this frame."""
         now_ms = self._clock.ms(frame) + FRAME_MS
         # frame j of the engine ends with block j - 1 of the audio
         if self._loudness.is_voiced(frame - 1):
@@ -260,7 +260,7 @@ class Channel:
         )
 
     def _cut(self, now_ms: int) -> list[Event]:
-        """The turn is too long: end it behind its last whole word."""
+        """End a turn that is too long behind its last whole word."""
         count: int | None = self._transcript.stable
         if not count or self._turns.quiet_ms(now_ms) >= _WORD_OVER_MS:
             count = None
@@ -270,7 +270,7 @@ class Channel:
     def _publish(
         self, cause: FinalCause, trigger: TurnTrigger, now_ms: int, *, count: int | None = None
     ) -> list[Event]:
-        """Final and turn end of the open words, if there are any."""
+        """Publish the open words, if there are any, and end their turn."""
         events = self._heard(changed=count is None and self._transcript.settle())
         words = self._transcript.publish(count)
         return events + self._close(words, cause, trigger, now_ms)
@@ -285,7 +285,7 @@ class Channel:
         return events + self._turns.end(now_ms, text, trigger)
 
     def _stop(self) -> list[Event]:
-        """The live stream is flushed."""
+        """Publish what the flush of the live stream brought."""
         now_ms, events = self._clock.samples_ms(self._clock.fed_samples), list[Event]()
         if self.waiting:
             events += self._heard(changed=self._transcript.settle())

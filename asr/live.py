@@ -1,8 +1,8 @@
 """Many live channels over one engine: audio in, transcript events out.
 
 Does: open, feed, gap, configure, finalize, stop and drop channels; own every slot they use.
-Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like its engine; ``step``
-is the only call that takes time.
+Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like its engine;
+``step`` is the only call that takes time.
 """
 
 from dataclasses import replace
@@ -54,7 +54,7 @@ class Recognizer:
         self.capacity = max(1, engine.info.slots - fork_slots)
         self._channels: dict[int, Channel] = {}
         self._by_stream: dict[int, int] = {}
-        """Live streams and forks to their channel."""
+        """Live streams and forks that hold a slot, to their channel (an engine reuses numbers)."""
         self._wanting: dict[int, None] = {}
         """Channels that wait for a fork, in the order of asking."""
         self._next = 0
@@ -125,7 +125,7 @@ class Recognizer:
         self._fork_waiting()
 
     def stop(self, channel: int) -> None:
-        """No more audio: flush, publish everything, then ``Stopped``; the channel is gone with it."""
+        """No more audio: flush, publish everything; with ``Stopped`` the channel is gone."""
         entry = self._streaming(channel)
         entry.is_stopping = True
         self._wanting.pop(channel, None)  # the flush itself answers them
@@ -138,9 +138,8 @@ class Recognizer:
         if entry is None:
             return
         self._wanting.pop(channel, None)
-        self._free(entry.stream)
-        if entry.fork is not None:
-            self._free(entry.fork.stream)
+        for stream in [stream for stream, owner in self._by_stream.items() if owner == channel]:
+            self._free(stream)
 
     def is_ready(self) -> bool:
         """Whether ``step`` would do something now."""

@@ -1,7 +1,7 @@
 """An engine without a model, for tests: audio made by ``utter`` says its words again.
 
-Does: keep every promise of ``StreamingEngine`` (slots, chunks by look-ahead, fork, snapshot, flush),
-with tokens that are a function of the audio only.
+Does: keep every promise of ``StreamingEngine`` (slots, chunks by look-ahead, fork, snapshot,
+flush), with tokens that are a function of the audio only.
 Does not know: neural networks. An 80 ms cell of audio holds one token as two levels, half a cell
 each; they survive 16-bit, G.711 and resampling. Real speech and noise mostly decode to silence.
 """
@@ -29,9 +29,9 @@ from asr.interface import (
 from asr.tokenizer import TURN_PIECES, WORD_START, Tokenizer
 
 WORDS = (
-    "turn on off the a kit light lamp door open close please thank you now then yes no one two three "
-    "four five six seven eight nine ten we are here and there it is good day water green blue red "
-    "walk talk listen speak hear sun moon star tree bird"
+    "turn on off the a kit light lamp door open close please thank you now then yes no one two "
+    "three four five six seven eight nine ten we are here and there it is good day water green "
+    "blue red walk talk listen speak hear sun moon star tree bird"
 ).split()
 ENDINGS = ("chen", "s", "ing", "ed", "er", "ly", "ness", ".", "?")
 PIECES = (*(WORD_START + word for word in WORDS), *ENDINGS, *TURN_PIECES)
@@ -88,7 +88,7 @@ def silence(ms: int, *, rate: int = 16_000) -> Samples:
 
 
 def frames_of(samples: int) -> int:
-    """Encoder frames of a whole utterance, as NeMo counts them."""
+    """Count the encoder frames of a whole utterance as NeMo does."""
     if samples == 0:
         return 0
     length = samples // 160
@@ -103,8 +103,6 @@ class _Stream:
     fed: int = 0
     frames: int = 0
     finished: bool = False
-    done: bool = False
-    """The end was reported; nothing follows."""
     late: list[tuple[int, int]] = field(default_factory=list)
     """Tokens heard and not yet emitted: (due frame, id)."""
     audio: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -118,7 +116,7 @@ class _Stream:
         return max(0, frames_of(self.fed) - self.frames) if self.finished else 0
 
     def is_ready(self) -> bool:
-        return not self.done and (self.finished or self.due() > 0)
+        return self.finished or self.due() > 0
 
 
 class ScriptedEngine:
@@ -144,7 +142,6 @@ class ScriptedEngine:
         self._tokenizer = Tokenizer(pieces=PIECES)
         self._delay = delay_frames
         self._streams: dict[int, _Stream] = {}
-        self._next = 0
         self._last_step: StepStats | None = None
 
     @property
@@ -195,9 +192,9 @@ class ScriptedEngine:
         return self._place(replace(state, late=list(state.late)))
 
     def snapshot(self, stream: int) -> bytes:
-        """The stream as bytes."""
+        """Return the stream as bytes."""
         state = self._get(stream)
-        head = [state.look_ahead, state.fed, state.frames, state.finished, state.done, state.late]
+        head = [state.look_ahead, state.fed, state.frames, state.finished, state.late]
         body = json.dumps(head).encode() + b"\n" + state.audio.tobytes()
         return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
@@ -209,17 +206,17 @@ class ScriptedEngine:
         if blob[: len(_MAGIC)] != _MAGIC or zlib.crc32(body) != crc:
             raise BadSnapshot("not a snapshot of this engine")
         head, audio = body.split(b"\n", 1)
-        look_ahead, fed, frames, finished, done, late = json.loads(head)
+        look_ahead, fed, frames, finished, late = json.loads(head)
         pairs = [(due, token) for due, token in late]
         samples = np.frombuffer(audio, np.float32)
-        return self._place(_Stream(look_ahead, fed, frames, finished, done, pairs, samples))
+        return self._place(_Stream(look_ahead, fed, frames, finished, pairs, samples))
 
     def is_ready(self) -> bool:
         """Whether a stream has a whole chunk, or must be flushed."""
         return any(state.is_ready() for state in self._streams.values())
 
     def step(self) -> list[Emission]:
-        """Decode one chunk of every ready stream that has the look-ahead of the oldest ready one."""
+        """Decode a chunk of every ready stream with the look-ahead of the oldest ready one."""
         ready = [(i, state) for i, state in self._streams.items() if state.is_ready()]
         if not ready:
             return []
@@ -229,6 +226,9 @@ class ScriptedEngine:
         self._last_step = StepStats(
             look_ahead=look_ahead, batch=len(batch), frames=look_ahead + 1, seconds=0.0
         )
+        for emission in emissions:
+            if emission.finished:
+                self.drop(emission.stream)
         return emissions
 
     def warm(self, look_ahead: int) -> None:
@@ -243,14 +243,15 @@ class ScriptedEngine:
     def _place(self, state: _Stream) -> int:
         if len(self._streams) >= self._info.slots:
             raise NoFreeSlot(f"all {self._info.slots} slots are taken")
-        stream, self._next = self._next, self._next + 1
+        # numbers are used again at once, as in an engine that counts slots
+        stream = min(set(range(self._info.slots)) - self._streams.keys())
         self._streams[stream] = state
         return stream
 
     def _advance(self, stream: int, state: _Stream) -> Emission:
         due = state.due()
         last = state.frames + due
-        finished = state.done = state.finished and last >= frames_of(state.fed)
+        finished = state.finished and last >= frames_of(state.fed)
         tokens: list[Token] = []
         while state.frames < last:
             tokens += self._decode_frame(state)

@@ -3,12 +3,12 @@
 Does: words with times and confidence, the stable prefix, the seam after a forked final.
 Does not know: engines, turns, sessions, clocks (the caller says what ms a frame is).
 
-The seam. A finalize copies the stream, flushes the copy and publishes what the copy says up to frame
-``cut``. The live stream then decodes the last frames again, with more context, and may say the
-published words again: a little later, spelled otherwise, or in one piece where the copy had two.
-So for a short while after a cut each live word is compared with the published words that the live
-stream has not yet said (``_Seam.expected``); a word that has such a counterpart is dropped, any
-other is kept. A word begun before the cut and published belongs to its final to its end.
+The seam. A finalize copies the stream, flushes the copy and publishes what the copy says up to
+frame ``cut``. The live stream then decodes the last frames again, with more context, and may say
+the published words again: a little later, spelled otherwise, or in one piece where the copy had
+two. So for a short while after a cut each live word is compared with the published words that the
+live stream has not yet said (``_Seam.expected``); a word that has such a counterpart is dropped,
+any other is kept. A word begun before the cut and published belongs to its final to its end.
 """
 
 from collections.abc import Sequence
@@ -173,7 +173,7 @@ class Transcript:
         return True
 
     def publish(self, count: int | None = None) -> tuple[Word, ...]:
-        """Forget the first ``count`` words (None: all, the growing one included) and return them."""
+        """Take out the first ``count`` words (None: all, the growing one included)."""
         if count is None:
             self.settle()
         count = len(self._words) if count is None else count
@@ -186,7 +186,7 @@ class Transcript:
         return tuple(word.frozen() for word in taken)
 
     def fork(self) -> "Transcript":
-        """A copy that goes its own way, for a forked stream."""
+        """Return a copy that goes its own way, for a forked stream."""
         other = Transcript(self._tokenizer)
         other._words = [replace(word) for word in self._words]
         other._is_hidden = self._is_hidden
@@ -200,9 +200,9 @@ class Transcript:
         return other
 
     def publish_fork(self, fork: "Transcript", cut: int) -> tuple[Word, ...]:
-        """Publish all words of a flushed ``fork`` of this transcript, which decoded ``cut`` frames."""
+        """Publish all words of a ``fork`` of this transcript; its stream ended at frame ``cut``."""
         fork.settle()
-        published, known = fork._words, len(self._words)
+        published, known = fork._words, len(self._words)  # noqa: SLF001 - our own kind
         expected = list(published[known:])
         if self._open is not None:  # its rest is the fork's: published, or judged a repetition
             first = self._open.first_frame
@@ -239,7 +239,7 @@ class Transcript:
 
 
 def text_of(words: Sequence[Word]) -> str:
-    """The words with spaces between."""
+    """Join the words with spaces."""
     return " ".join(word.text for word in words)
 
 

@@ -53,7 +53,7 @@ class Endpointing:
 
 
 class Loudness:
-    """Tells for each 80 ms of 16 kHz audio whether it sounds like speech. Constant memory per backlog."""
+    """Tells for each 80 ms of 16 kHz audio whether it sounds like speech."""
 
     def __init__(self) -> None:
         self._rest: Samples = np.zeros(0, np.float32)
@@ -75,7 +75,7 @@ class Loudness:
             self._voiced.append(self._is_loud(float(level_db)))
 
     def is_voiced(self, frame: int) -> bool:
-        """Whether this 80 ms block sounds like speech; unheard blocks are silent. Forgets older ones."""
+        """Whether this 80 ms block sounds like speech (unheard: no). Forgets the older ones."""
         while self._voiced and self._first < frame:
             self._voiced.popleft()
             self._first += 1
@@ -134,7 +134,7 @@ class Turns:
         self._last_voice_ms = until_ms
 
     def heard_word(self, start_ms: int, end_ms: int) -> list[TurnEvent]:
-        """A word, or more of one, was recognised."""
+        """Take note of a recognised word, or more of one."""
         self._last_word_ms = max(self._last_word_ms, end_ms)
         if self._state is _State.IDLE:
             self._state = _State.OPEN
@@ -147,7 +147,7 @@ class Turns:
         return []
 
     def decide(self, now_ms: int) -> Decision:
-        """What is due at this moment of the media."""
+        """Tell what is due at this moment of the media."""
         if self._state is _State.IDLE:
             return Decision.NOTHING
         if self.endpointing.mode == "auto":
