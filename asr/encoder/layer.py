@@ -58,11 +58,10 @@ class ConformerLayer:
         self._attention_out = self._linear("self_attn.linear_out")
         self._pointwise1 = self._linear("conv.pointwise_conv1")
         self._pointwise2 = self._linear("conv.pointwise_conv2")
+        taps_KD = self._tensor("conv.depthwise_conv.weight").squeeze(1).T.contiguous()
         depthwise_bias = tensors.get(self._prefix + "conv.depthwise_conv.bias")
-        self._depthwise = (
-            self._tensor("conv.depthwise_conv.weight"),
-            None if depthwise_bias is None else depthwise_bias.float(),
-        )
+        no_bias = torch.zeros(spec.d_model, device=taps_KD.device)
+        self._depthwise = (taps_KD, no_bias if depthwise_bias is None else depthwise_bias.float())
         heads, head = spec.heads, spec.d_model // spec.heads
         projected = positions_PD @ self._tensor("self_attn.linear_pos.weight").T
         self._positions_HdP = projected.view(-1, heads, head).permute(1, 2, 0).contiguous()
@@ -131,9 +130,12 @@ class ConformerLayer:
 
     def _convolve(self, x: Tensor, pool: SlotPool, slots_B: Tensor, geometry: Geometry) -> Tensor:
         y = F.glu(self._pointwise1(x), -1).masked_fill(~geometry.keep_BT[:, :, None], 0.0)
-        cache = pool.conv_LSDK[self._index]
-        y = torch.cat([cache[slots_B], y.transpose(1, 2)], 2)
-        cache[slots_B] = y[:, :, -cache.shape[-1] :]
-        weight, bias = self._depthwise
-        y = F.conv1d(y, weight, bias, groups=weight.shape[0]).transpose(1, 2)
-        return self._pointwise2(F.silu(self._norm(y, "conv.batch_norm")))
+        cache, steps = pool.conv_LSKD[self._index], y.shape[1]
+        y = torch.cat([cache[slots_B], y], 1)
+        cache[slots_B] = y[:, steps:]
+        # A sum of shifted products: ten times as fast as a grouped conv1d of few frames.
+        weight_KD, bias_D = self._depthwise
+        z = y[:, :steps] * weight_KD[0] + bias_D
+        for tap in range(1, len(weight_KD)):
+            z.addcmul_(y[:, tap : tap + steps], weight_KD[tap])
+        return self._pointwise2(F.silu(self._norm(z, "conv.batch_norm")))

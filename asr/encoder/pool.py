@@ -20,8 +20,8 @@ class SlotPool:
 
     keys_LSHRd: Tensor
     values_LSHRd: Tensor
-    conv_LSDK: Tensor
-    """Input of the depthwise convolution, after GLU and pad mask: kernel - 1 columns."""
+    conv_LSKD: Tensor
+    """Input of the depthwise convolution, after GLU and pad mask: kernel - 1 frames."""
     mel_S11F: Tensor
     stage1_SC1F: Tensor
     stage2_SC1F: Tensor
@@ -44,7 +44,7 @@ class SlotPool:
         return cls(
             keys_LSHRd=zeros(*kv, of=dtype),
             values_LSHRd=zeros(*kv, of=dtype),
-            conv_LSDK=zeros(spec.layers, rows, spec.d_model, spec.conv_kernel - 1),
+            conv_LSKD=zeros(spec.layers, rows, spec.conv_kernel - 1, spec.d_model),
             mel_S11F=zeros(rows, 1, 1, spec.mel_bins),
             stage1_SC1F=zeros(rows, spec.subsampling_channels, 1, half),
             stage2_SC1F=zeros(rows, spec.subsampling_channels, 1, half // 2 + 1),
@@ -58,13 +58,13 @@ class SlotPool:
 
     def clear(self, slot: int) -> None:
         """Set a row to the start of a stream (old keys and values are masked, not wiped)."""
-        self.conv_LSDK[:, slot] = 0
+        self.conv_LSKD[:, slot] = 0
         for cache in (self.mel_S11F, self.stage1_SC1F, self.stage2_SC1F, self.frames_S):
             cache[slot] = 0
 
     def copy(self, source: int, target: int) -> None:
         """Copy a row."""
-        for cache in (self.keys_LSHRd, self.values_LSHRd, self.conv_LSDK):
+        for cache in (self.keys_LSHRd, self.values_LSHRd, self.conv_LSKD):
             cache[:, target] = cache[:, source]
         for cache in (self.mel_S11F, self.stage1_SC1F, self.stage2_SC1F, self.frames_S):
             cache[target] = cache[source]
