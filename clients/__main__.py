@@ -1,0 +1,92 @@
+"""The command ``rivulet``: a table of verbs, each loaded only when it is asked for.
+
+Does: read argv, load one verb's module, say errors in one sentence, exit codes.
+Does not know: what a verb does. Engine and server are loaded by name: a light install stays light.
+
+Exit codes: 0 done; 1 it failed (the sentence says why); 2 wrong usage; 130 interrupted.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clients.errors import CommandError, missing_module
+
+USAGE = """\
+Live speech becomes words.
+
+  rivulet serve                           a server on ws://127.0.0.1:8765 with the embedded model
+  rivulet captions talk.flac              live captions of a file, at the pace of speech
+  rivulet captions --microphone           live captions of what you say
+  rivulet transcribe talk.flac --srt      a whole file, faster than real time, no server
+  rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
+  rivulet models                          the models at hand; `models inspect PATH` looks into one
+  rivulet demo                            what `make run` does: a server, the samples, a table
+
+`rivulet VERB --help` explains each with examples."""
+
+
+class Verb(NamedTuple):
+    """Where a verb lives and what it does in one line."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "serve": Verb("clients.verbs.serve", "serve speech recognition over WebSocket and HTTP"),
+    "captions": Verb("clients.captions", "live captions of files or the microphone"),
+    "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
+    "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
+    "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),
+    "train": Verb("clients.verbs.train", "train a model from a configuration file"),
+    "demo": Verb("clients.demo", "start a server, stream the samples, print a table"),
+}
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of one verb; loads the verb's module."""
+    module = importlib.import_module(VERBS[name].module)
+    parser = argparse.ArgumentParser(
+        prog=f"rivulet {name}",
+        description=VERBS[name].summary.capitalize() + ".",
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def _choose(argv: Sequence[str]) -> str:
+    top = argparse.ArgumentParser(
+        prog="rivulet", description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    summaries = "; ".join(f"{name}: {verb.summary}" for name, verb in VERBS.items())
+    top.add_argument("verb", choices=[*VERBS], metavar="VERB", help=summaries)
+    return str(top.parse_args(argv[:1] or ["--help"]).verb)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the return value is the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser = parser_of(_choose(given))
+        args = parser.parse_args(given[1:])
+        return int(args.run(args))
+    except CommandError as error:
+        print(f"rivulet: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"rivulet: {missing_module(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): nothing more can be said to it.
+        sys.stderr.close()
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""``rivulet captions``: live captions of files, at the pace of speech, or of the microphone.
+
+Does: arguments, sources to sessions, Ctrl+C flushes, the words saved as txt, srt, vtt or json.
+Does not know: how captions are drawn, how words are found.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.connection import RivuletError
+from clients.console import CaptionScreen
+from clients.errors import CommandError
+from clients.live import Heard, Latency, Session, stream_live
+from clients.microphone import Microphone
+from clients.subtitles import FORMATS, Segment, TimedWord, write
+from server.wire.errors import LocalProtocolError
+from server.wire.messages import AudioFormat, Chunk, Final
+
+EXAMPLES = """\
+examples:
+  rivulet captions talk.flac
+  rivulet captions --microphone                        Ctrl+C flushes the last words and ends
+  rivulet captions --microphone --latency low --save notes.srt
+  rivulet captions call.wav > finals.txt               finals to the file, tails to stderr
+  rivulet captions talk.ogg --url ws://host:8765/v1/stream"""
+DEFAULT_URL = "ws://127.0.0.1:8765/v1/stream"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="wav, flac, ogg or mp3")
+    parser.add_argument("--microphone", action="store_true", help="needs the extra 'microphone'")
+    parser.add_argument("--device", help="number or name of the microphone; else the default one")
+    add_session_arguments(parser)
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="PATH",
+        help=f"also write the words there; the ending chooses: {', '.join(FORMATS)}",
+    )
+
+
+def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--url``, ``--latency``, ``--language``, ``--token``."""
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"default: {DEFAULT_URL}")
+    parser.add_argument(
+        "--latency", default=None, metavar="CLASS|MS", help="low, balanced, accurate, or chunk ms"
+    )
+    parser.add_argument("--language", help="a language tag such as en, where the model has several")
+    parser.add_argument("--token", help="bearer token, where the server asks for one")
+
+
+def latency_of(text: str | None) -> Latency:
+    """Return what ``--latency`` means."""
+    if text is None or text in ("low", "balanced", "accurate"):
+        return text  # type: ignore[return-value]  # just compared
+    if text.isdecimal():
+        return Chunk(chunk_ms=int(text))
+    raise CommandError(f"--latency is low, balanced, accurate or a number of ms, not {text!r}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Caption the sources one after another."""
+    if bool(args.files) == args.microphone:
+        raise CommandError("captions needs either FILEs or --microphone")
+    if args.save and args.save.suffix[1:] not in FORMATS:
+        raise CommandError(f"--save {args.save}: the ending must be one of {', '.join(FORMATS)}")
+    try:
+        files = [open_audio(path) for path in args.files]
+    except BadAudioFile as error:
+        raise CommandError(str(error)) from error
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    heard = Heard()
+    try:
+        asyncio.run(_caption(files, args, screen, heard))
+    except RivuletError as error:
+        raise CommandError(f"{error} ({args.url}); `rivulet serve` starts a server") from error
+    except LocalProtocolError as error:
+        raise CommandError(str(error)) from error
+    except asyncio.CancelledError:
+        return 130
+    finally:
+        screen.close()
+        if args.save:
+            args.save.write_text(write(segments_of(heard.finals), args.save.suffix[1:]))
+    return 0
+
+
+async def _caption(
+    files: Sequence[AudioFile], args: argparse.Namespace, screen: CaptionScreen, heard: Heard
+) -> None:
+    until = asyncio.Event()
+    with _interrupts(until):
+        if args.microphone:
+            async with Microphone(args.device) as microphone:
+                audio = AudioFormat(encoding="pcm_s16le", rate=microphone.rate)
+                session = session_of(args, audio)
+                packets = microphone.packets()
+                await stream_live(packets, session, screen, heard=heard, until=until)
+            return
+        offset_ms = 0
+        for file in files:
+            if until.is_set():
+                break
+            audio = AudioFormat(encoding="pcm_s16le", rate=file.rate, channels=file.channels)
+            names = ("left", "right") if file.channels == 2 else ("",)
+            if len(files) > 1:
+                screen.note(str(file.path))
+            one = Heard()
+            packets = paced(file)
+            try:
+                session = session_of(args, audio, names)
+                await stream_live(packets, session, screen, heard=one, until=until)
+            finally:
+                heard.finals += (later(final, offset_ms) for final in one.finals)
+            offset_ms += round(file.seconds * 1000)
+
+
+def session_of(
+    args: argparse.Namespace, audio: AudioFormat, names: tuple[str, ...] = ("",)
+) -> Session:
+    """Return the session that the arguments ask for."""
+    return Session(
+        url=args.url,
+        audio=audio,
+        latency=latency_of(args.latency),
+        language=args.language,
+        token=args.token,
+        names=names,
+    )
+
+
+async def paced(file: AudioFile) -> AsyncIterator[bytes]:
+    """Packets of a file, each when a microphone would have it."""
+    clock = asyncio.get_running_loop().time
+    started, sent = clock(), 0
+    for packet in file.packets():
+        sent += len(packet) // (2 * file.channels)
+        await asyncio.sleep(max(0.0, started + sent / file.rate - clock()))
+        yield packet
+
+
+@contextlib.contextmanager
+def _interrupts(until: asyncio.Event) -> Iterator[None]:
+    """Let the first Ctrl+C flush and the second one end at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        if until.is_set() and task is not None:
+            task.cancel()
+        until.set()
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def later(final: Final, offset_ms: int) -> Final:
+    """Return the same final on the timeline of all files."""
+    words = tuple(
+        msgspec.structs.replace(w, s=w.s + offset_ms, e=w.e + offset_ms) for w in final.words or ()
+    )
+    return msgspec.structs.replace(
+        final, start_ms=final.start_ms + offset_ms, end_ms=final.end_ms + offset_ms, words=words
+    )
+
+
+def segments_of(finals: Sequence[Final]) -> list[Segment]:
+    """Return finals as subtitles see them; a second channel makes speakers of both."""
+    several = len({final.channel for final in finals}) > 1
+    return [
+        Segment(
+            final.text,
+            final.start_ms,
+            final.end_ms,
+            tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
+            f"Speaker {final.channel + 1}" if several else "",
+        )
+        for final in finals
+    ]

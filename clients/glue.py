@@ -1,0 +1,60 @@
+"""The way from a light verb to the server's and the engine's side of it.
+
+Does: load ``server.cli`` by name, turn its errors into the command's; the options of every model.
+Does not know: engines, servers.
+"""
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from clients.errors import CommandError
+
+
+@contextmanager
+def engine_side() -> Iterator[Any]:
+    """Give the module ``server.cli``; its errors become CommandError."""
+    module: Any = importlib.import_module("server.cli")
+    try:
+        yield module
+    except module.CliError as error:
+        raise CommandError(str(error)) from error
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model``, ``--look-ahead``, ``--precision`` and ``--backend``."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="",
+        metavar="PATH|NAME",
+        help="a .nemo file, a Hugging Face folder or name, or an embedded model (the default)",
+    )
+    group.add_argument(
+        "--look-ahead",
+        type=int,
+        metavar="N",
+        help="encoder frames of right context, 80 ms each (a value the model was trained for)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 where the processor has it and the model's accuracy allows; fp32: exact",
+    )
+    group.add_argument(
+        "--backend", choices=("own", "nemo"), default="own", help="nemo: NeMo 3.0.0 runs the model"
+    )
+
+
+def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:
+    """Return the ``ModelChoice`` that the arguments describe."""
+    return module.ModelChoice(
+        model=args.model,
+        look_ahead=args.look_ahead,
+        precision=args.precision,
+        backend=args.backend,
+        slots=slots,
+    )

@@ -1,0 +1,61 @@
+"""Chunk lag of one stream, measured open loop against an absolute schedule.
+
+Does: due times of packets, the lag of each chunk from the acks that cover it, percentiles.
+Does not know: sockets, the clock (times are arguments), audio.
+
+Packet k is due at ``started + (k + 1) * packet`` seconds, fixed before the first is sent. The lag of
+a chunk is the arrival of the first ack whose ``done`` covers it, less the due time of the packet that
+completes it: a late client or a full socket counts as lag.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When the packets of a stream are due."""
+
+    started_s: float
+    rate: int
+    packet_samples: int
+    total_samples: int
+
+    def due_s(self, packet: int) -> float:
+        """Due time of packet ``packet``; the last one ends with the audio."""
+        end = min((packet + 1) * self.packet_samples, self.total_samples)
+        return self.started_s + end / self.rate
+
+    def completed_s(self, samples: int) -> float:
+        """Due time of the packet that brings sample ``samples - 1``."""
+        return self.due_s(max(0, math.ceil(samples / self.packet_samples) - 1))
+
+    @property
+    def end_s(self) -> float:
+        """Due time of the last sample."""
+        return self.started_s + self.total_samples / self.rate
+
+
+@dataclass(slots=True)
+class LagMeter:
+    """Lags of the chunks of one stream, in the order they were decoded."""
+
+    schedule: Schedule
+    chunk_samples: int
+    lags_s: list[float] = field(default_factory=list)
+
+    def ack(self, done: int, now: float) -> None:
+        """Take note at ``now`` that samples up to ``done`` are decoded."""
+        covered = min(done, self.schedule.total_samples) // self.chunk_samples
+        while len(self.lags_s) < covered:
+            end = (len(self.lags_s) + 1) * self.chunk_samples
+            self.lags_s.append(now - self.schedule.completed_s(end))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that ``percent`` of the values do not exceed."""
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

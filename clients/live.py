@@ -1,0 +1,188 @@
+"""One source of audio through one live session at the pace of speech, with captions as they come.
+
+Does: send packets on an absolute schedule, hand words on, measure chunk lag and finalize delay.
+Does not know: terminals, files, microphones; the clock is the event loop's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from clients.connection import Connection, RivuletError, connect
+from clients.lag import LagMeter, Schedule
+from server.wire.messages import Ack, AudioFormat, Chunk, Done, Final, LatencyClass, Partial
+
+Latency = LatencyClass | Chunk | None
+
+
+class Captions(Protocol):
+    """Where the words go."""
+
+    def partial(self, name: str, text: str) -> None:
+        """Show the open text of a channel."""
+
+    def final(self, name: str, text: str) -> None:
+        """Show a finished segment of a channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Where to connect and what to ask for."""
+
+    url: str
+    audio: AudioFormat
+    latency: Latency = None
+    language: str | None = None
+    token: str | None = None
+    names: tuple[str, ...] = ("",)
+    """A name for each channel, in front of its captions."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What came of a source; filled while it runs, so that an interrupted one keeps its words."""
+
+    finals: list[Final] = field(default_factory=list)
+    lags_s: list[float] = field(default_factory=list)
+    finalize_delay_s: float | None = None
+    """Last final after ``stop`` (or ``done``), less the due time of the last sample."""
+    late_s: float = 0.0
+    """Most that a packet left after its due time: lag of this program, not of the server."""
+    first_words_s: float | None = None
+    """When the first word was seen, on the loop's clock."""
+    error: str = ""
+
+    def text(self, channel: int | None = None) -> str:
+        """All finals in the order of speech, of one channel or of all."""
+        chosen = [f for f in self.finals if channel is None or f.channel == channel]
+        ordered = sorted(chosen, key=lambda f: (f.start_ms, f.channel, f.id))
+        return " ".join(f.text.strip() for f in ordered if f.text.strip())
+
+
+async def stream_file(
+    packets: Iterable[bytes], total_samples: int, session: Session, captions: Captions
+) -> Heard:
+    """Stream a recording; errors of the session are in ``Heard.error``."""
+    heard, clock = Heard(), asyncio.get_running_loop().time
+    try:
+        async with _open(session) as connection:
+            ahead = iter(packets)
+            first = next(ahead, b"")
+            schedule = Schedule(
+                started_s=clock(),
+                rate=session.audio.rate,
+                packet_samples=max(1, len(first) // session.audio.frame_bytes),
+                total_samples=total_samples,
+            )
+            chunk_samples = connection.ready.chunk_ms * session.audio.rate // 1000
+            meter = LagMeter(schedule, chunk_samples, heard.lags_s)
+            sender = asyncio.create_task(_send(connection, _chain(first, ahead), schedule, heard))
+            try:
+                async for message in connection:
+                    now = clock()
+                    if isinstance(message, Ack):
+                        meter.ack(message.done, now)
+                    elif isinstance(message, Final | Done) and now >= schedule.end_s:
+                        _time_end(heard, message, now - schedule.end_s)
+                    show(message, heard, session, captions)
+                await sender
+            finally:
+                sender.cancel()
+                await asyncio.wait([sender])
+    except RivuletError as error:
+        heard.error = str(error)
+    return heard
+
+
+async def stream_live(
+    packets: AsyncIterator[bytes],
+    session: Session,
+    captions: Captions,
+    *,
+    heard: Heard,
+    until: asyncio.Event,
+) -> None:
+    """Stream a source without an end; ``until`` flushes it. Raises RivuletError."""
+    async with _open(session) as connection:
+        sender = asyncio.create_task(_send_until(connection, packets, until))
+        try:
+            async for message in connection:
+                show(message, heard, session, captions)
+            await sender
+        finally:
+            sender.cancel()
+            await asyncio.wait([sender])
+
+
+def _open(session: Session) -> AbstractAsyncContextManager[Connection]:
+    return connect(
+        session.url,
+        audio=session.audio,
+        latency=session.latency,
+        language=session.language,
+        token=session.token,
+        words=True,
+    )
+
+
+def show(message: object, heard: Heard, session: Session, captions: Captions) -> None:
+    """Hand the words of a message on and keep the finals."""
+    if isinstance(message, Partial | Final):
+        name = session.names[min(message.channel, len(session.names) - 1)]
+        if message.text.strip() and heard.first_words_s is None:
+            heard.first_words_s = asyncio.get_running_loop().time()
+        if isinstance(message, Partial):
+            captions.partial(name, message.text)
+        else:
+            heard.finals.append(message)
+            captions.final(name, message.text)
+
+
+def _time_end(heard: Heard, message: Final | Done, delay_s: float) -> None:
+    """Keep the last final after the end; without one, ``done`` says that nothing was due."""
+    if isinstance(message, Final) or heard.finalize_delay_s is None:
+        heard.finalize_delay_s = delay_s
+
+
+async def _send(
+    connection: Connection, packets: Iterable[bytes], schedule: Schedule, heard: Heard
+) -> None:
+    clock: Callable[[], float] = asyncio.get_running_loop().time
+    for number, packet in enumerate(packets):
+        due = schedule.due_s(number)
+        await asyncio.sleep(max(0.0, due - clock()))
+        heard.late_s = max(heard.late_s, clock() - due)
+        await connection.send(packet)
+    await connection.stop()
+
+
+async def _send_until(
+    connection: Connection, packets: AsyncIterator[bytes], until: asyncio.Event
+) -> None:
+    over = asyncio.create_task(until.wait())
+    try:
+        while (packet := await _next_or(packets, over)) is not None:
+            await connection.send(packet)
+        await connection.stop()
+    finally:
+        over.cancel()
+
+
+async def _next_or(packets: AsyncIterator[bytes], over: asyncio.Task[bool]) -> bytes | None:
+    """Return the next packet; None when the source ended or ``over`` is done first."""
+    taken = asyncio.ensure_future(anext(packets, None))
+    await asyncio.wait([taken, over], return_when=asyncio.FIRST_COMPLETED)
+    if not taken.done():
+        taken.cancel()
+        with suppress(asyncio.CancelledError):
+            await taken
+        return None
+    return taken.result()
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest

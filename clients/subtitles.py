@@ -1,0 +1,186 @@
+"""Finished words to subtitle files: txt, srt, vtt, json.
+
+Does: cut finals into cues of at most two lines of 42 characters, and write them in each format.
+Does not know: where words come from. Times are integer ms on the timeline of the recording.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+LINE_CHARACTERS = 42
+CUE_LINES = 2
+CUE_MS = 6_000
+"""A cue stays no longer than this; BBC and DCMP keep cues under six or seven seconds."""
+GAP_MS = 1_500
+"""A pause this long starts a new cue."""
+FORMATS = ("txt", "srt", "vtt", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A word and its span."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A finished piece of one channel; ``words`` may be empty, then the text is one span."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    words: tuple[TimedWord, ...] = ()
+    speaker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is shown at once."""
+
+    lines: tuple[str, ...]
+    start_ms: int
+    end_ms: int
+    speaker: str = ""
+
+
+def cues(segments: Iterable[Segment]) -> list[Cue]:
+    """Cues in the order of time; no cue of a channel overlaps the next one of it."""
+    found = list[Cue]()
+    for segment in segments:
+        if not segment.text.strip():
+            continue
+        found += _segment_cues(segment)
+    found.sort(key=lambda cue: cue.start_ms)
+    return found
+
+
+def _segment_cues(segment: Segment) -> list[Cue]:
+    words = segment.words or tuple(_spread(segment))
+    groups = list[list[TimedWord]]()
+    for word in words:
+        if groups and _belongs(groups[-1], word):
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    return [
+        Cue(_lines(group), group[0].start_ms, _end(group, after), segment.speaker)
+        for group, after in zip(groups, [*groups[1:], None], strict=True)
+    ]
+
+
+def _end(group: Sequence[TimedWord], after: Sequence[TimedWord] | None) -> int:
+    """End a cue with its last word, 1 ms after its start at least, before the next cue."""
+    end = max(group[-1].end_ms, group[0].start_ms + 1)
+    if after is not None:
+        end = max(group[0].start_ms, min(end, after[0].start_ms))
+    return end
+
+
+def _spread(segment: Segment) -> list[TimedWord]:
+    """Words without times share the span of their segment by length."""
+    texts = segment.text.split()
+    total = sum(len(t) + 1 for t in texts)
+    span, at, words = max(0, segment.end_ms - segment.start_ms), 0, list[TimedWord]()
+    for text in texts:
+        start = segment.start_ms + span * at // total
+        at += len(text) + 1
+        words.append(TimedWord(text, start, segment.start_ms + span * at // total))
+    return words
+
+
+def _belongs(group: Sequence[TimedWord], word: TimedWord) -> bool:
+    if word.end_ms - group[0].start_ms > CUE_MS or word.start_ms - group[-1].end_ms > GAP_MS:
+        return False
+    return len(_lines([*group, word])) <= CUE_LINES
+
+
+def _lines(group: Sequence[TimedWord]) -> tuple[str, ...]:
+    text = " ".join(" ".join(word.text.split()) for word in group)
+    # A word is never cut, however long: subtitles are read, and searched, by words.
+    return tuple(
+        textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+    )
+
+
+def clock(ms: int, *, comma: bool) -> str:
+    """``HH:MM:SS,mmm`` (srt) or with a point (vtt)."""
+    hours, rest = divmod(ms, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    seconds, milli = divmod(rest, 1000)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{',' if comma else '.'}{milli:03}"
+
+
+def to_txt(segments: Iterable[Segment]) -> str:
+    """One line a segment."""
+    return "".join(
+        f"{f'{s.speaker}: ' if s.speaker else ''}{' '.join(s.text.split())}\n"
+        for s in sorted(segments, key=lambda s: s.start_ms)
+        if s.text.strip()
+    )
+
+
+def to_srt(segments: Iterable[Segment]) -> str:
+    """SubRip."""
+    blocks = [
+        f"{number}\n{clock(cue.start_ms, comma=True)} --> {clock(cue.end_ms, comma=True)}\n"
+        + "\n".join(_spoken_by(cue, "{}: "))
+        + "\n"
+        for number, cue in enumerate(cues(segments), start=1)
+    ]
+    return "\n".join(blocks)
+
+
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT; a speaker becomes a voice span."""
+    blocks = [
+        f"{clock(cue.start_ms, comma=False)} --> {clock(cue.end_ms, comma=False)}\n"
+        + "\n".join(_spoken_by(_escaped(cue), "<v {}>"))
+        + "\n"
+        for cue in cues(segments)
+    ]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def to_json(segments: Iterable[Segment]) -> str:
+    """``{"text": ..., "segments": [...]}``."""
+    ordered = sorted(segments, key=lambda s: s.start_ms)
+    return json.dumps(
+        {
+            "text": " ".join(" ".join(s.text.split()) for s in ordered if s.text.strip()),
+            "segments": [_segment_object(s) for s in ordered],
+        },
+        ensure_ascii=False,
+    )
+
+
+def _segment_object(segment: Segment) -> dict[str, object]:
+    spoken: dict[str, object] = {
+        "text": segment.text,
+        "start_ms": segment.start_ms,
+        "end_ms": segment.end_ms,
+        "words": [{"w": w.text, "s": w.start_ms, "e": w.end_ms} for w in segment.words],
+    }
+    return spoken | ({"speaker": segment.speaker} if segment.speaker else {})
+
+
+def _spoken_by(cue: Cue, form: str) -> tuple[str, ...]:
+    if not cue.speaker:
+        return cue.lines
+    return (form.format(cue.speaker) + cue.lines[0], *cue.lines[1:])
+
+
+def _escaped(cue: Cue) -> Cue:
+    def escape(text: str) -> str:
+        return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+    return Cue(tuple(map(escape, cue.lines)), cue.start_ms, cue.end_ms, escape(cue.speaker))
+
+
+def write(segments: Sequence[Segment], form: str) -> str:
+    """Return the segments in one of ``FORMATS``."""
+    return {"txt": to_txt, "srt": to_srt, "vtt": to_vtt, "json": to_json}[form](segments)

@@ -1,0 +1,1 @@
+"""Verbs of the command ``rivulet`` whose work the engine's side does: arguments in, results drawn."""

@@ -1,0 +1,72 @@
+"""``rivulet models``: what is embedded here, and what a checkpoint holds.
+
+Does: arguments, a table or JSON.
+Does not know: checkpoint formats.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from clients.console import table
+from clients.errors import CommandError
+from clients.glue import engine_side
+
+EXAMPLES = """\
+examples:
+  rivulet models                                  the models embedded here
+  rivulet models inspect my.nemo                  dimensions, look-aheads, tokenizer, memory per stream, licence
+  rivulet models inspect nvidia/stt_en_fastconformer_hybrid_large_streaming_multi --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("action", nargs="?", choices=("list", "inspect"), default="list")
+    parser.add_argument("source", nargs="?", metavar="PATH|NAME")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, or look into one."""
+    with engine_side() as side:
+        if args.action == "list":
+            found = side.list_models()
+        elif args.source is None:
+            raise CommandError("models inspect needs the PATH or NAME of a checkpoint")
+        else:
+            found = side.inspect_model(args.source)
+    if args.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        sys.stdout.write(_listed(found) if args.action == "list" else _inspected(found))
+    return 0
+
+
+def _listed(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return "no model is embedded here; `--model PATH|NAME` loads any other\n"
+    rows = [
+        [
+            model["name"],
+            model.get("error") or f"{model['parameters'] / 1e6:.1f}M parameters",
+            " ".join(map(str, model.get("look_aheads", ()))),
+            model.get("licence") or "",
+        ]
+        for model in found
+    ]
+    return table(("model", "size", "look-aheads", "licence"), rows, width=100, flexible=1) + "\n"
+
+
+def _inspected(about: dict[str, Any]) -> str:
+    return "".join(f"{key.replace('_', ' '):<22}{_value(key, v)}\n" for key, v in about.items())
+
+
+def _value(key: str, value: Any) -> str:
+    if key == "bytes_per_stream":
+        return ", ".join(f"{size / 1e6:.2f} MB in {kind}" for kind, size in value.items())
+    if key == "parameters":
+        return f"{value / 1e6:.1f} million"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)

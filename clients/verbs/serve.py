@@ -1,0 +1,57 @@
+"""``rivulet serve``: the server.
+
+Does: arguments.
+Does not know: how a server works.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from clients.glue import add_model_arguments, engine_side
+
+EXAMPLES = """\
+examples:
+  rivulet serve                                           ws://127.0.0.1:8765/v1/stream, page at http://127.0.0.1:8765/
+  rivulet serve --host 0.0.0.0 --port 9000 --workers 8
+  rivulet serve --model nemotron.nemo --look-ahead 1 --precision fp32"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8765, help="0: any free port")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="engine processes, one core each (default: cores, 2 at most)",
+    )
+    parser.add_argument("--slots", type=int, metavar="N", help="streams a worker holds at once")
+    parser.add_argument(
+        "--origin", action="append", default=[], metavar="URL", help="a web origin that may connect"
+    )
+    add_model_arguments(parser)
+
+
+def announce(addresses: Any) -> None:
+    """Say where the server is to be found."""
+    sys.stdout.write(f"serving {addresses.websocket}, page {addresses.page}\n")
+    sys.stdout.flush()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until it is told to end."""
+    settings = {
+        "host": args.host,
+        "port": args.port,
+        "model": args.model,
+        "look_ahead": args.look_ahead,
+        "precision": args.precision,
+        "backend": args.backend,
+        "origins": tuple(args.origin),
+        "workers": args.workers,
+        "slots": args.slots,
+    }
+    with engine_side() as side:
+        return int(side.serve({k: v for k, v in settings.items() if v is not None}, announce))

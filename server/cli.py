@@ -1,0 +1,163 @@
+"""What the verbs of the command ``rivulet`` need from the engine and the server, as plain values.
+
+Does: load models, transcribe and score files, look into checkpoints, serve; errors in one sentence.
+Does not know: arguments, terminals, how results are drawn. The command loads this module by name,
+only when a verb needs it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from asr.interface import FRAME_MS, EngineError, StreamingEngine
+
+Progress = Callable[[float], None]
+
+
+class CliError(Exception):
+    """The verb cannot do what was asked; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelChoice:
+    """The options that every verb with a model has."""
+
+    model: str = ""
+    """Path or name; empty: the embedded model."""
+    look_ahead: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    backend: Literal["own", "nemo"] = "own"
+    slots: int = 16
+
+
+def load(choice: ModelChoice) -> StreamingEngine:
+    """Load the chosen model. Raises CliError."""
+    from asr.checkpoint import DEFAULT_MODEL, CheckpointError
+    from asr.engine import EngineConfig, load_engine
+
+    config = EngineConfig(slots=choice.slots, precision=choice.precision)
+    try:
+        engine = load_engine(choice.model or DEFAULT_MODEL, config, backend=choice.backend)
+    except (CheckpointError, EngineError) as error:
+        raise CliError(str(error)) from error
+    wanted, offered = choice.look_ahead, engine.info.look_aheads
+    if wanted is not None and wanted not in offered:
+        known = ", ".join(map(str, sorted(offered)))
+        raise CliError(f"{engine.info.model} has no look-ahead {wanted}; it has {known}")
+    return engine
+
+
+class _Watched:
+    """An engine whose decoded seconds somebody watches."""
+
+    def __init__(self, engine: StreamingEngine, on_seconds: Progress) -> None:
+        self._engine, self._on_seconds = engine, on_seconds
+        self._frames: dict[int, int] = {}
+        self._total = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def step(self) -> Any:
+        emissions = self._engine.step()
+        for emission in emissions:
+            self._total += emission.frames - self._frames.get(emission.stream, 0)
+            self._frames[emission.stream] = emission.frames
+            if emission.finished:
+                del self._frames[emission.stream]
+        self._on_seconds(self._total * FRAME_MS / 1000)
+        return emissions
+
+
+def transcribe(
+    paths: Sequence[Path], choice: ModelChoice, on_seconds: Progress
+) -> Iterator[dict[str, Any]]:
+    """Yield ``{"index", "text", "words", "duration_s"}`` of each file, in the order they finish."""
+    from asr.offline import ManifestError, Recording, read_audio
+    from asr.offline import transcribe as run
+
+    engine = load(choice)
+    # Latency means nothing for a whole file: the longest look-ahead hears best.
+    look_ahead = max(engine.info.look_aheads) if choice.look_ahead is None else choice.look_ahead
+    watched = cast(StreamingEngine, _Watched(engine, on_seconds))
+    try:
+        recordings = (Recording(str(i), read_audio(path)) for i, path in enumerate(paths))
+        for result in run(watched, recordings, look_ahead):
+            yield {
+                "index": int(result.name),
+                "text": result.text,
+                "words": [(w.text, w.start_ms, w.end_ms, w.confidence) for w in result.words],
+                "duration_s": result.duration_s,
+            }
+    except (ManifestError, EngineError) as error:
+        raise CliError(str(error)) from error
+
+
+def evaluate(
+    manifest: Path, choice: ModelChoice, *, every: int, on_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Score a manifest through the streaming engine."""
+    from asr.offline import ManifestError
+    from asr.offline import evaluate as run
+
+    engine = load(choice)
+    look_ahead = engine.info.look_aheads[0] if choice.look_ahead is None else choice.look_ahead
+    try:
+        result = run(engine, manifest, look_ahead, every=every, on_progress=on_progress)
+    except (ManifestError, EngineError) as error:
+        raise CliError(str(error)) from error
+    about = {
+        "manifest": str(manifest),
+        "model": engine.info.model,
+        "look_ahead": look_ahead,
+        "precision": engine.info.precision,
+        "decoder": engine.info.decoder,
+    }
+    return about | result.as_json()
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Sum up the embedded models; one that cannot be read says why."""
+    from asr.checkpoint import CheckpointError, embedded_models, inspect
+
+    found = list[dict[str, Any]]()
+    for name in embedded_models():
+        try:
+            found.append(inspect(name))
+        except CheckpointError as error:
+            found.append({"name": name, "error": str(error)})
+    return found
+
+
+def inspect_model(source: str) -> dict[str, Any]:
+    """Look into a checkpoint: plain values, no engine."""
+    from asr.checkpoint import CheckpointError, inspect
+
+    try:
+        return inspect(source)
+    except CheckpointError as error:
+        raise CliError(str(error)) from error
+
+
+def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
+    """Run a server until it is told to end; ``on_ready`` gets its ``websocket`` and ``page``."""
+    from server.app import StartError
+    from server.app import serve as run
+    from server.config import ConfigError, ServerConfig
+
+    try:
+        config = ServerConfig(**settings)
+        return asyncio.run(run(config, on_ready=on_ready))
+    except (ConfigError, StartError) as error:
+        raise CliError(str(error)) from error
+
+
+def train(config: Path, *, out: Path, resume: bool) -> int:
+    """Train a model; returns an exit status."""
+    from asr.training.train import run
+
+    if not config.is_file():
+        raise CliError(f"{config}: there is no such file")
+    return run(config, out=out, resume=resume)
