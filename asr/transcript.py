@@ -208,6 +208,8 @@ class Transcript:
             first = self._open.first_frame
             if self._is_hidden and expected and expected[0].first_frame == first:
                 del expected[0]
+            elif self._is_hidden and self._seam is not None:
+                self._seam.claims(self._open)  # as the fork found: an older final has it
             self._swallow_until = cut + _SEAM_FRAMES
         left = list(self._seam.expected) if self._seam is not None else []
         self._seam = _Seam(cut, left + expected, list(published[-4:]))

@@ -1,4 +1,4 @@
-"""Live channels over a scripted engine: what is said is published once, in order, whatever happens."""
+"""Live channels over a scripted engine: what is said is published once and in order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -78,18 +78,14 @@ class Judge:
         assert event.id == len(self.finals)
         words, stable = event.text.split(), self.stable.split()
         assert words[: len(stable)] == stable, "a final begins with what was stable"
-        assert event.text == " ".join(word.text for word in event.words)
+        assert not event.words or event.text == " ".join(word.text for word in event.words)
         assert event.text or event.cause == "finalize"
         assert not event.text or self.turn != "idle"
         times = [(w.start_ms, w.end_ms) for w in event.words]
         assert times == sorted(times)
         assert all(start <= end for start, end in times)
-        if self.finals and event.text:
-            assert (
-                event.start_ms >= max(f.end_ms for f in self.finals if f.text or f is None)
-                if any(f.text for f in self.finals)
-                else True
-            )
+        said = [final.end_ms for final in self.finals if final.text]
+        assert not (said and event.text) or event.start_ms >= said[-1]
         self.finals.append(event)
         self.stable, self.rev = "", 0
 
@@ -143,8 +139,13 @@ def heard(
     *,
     delay_frames: int = 0,
     options: ChannelOptions | None = None,
+    steps: Iterable[int] = (),
 ) -> Judge:
-    """Play pieces of audio; a string in between is a finalize request."""
+    """Play pieces of audio; a string in between is a finalize request.
+
+    ``steps``: engine steps after each piece; without, all that are to be done.
+    """
+    counts = iter(steps)
     listener = Listener(ScriptedEngine(slots=4, delay_frames=delay_frames))
     channel = listener.open(options or ChannelOptions(look_ahead=1))
     for piece in pieces:
@@ -152,7 +153,11 @@ def heard(
             listener.recognizer.finalize(channel, piece)
         else:
             listener.recognizer.feed(channel, piece)
-        listener.run()
+        if (count := next(counts, None)) is None:
+            listener.run()
+        else:
+            for _ in range(count):
+                listener.step()
     listener.recognizer.stop(channel)
     listener.run()
     assert listener.engine.slots_in_use == 0
@@ -217,15 +222,20 @@ def test_finals_together_are_all_that_was_said(
     assert judge.words == texts
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     spoken=SPOKEN,
     asked=st.lists(st.booleans(), min_size=8, max_size=8),
     look_ahead=st.sampled_from((0, 1, 6, 13)),
     delay=st.integers(0, 4),
+    steps=st.lists(st.integers(0, 3), max_size=16),
 )
 def test_finalizing_between_words_neither_loses_nor_repeats_a_word(
-    spoken: list[tuple[str, str, int]], asked: list[bool], look_ahead: int, delay: int
+    spoken: list[tuple[str, str, int]],
+    asked: list[bool],
+    look_ahead: int,
+    delay: int,
+    steps: list[int],
 ) -> None:
     pieces: list[Samples | str] = []
     texts = []
@@ -234,7 +244,336 @@ def test_finalizing_between_words_neither_loses_nor_repeats_a_word(
         pieces.append(utter(texts[-1], pause_frames=pause))
         if asked[number]:
             pieces.append(str(number))
-    judge = heard(pieces, delay_frames=delay, options=ChannelOptions(look_ahead=look_ahead))
+    options = ChannelOptions(look_ahead=look_ahead)
+    judge = heard(pieces, delay_frames=delay, options=options, steps=steps)
     assert judge.words == texts
     answered = [e.req for e in judge.events if isinstance(e, Finalized)]
     assert answered == [piece for piece in pieces if isinstance(piece, str)]
+
+
+def test_a_finalize_in_a_turn_ends_it_before_it_is_answered() -> None:
+    judge = heard([utter("turn on the"), "now", utter("light please")])
+    kinds = [type(e) for e in judge.events if not isinstance(e, Progress | Partial)]
+    assert kinds == [TurnStart, Final, TurnEnd, Finalized, TurnStart, Final, TurnEnd, Stopped]
+    assert [final.cause for final in judge.finals] == ["finalize", "stop"]
+    assert judge.of(Finalized) == [Finalized("now", 6 * 1280)]
+
+
+def test_a_finalize_in_silence_publishes_an_empty_final() -> None:
+    judge = heard([silence(1000), "one", "two", silence(400)])
+    assert [(final.text, final.cause) for final in judge.finals] == [("", "finalize")] * 2
+    assert [e.req for e in judge.events if isinstance(e, Finalized)] == ["one", "two"]
+    assert judge.events[-1] == Stopped(1400 * 16, 2)
+
+
+def test_words_that_a_flush_brings_early_are_not_said_again_late() -> None:
+    judge = heard(
+        [utter("turn on the light"), "now", utter("please thank you")],
+        delay_frames=4,
+        options=ChannelOptions(look_ahead=0),
+    )
+    assert [final.text for final in judge.finals] == ["turn on the light", "please thank you"]
+
+
+def test_the_same_word_on_both_sides_of_a_finalize_is_said_twice() -> None:
+    judge = heard([utter("no no"), "now", utter("no no")], delay_frames=2)
+    assert [final.text for final in judge.finals] == ["no no", "no no"]
+
+
+def test_the_rest_of_a_word_cut_by_a_finalize_does_not_open_the_next_segment() -> None:
+    word = utter("kitchen", pause_frames=0)
+    judge = heard([word[:1400], "now", word[1400:], utter("light")])
+    assert [final.text for final in judge.finals] == ["kit", "light"]
+
+
+def test_silence_alone_publishes_nothing() -> None:
+    judge = heard([silence(30_000)])
+    assert judge.events[-1] == Stopped(480_000, 0)
+    assert not judge.of(Final)
+    assert not judge.of(TurnStart)
+
+
+def test_a_finalize_then_stop_at_once_answers_both() -> None:
+    listener = Listener(ScriptedEngine(slots=2))
+    channel = listener.open(ChannelOptions(look_ahead=6))
+    listener.recognizer.feed(channel, utter("good day"))
+    listener.recognizer.finalize(channel, "last")
+    listener.recognizer.stop(channel)
+    listener.run()
+    judge = listener.judges[channel]
+    assert judge.words == ["good", "day"]
+    assert [type(e) for e in judge.events[-4:]] == [Final, TurnEnd, Finalized, Stopped]
+    assert listener.engine.slots_in_use == 0
+
+
+def test_without_a_free_slot_a_finalize_is_answered_by_the_stop() -> None:
+    listener = Listener(ScriptedEngine(slots=1))
+    channel = listener.open(ChannelOptions(look_ahead=1))
+    listener.recognizer.feed(channel, utter("good day"))
+    listener.recognizer.finalize(channel, "waits")
+    listener.run()
+    assert not listener.judges[channel].of(Finalized)
+    listener.recognizer.stop(channel)
+    listener.run()
+    assert [f.cause for f in listener.judges[channel].finals] == ["finalize"]
+    assert listener.judges[channel].of(Finalized) == [Finalized("waits", 4 * 1280)]
+
+
+def test_channels_that_finalize_at_once_share_one_spare_slot() -> None:
+    listener = Listener(ScriptedEngine(slots=4))
+    channels = [listener.open(ChannelOptions(look_ahead=look)) for look in (0, 6, 13)]
+    with pytest.raises(NoFreeSlot):
+        listener.open(ChannelOptions(look_ahead=0))
+    for channel in channels:
+        listener.recognizer.feed(channel, utter("we are here"))
+        listener.recognizer.finalize(channel, "x")
+    listener.run()
+    for channel in channels:
+        assert listener.judges[channel].words == ["we", "are", "here"]
+        assert listener.judges[channel].of(Finalized) == [Finalized("x", 6 * 1280)]
+    assert listener.engine.slots_in_use == 3
+
+
+def test_dropping_a_flushed_channel_leaves_the_stream_that_took_its_slot() -> None:
+    listener = Listener(ScriptedEngine(slots=3))
+    first = listener.open(ChannelOptions(look_ahead=13))
+    listener.recognizer.feed(first, utter("good day"))
+    listener.recognizer.finalize(first, "x")
+    listener.recognizer.stop(first)
+    while listener.engine.slots_in_use > 1:
+        listener.step()
+    second = listener.open(ChannelOptions(look_ahead=1))
+    listener.recognizer.drop(first)
+    listener.recognizer.feed(second, utter("water"))
+    listener.recognizer.stop(second)
+    listener.run()
+    assert listener.judges[second].words == ["water"]
+
+
+def test_eager_ends_are_taken_back_when_speech_goes_on() -> None:
+    options = ChannelOptions(
+        look_ahead=0, endpointing=Endpointing(silence_ms=800, eager_ms=300), partials="none"
+    )
+    judge = heard(
+        [utter("good day"), silence(480), utter("please"), silence(2000)], options=options
+    )
+    kinds = [type(e) for e in judge.events if not isinstance(e, Progress)]
+    assert kinds == [TurnStart, EagerEnd, TurnResumed, EagerEnd, Final, TurnEnd, Stopped]
+
+
+def test_a_turn_token_ends_the_turn_at_once() -> None:
+    judge = heard([utter("good day <EOU> please")], options=ChannelOptions(look_ahead=0))
+    assert [(f.text, f.cause) for f in judge.finals] == [
+        ("good day", "endpoint"),
+        ("please", "stop"),
+    ]
+    assert [e.trigger for e in judge.events if isinstance(e, TurnEnd)] == ["model", "finalize"]
+
+
+def test_in_manual_mode_only_a_finalize_ends_a_turn() -> None:
+    options = ChannelOptions(look_ahead=1, endpointing=Endpointing(mode="manual"))
+    judge = heard([utter("good day <EOU>"), silence(5000), "now"], options=options)
+    assert [(f.text, f.cause) for f in judge.finals] == [("good day", "finalize")]
+
+
+def test_a_turn_that_is_too_long_is_cut_between_words() -> None:
+    options = ChannelOptions(look_ahead=1, endpointing=Endpointing(max_turn_ms=1000))
+    text = "kitchen walking talked listens speaking hears"
+    judge = heard([utter(text)], options=options)
+    assert " ".join(judge.words) == text
+    assert {final.cause for final in judge.finals[:-1]} == {"max"}
+    assert len(judge.finals) > 1
+
+
+@pytest.mark.parametrize("lost_ms", [160, 1920, 60_000, 7_200_000])
+def test_words_behind_a_gap_have_their_true_times(lost_ms: int) -> None:
+    listener = Listener(ScriptedEngine(slots=2))
+    channel = listener.open(ChannelOptions(look_ahead=1, rate=8000))
+    listener.recognizer.feed(channel, utter("good day", rate=8000))
+    listener.recognizer.gap(channel, lost_ms * 8)
+    listener.recognizer.feed(channel, utter("please", rate=8000))
+    listener.recognizer.stop(channel)
+    listener.run()
+    judge = listener.judges[channel]
+    words = [word for final in judge.finals for word in final.words]
+    assert [word.text for word in words] == ["good", "day", "please"]
+    assert abs(words[2].start_ms - (words[0].start_ms + 320 + lost_ms)) <= 80
+    assert judge.events[-1] == Stopped((480 + lost_ms) * 8, len(judge.finals))
+
+
+def test_a_long_gap_ends_an_open_segment_and_its_turn() -> None:
+    options = ChannelOptions(look_ahead=1, endpointing=Endpointing(mode="manual"))
+    listener = Listener(ScriptedEngine(slots=2))
+    channel = listener.open(options)
+    listener.recognizer.feed(channel, utter("good day"))
+    listener.recognizer.gap(channel, 16_000 * 60)
+    listener.recognizer.feed(channel, utter("please"))
+    listener.recognizer.stop(channel)
+    listener.run()
+    causes = [(f.text, f.cause) for f in listener.judges[channel].finals]
+    assert causes == [("good day", "gap"), ("please", "stop")]
+
+
+def test_partials_show_what_was_asked_for() -> None:
+    shown = {}
+    for mode in ("all", "stable", "none"):
+        options = ChannelOptions(look_ahead=0, partials=mode, words=False)
+        judge = heard([utter("the kitchen door")], options=options)
+        shown[mode] = [(e.stable, e.text) for e in judge.events if isinstance(e, Partial)]
+        assert judge.finals[0].text == "the kitchen door"
+        assert judge.finals[0].words == ()
+    assert shown == {
+        "all": [
+            ("", "the"),
+            ("the", "the kit"),
+            ("the", "the kitchen"),
+            ("the kitchen", "the kitchen door"),
+        ],
+        "stable": [("the", "the"), ("the kitchen", "the kitchen")],
+        "none": [],
+    }
+
+
+def test_configure_changes_a_channel_from_there_on() -> None:
+    listener = Listener(ScriptedEngine(slots=2))
+    channel = listener.open(ChannelOptions(look_ahead=0))
+    listener.recognizer.configure(
+        channel, partials="none", words=False, endpointing=Endpointing(silence_ms=100)
+    )
+    listener.recognizer.feed(channel, utter("good"))
+    listener.recognizer.feed(channel, silence(400))
+    listener.run()
+    assert [f.cause for f in listener.judges[channel].finals] == ["endpoint"]
+    assert not listener.judges[channel].of(Partial)
+
+
+def test_progress_counts_samples_of_the_channels_own_rate() -> None:
+    listener = Listener(ScriptedEngine(slots=2))
+    channel = listener.open(ChannelOptions(look_ahead=1, rate=48_000))
+    listener.recognizer.feed(channel, silence(1000, rate=48_000))
+    listener.run()
+    assert listener.judges[channel].done == 3 * (11 * 1280 + 200)
+
+
+def test_misuse_has_its_own_errors() -> None:
+    recognizer = Recognizer(ScriptedEngine(slots=2))
+    with pytest.raises(UnknownChannel):
+        recognizer.feed(7, silence(10))
+    with pytest.raises(UnsupportedLookAhead):
+        recognizer.open(ChannelOptions(look_ahead=5))
+    with pytest.raises(ValueError, match="rate"):
+        recognizer.open(ChannelOptions(look_ahead=1, rate=100))
+    assert recognizer.engine.slots_in_use == 0
+    channel = recognizer.open(ChannelOptions(look_ahead=1))
+    recognizer.finalize(channel, "first")  # takes the only fork
+    for number in range(MAX_WAITING_FINALIZES):
+        recognizer.finalize(channel, str(number))
+    with pytest.raises(TooManyRequests):
+        recognizer.finalize(channel, "one more")
+    recognizer.stop(channel)
+    with pytest.raises(ChannelStopping):
+        recognizer.feed(channel, silence(10))
+    recognizer.drop(channel)
+    recognizer.drop(channel)
+    assert recognizer.engine.slots_in_use == 0
+
+
+class LiveMachine(RuleBasedStateMachine):
+    """Any calls in any order: legal events, answers to all, no slot left behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listener = Listener(ScriptedEngine(slots=4, delay_frames=2))
+        self.live: list[int] = []
+        self.asked: dict[int, list[str]] = {}
+        self.stopped: list[int] = []
+
+    @rule(
+        look=st.sampled_from((0, 1, 6)),
+        eager=st.sampled_from((None, 160)),
+        silence_ms=st.sampled_from((200, 600)),
+        mode=st.sampled_from(("auto", "manual")),
+        rate=st.sampled_from((8000, 16000, 24000)),
+    )
+    def open(self, look: int, eager: int | None, silence_ms: int, mode: str, rate: int) -> None:
+        endpointing = Endpointing(
+            mode="manual" if mode == "manual" else "auto",
+            silence_ms=silence_ms,
+            eager_ms=eager,
+            max_turn_ms=1500,
+        )
+        options = ChannelOptions(look_ahead=look, rate=rate, endpointing=endpointing)
+        try:
+            channel = self.listener.open(options)
+        except NoFreeSlot:
+            return
+        self.live.append(channel)
+        self.asked[channel] = []
+
+    @precondition(lambda self: self.live)
+    @rule(
+        pick=st.integers(0, 9),
+        text=st.lists(st.sampled_from((*WORDS[:9], "kitchen", "<EOU>")), max_size=5).map(" ".join),
+        pause=st.integers(0, 6),
+        keep=st.integers(1, 10_000),
+    )
+    def speak(self, pick: int, text: str, pause: int, keep: int) -> None:
+        channel = self.live[pick % len(self.live)]
+        audio = utter(text, pause_frames=pause)
+        self.listener.recognizer.feed(channel, audio[: max(1, len(audio) * keep // 10_000)])
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 9), samples=st.sampled_from((1, 1600, 40_000, 900_000)))
+    def lose(self, pick: int, samples: int) -> None:
+        self.listener.recognizer.gap(self.live[pick % len(self.live)], samples)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 9))
+    def finalize(self, pick: int) -> None:
+        channel = self.live[pick % len(self.live)]
+        req = str(len(self.asked[channel]))
+        self.listener.recognizer.finalize(channel, req)
+        self.asked[channel].append(req)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 9))
+    def stop(self, pick: int) -> None:
+        channel = self.live.pop(pick % len(self.live))
+        self.listener.recognizer.stop(channel)
+        self.stopped.append(channel)
+
+    @precondition(lambda self: self.live or self.stopped)
+    @rule(pick=st.integers(0, 9))
+    def drop(self, pick: int) -> None:
+        everyone = self.live + self.stopped
+        channel = everyone[pick % len(everyone)]
+        self.listener.recognizer.drop(channel)
+        self.live = [other for other in self.live if other != channel]
+        self.stopped = [other for other in self.stopped if other != channel]
+
+    @rule(times=st.integers(1, 5))
+    def step(self, times: int) -> None:
+        for _ in range(times):
+            self.listener.step()
+
+    @invariant()
+    def no_more_slots_than_channels_and_their_forks(self) -> None:
+        engine = self.listener.engine
+        assert engine.slots_in_use <= engine.info.slots
+
+    def teardown(self) -> None:
+        for channel in self.live:
+            self.listener.recognizer.stop(channel)
+        self.listener.run()
+        assert self.listener.engine.slots_in_use == 0
+        assert self.listener.recognizer.channels == 0
+        for channel in self.live + self.stopped:
+            judge = self.listener.judges[channel]
+            assert isinstance(judge.events[-1], Stopped)
+            assert judge.turn == "idle"
+            answered = [e.req for e in judge.events if isinstance(e, Finalized)]
+            assert answered == self.asked[channel]
+
+
+TestLiveMachine = LiveMachine.TestCase
+TestLiveMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
