@@ -118,7 +118,7 @@ def _type_in(value: JsonObject) -> str:
 def _check_meta(meta: JsonObject) -> None:
     try:
         size = len(msgspec.json.encode(meta))
-    except (RecursionError, OverflowError):
+    except RecursionError:
         size = MAX_META_BYTES + 1
     if size > MAX_META_BYTES:
         raise BadRequest(f"meta is at most {MAX_META_BYTES} bytes", param="meta")
