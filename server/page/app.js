@@ -28,6 +28,7 @@ class Page {
   #base = 0; // where this recording starts on the transcript's timeline
   #captured = 0; // samples of this recording
   #sessionBase = 0; // samples of this recording before the present session
+  #startedAt = 0;
   #lastFrame = 0;
   #lastSound = 0;
   #watch = 0;
@@ -36,7 +37,7 @@ class Page {
 
   constructor() {
     this.ribbon = new Ribbon($("ribbon"));
-    this.lag = new LagMeter({ value: $("lag"), unit: $("lag-unit"), line: $("spark") });
+    this.lag = new LagMeter({ name: $("lag-name"), value: $("lag"), unit: $("lag-unit"), line: $("spark") });
     this.view = new CaptionView({
       scroller: $("scroller"), log: $("log"), open: $("open"), roll: $("roll"), jump: $("jump"),
       onFollow: (on) => $("pause").setAttribute("aria-pressed", String(!on)),
@@ -45,6 +46,7 @@ class Page {
     document.addEventListener("visibilitychange", () => { if (!document.hidden && RUNNING.has(this.state)) this.#keepAwake(); });
     addEventListener("pagehide", () => this.#link?.close());
     this.#refresh();
+    this.#askForModel();
   }
 
   get running() { return RUNNING.has(this.state); }
@@ -118,7 +120,7 @@ class Page {
     this.#sessionBase = 0;
     this.#undo = null;
     this.ribbon.reset();
-    this.lag.reset();
+    this.lag.reset({ isSpeed: source.fast });
     if (!this.transcript.isEmpty) this.view.divide(source.label);
     this.view.follow(true);
     let begun = false;
@@ -136,7 +138,7 @@ class Page {
       },
     });
     if (source.live) source.begin((packet) => this.#packet(packet), () => this.#sourceEnded());
-    this.#lastFrame = this.#lastSound = performance.now();
+    this.#startedAt = this.#lastFrame = this.#lastSound = performance.now();
     this.#watch = setInterval(() => this.#watchAudio(), 500);
     this.#keepAwake();
     this.controls.listDevices();
@@ -216,7 +218,12 @@ class Page {
 
   #ack({ done, lagMs }) {
     this.ribbon.decoded(this.#sessionBase + done);
-    if (lagMs !== null) this.lag.add(lagMs);
+    if (this.#source.fast) {
+      const seconds = (this.#sessionBase + done) / this.#source.rate;
+      this.lag.speed((seconds * 1000) / (performance.now() - this.#startedAt));
+    } else if (lagMs !== null) {
+      this.lag.add(lagMs);
+    }
   }
 
   #lost({ attempt }) {
@@ -261,6 +268,16 @@ class Page {
     $("hello").hidden = !empty || this.running;
     $("waves").toggleAttribute("hidden", !empty || this.running);
     this.controls.showContent({ empty: this.transcript.finals.length === 0 });
+  }
+
+  /** Which look-aheads the server's model has, and its name; not knowing them does no harm. */
+  async #askForModel() {
+    try {
+      const { models } = await (await fetch("v1/models")).json();
+      if (models.length > 0) this.controls.showModel(models[0]);
+    } catch {
+      // an older or a guarded server: all three look-aheads stay on offer
+    }
   }
 
   async #keepAwake() {

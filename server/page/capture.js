@@ -2,7 +2,7 @@
  * Does: open a source and give out mono s16 packets with their rate.
  * Does not know: sockets, the protocol, the page.
  *
- * A source is {rate, label, live, begin(onPacket), stop(): Promise}. A live source runs on its
+ * A source is {rate, label, live, fast, begin(onPacket, onEnd), stop(): Promise}. A live source runs on its
  * own clock; a file is read at the pace of speech, or as fast as `room()` allows. */
 
 const LIVE_PACKET_MS = 40;
@@ -77,7 +77,7 @@ async function liveSource(stream, label) {
     if (context.state !== "closed") await context.close();
   };
   return {
-    rate, label, live: true,
+    rate, label, live: true, fast: false,
     begin(onPacket, onEnd) {
       node.port.onmessage = ({ data }) => {
         if (data === "flushed") flushed();
@@ -101,7 +101,7 @@ export async function openFile(file, { fast, aloud, room }) {
     throw new CaptureError(`“${file.name}” holds no audio that this browser can decode.`);
   }
   const samples = mono(decoded);
-  const source = { rate, label: file.name, live: false, seconds: samples.length / rate };
+  const source = { rate, label: file.name, live: false, fast };
   return fast ? fastFile(source, samples, room) : pacedFile(source, samples, aloud ? decoded : null);
 }
 

@@ -9,6 +9,7 @@ const COSTS = {
   balanced: "Words every 560 ms: a good place to start.",
   accurate: "Words every 1120 ms: hears the most before it decides.",
 };
+const LOOK_AHEADS = { low: 1, balanced: 6, accurate: 13 };
 const TOAST_MS = 1600;
 
 const $ = (id) => document.getElementById(id);
@@ -37,7 +38,7 @@ export function bindControls(page) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.ribbon.repaint());
   navigator.mediaDevices?.addEventListener?.("devicechange", listDevices);
   listDevices();
-  return { listDevices, showLanguage, showState, showContent };
+  return { listDevices, showLanguage, showModel, showState, showContent };
 }
 
 function choice(file) {
@@ -188,6 +189,16 @@ function showLanguage(tag) {
     // not a language tag ("auto"): shown as it is
   }
   $("language").textContent = name || "–";
+}
+
+/** Offer only the look-aheads the model has. */
+function showModel({ id, precision, look_aheads: offered }) {
+  $("model").textContent = `Model: ${id}, ${precision}.`;
+  $("model").hidden = false;
+  const inputs = [...document.querySelectorAll('input[name="latency"]')];
+  for (const input of inputs) input.disabled = !offered.includes(LOOK_AHEADS[input.value]);
+  const free = inputs.find((input) => !input.disabled);
+  if (free && inputs.some((input) => input.checked && input.disabled)) free.click();
 }
 
 function showState({ state, running }) {

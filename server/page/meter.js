@@ -86,8 +86,8 @@ export function level(packet) {
 export class LagMeter {
   #all = [];
 
-  constructor({ value, unit, note, line }) {
-    this.parts = { value, unit, note, line };
+  constructor(parts) {
+    this.parts = parts; // {name, value, unit, line}
   }
 
   get median() {
@@ -95,10 +95,17 @@ export class LagMeter {
     return sorted.length > 0 ? Math.round(sorted[Math.floor(sorted.length / 2)]) : null;
   }
 
-  reset() {
+  /** A file sent as fast as it goes has a speed instead of a lag. */
+  reset({ isSpeed }) {
     this.#all = [];
+    this.parts.name.textContent = isSpeed ? "Speed" : "Lag";
+    this.parts.unit.textContent = isSpeed ? "× time" : "ms";
     this.parts.value.textContent = "–";
     this.parts.line.setAttribute("points", "");
+  }
+
+  speed(times) {
+    this.parts.value.textContent = times.toFixed(times < 10 ? 1 : 0);
   }
 
   add(ms) {

@@ -45,33 +45,47 @@ export function toJson(transcript) {
   return `${JSON.stringify({ model: transcript.model, language: transcript.language, segments }, null, 2)}\n`;
 }
 
-/** Cues in order: {startMs, endMs, lines}; none overlaps the next of its channel. */
+/** Cues in order: {channel, startMs, endMs, lines}; none overlaps the next of its channel. */
 export function cues(transcript) {
-  const all = transcript.finals.flatMap((final) => cuesOf(timedWords(final)));
+  const all = transcript.finals.flatMap((final) => {
+    const groups = evenGroups(timedWords(final));
+    return groups.map((group) => toCue(group, final.channel));
+  });
   all.sort((a, b) => a.startMs - b.startMs);
+  all.forEach((cue, i) => {
+    const next = all.slice(i + 1).find(({ channel }) => channel === cue.channel);
+    if (next) cue.endMs = Math.max(cue.startMs + 1, Math.min(cue.endMs, next.startMs));
+  });
   return all;
 }
 
-function cuesOf(words) {
-  const found = [];
-  let open = [];
-  for (const word of words) {
-    const next = [...open, word];
-    const tooLong = wrap(next.map(({ w }) => w)).length > CUE_LINES;
-    if (open.length > 0 && (tooLong || word.endMs - open[0].startMs > CUE_MS)) {
-      found.push(open);
-      open = [word];
-    } else {
-      open = next;
-    }
+function toCue(group, channel) {
+  const startMs = group[0].startMs;
+  const endMs = Math.max(group.at(-1).endMs, startMs + MIN_CUE_MS);
+  return { channel, startMs, endMs, lines: balance(group.map(({ w }) => w)) };
+}
+
+/** As few cues as fit, of about the same length: no cue of one stray word. */
+function evenGroups(words) {
+  const fewest = groupUpTo(words, Infinity);
+  const total = words.map(({ w }) => w).join(" ").length;
+  for (let chars = Math.ceil(total / fewest.length); chars < total; chars += 1) {
+    const groups = groupUpTo(words, chars);
+    if (groups.length <= fewest.length) return groups;
   }
-  if (open.length > 0) found.push(open);
-  return found.map((group, i) => {
-    const startMs = group[0].startMs;
-    const limit = i + 1 < found.length ? found[i + 1][0].startMs : Infinity;
-    const endMs = Math.min(Math.max(group.at(-1).endMs, startMs + MIN_CUE_MS), limit);
-    return { startMs, endMs: Math.max(endMs, startMs + 1), lines: balance(group.map(({ w }) => w)) };
-  });
+  return fewest;
+}
+
+function groupUpTo(words, chars) {
+  const groups = [];
+  for (const word of words) {
+    const next = [...(groups.at(-1) ?? []), word];
+    const said = next.map(({ w }) => w);
+    const fits = wrap(said).length <= CUE_LINES && said.join(" ").length <= chars && word.endMs - next[0].startMs <= CUE_MS;
+    if (groups.length > 0 && fits) groups[groups.length - 1] = next;
+    else groups.push([word]);
+  }
+  return groups;
 }
 
 /** The final's words with times; spread by length where the server sent no word times. */

@@ -1,35 +1,24 @@
 """A server that serves the page and speaks rivulet.v1 from a script.
 
-Does: static files under the page's security policy; partials and finals timed on the audio that
-came in, so that a test says exactly what is heard when.
-Does not know: any engine, the real server.
+Does: the page under the real server's headers; partials and finals timed on the audio that came
+in, so that a test says exactly what is heard when; lost connections and refusals.
+Does not know: any engine, the real server's sessions.
 """
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-PAGE = Path(__file__).parents[2] / "server" / "page"
-POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+from server.http import STREAM_PATH, Answer, Site, json_answer
+
 CHUNK_MS = {"low": 160, "balanced": 560, "accurate": 1120}
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
-    ".txt": "text/plain; charset=utf-8",
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,7 @@ class FakeServer:
     """What a test scripts, and what it can ask afterwards."""
 
     script: list[Utterance]
+    look_aheads: tuple[int, ...] = (6, 1, 13)
     refuse: dict[str, Any] | None = None
     drop_after_ms: int | None = None
     """Cut the first connection without a close frame once this much audio came."""
@@ -72,24 +62,14 @@ class FakeServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
-    def static(self, connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
-        if path == "/v1/stream":
+    def answer(self, _connection: ServerConnection, request: Request) -> Response | None:
+        if request.path.partition("?")[0] == STREAM_PATH:
             return None
-        file = PAGE / (path.lstrip("/") or "index.html")
-        if file.parent != PAGE or not file.is_file():
-            return connection.respond(HTTPStatus.NOT_FOUND, "no such page\n")
-        headers = Headers(
-            {
-                "Content-Type": TYPES[file.suffix],
-                "Content-Security-Policy": POLICY,
-                "X-Content-Type-Options": "nosniff",
-                "Cache-Control": "no-store",
-            }
-        )
-        body = file.read_bytes()
-        headers["Content-Length"] = str(len(body))
-        return Response(HTTPStatus.OK, "OK", headers, body)
+        return Site({"/v1/models": self.models}).respond("GET", request.path)
+
+    def models(self) -> Answer:
+        model = {"id": "scripted", "precision": "fp32", "look_aheads": self.look_aheads}
+        return json_answer({"models": [model]})
 
     async def talk(self, socket: ServerConnection) -> None:
         try:
@@ -212,7 +192,7 @@ async def serving(server: FakeServer) -> AsyncIterator[FakeServer]:
         server.talk,
         "127.0.0.1",
         0,
-        process_request=server.static,
+        process_request=server.answer,
         subprotocols=[Subprotocol("rivulet.v1")],
         compression=None,
     )

@@ -1,0 +1,41 @@
+"""The page and the real server, with the scripted engine behind it."""
+
+import wave
+from pathlib import Path
+
+import pytest
+
+from tests.browser.cdp import open_page
+from tests.io.serving import RATE_HZ, serving, speech
+
+pytestmark = pytest.mark.io
+
+
+@pytest.mark.parametrize(("latency", "pace"), [("low", "paced"), ("accurate", "fast")])
+async def test_a_file_becomes_captions_through_the_real_server(
+    devtools: str, tmp_path: Path, latency: str, pace: str
+) -> None:
+    clip = tmp_path / "clip.wav"
+    with wave.open(str(clip), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(speech("turn on the light") + speech("thank you"))
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page)
+        await page.click(f"[name=latency][value={latency}]")
+        await page.click("[name=source][value=file]")
+        await page.js(f"document.querySelector('#pace').value = '{pace}'")
+        await page.choose_file("#file", clip)
+        await page.click("#toggle")
+        await page.wait("document.documentElement.dataset.state === 'finished'")
+        said = await page.js(
+            "[...document.querySelectorAll('.final span')].map((e) => e.innerText)"
+        )
+        assert said == ["turn on the light", "thank you"]
+        assert await page.text("#step") == {"low": "160", "accurate": "1120"}[latency]
+        assert float(await page.text("#lag")) >= 0
+        assert await page.text("#language") == "English"
+        await page.click("[data-format=txt]")
+        assert await page.downloaded() == "turn on the light\nthank you\n"
+        assert page.complaints == []
