@@ -26,6 +26,8 @@ from server.worker import link
 
 logger = logging.getLogger(__name__)
 
+IDLE_TICK_S = 3_600.0
+
 
 class Connection:
     """Carries one session over one socket (server.manager.Listener)."""
@@ -53,7 +55,6 @@ class Connection:
     async def run(self) -> None:
         """Serve the client until it, we or the engine end it."""
         writer = asyncio.create_task(self._write())
-        self._arm()
         self.pump()
         try:
             await self._read()
@@ -119,7 +120,9 @@ class Connection:
             latency = class_of(agreed.look_ahead)
             for seconds in self.session.lags_to_report():
                 self._metrics.lagged(latency, seconds)
-        if self.session.close_code is not None:
+        if self.session.close_code is None:
+            self._arm()
+        else:
             self._release()
             self._outbox.close()
 
@@ -187,12 +190,15 @@ class Connection:
             await self._socket.close(1011)
 
     def _arm(self) -> None:
-        self._timer = self._loop.call_at(
-            min(self.session.next_deadline(), self._loop.time() + 3600), self._tick
-        )
+        """Have the timer fire no later than the session's next deadline."""
+        deadline = min(self.session.next_deadline(), self._loop.time() + IDLE_TICK_S)
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return  # it fires earlier and arms itself again: cheaper than a timer per packet
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         self.session.handle_timer(now=self._loop.time())
         self.pump()
-        if self.session.close_code is None:
-            self._arm()

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -113,7 +114,7 @@ class Gateway:
 
     def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
-        is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+        is_upgrade = "websocket" in "".join(request.headers.get_all("Upgrade")).lower()
         if path != STREAM_PATH or not is_upgrade:
             return self._site.respond(request.method, request.path)
         if "Origin" in request.headers:
@@ -132,16 +133,16 @@ class Gateway:
         connection = Connection(
             socket, session, config=self._config, manager=self._manager, metrics=self._metrics
         )
-        if not self._may_connect(socket):
-            session.fail(ForbiddenOrigin("pages of this origin may not connect here"))
-        elif self._is_full():
-            text = "this server has as many connections as it takes"
-            session.fail(OverCapacity(text, retry_after=RETRY_AFTER_S))
-        elif self._is_draining:
-            session.drain(deadline_ms=0)
         self._connections.add(connection)
         self._is_empty.clear()
         try:
+            if not self._may_connect(socket):
+                session.fail(ForbiddenOrigin("pages of this origin may not connect here"))
+            elif len(self._connections) > self._config.max_connections:
+                text = "this server has as many connections as it takes"
+                session.fail(OverCapacity(text, retry_after=RETRY_AFTER_S))
+            elif self._is_draining:
+                session.drain(deadline_ms=0)
             await connection.run()
         except Exception:
             logger.exception("connection failed", extra={"session": identity.name})
@@ -155,12 +156,19 @@ class Gateway:
 
     def _may_connect(self, socket: ServerConnection) -> bool:
         """Whether this is no page, a page of ours, or of an origin that was allowed."""
-        headers = socket.request.headers if socket.request else {}
-        origin = headers.get("Origin")
-        if origin is None or origin in self._config.origins:
+        headers = socket.request.headers if socket.request else Headers()
+        if "Origin" not in headers:
             return True
-        parts = urlsplit(origin)
-        if parts.netloc != headers.get("Host", ""):
+        origin, host = headers.get_all("Origin"), headers.get_all("Host")
+        if len(origin) != 1 or len(host) != 1:
+            return False
+        if origin[0] in self._config.origins:
+            return True
+        try:
+            parts = urlsplit(origin[0])
+        except ValueError:
+            return False
+        if parts.netloc != host[0]:
             return False
         # On loopback any name may be pointed at us (DNS rebinding): only its own names count.
         return self._config.host not in _LOOPBACK or parts.hostname in _LOOPBACK
