@@ -106,22 +106,16 @@ class ConnectionLost(RivuletError):
 class Connection:
     """A started session. Iterate for messages; ``done`` is the last one."""
 
-    def __init__(self, socket: ClientConnection, wire: NativeClient) -> None:
+    def __init__(self, socket: ClientConnection, wire: NativeClient, ready: Ready) -> None:
+        self.ready = ready
+        """The server's answer to ``start``: session, model, limits."""
         self._socket = socket
         self._wire = wire
-        self._ready: Ready | None = None
         self._waiting: OrderedDict[object, ServerMessage] = OrderedDict()
         self._failure: RivuletError | None = None
         self._is_over = False
         self._changed = asyncio.Condition()
         self._requests = 0
-
-    @property
-    def ready(self) -> Ready:
-        """The server's answer to ``start``."""
-        if self._ready is None:
-            raise RuntimeError("the session has not started")
-        return self._ready
 
     @property
     def sent(self) -> int:
@@ -188,24 +182,13 @@ class Connection:
             raise self._failure
         raise StopAsyncIteration
 
-    async def begin(self, start: str) -> None:
-        """Send the text of ``start`` and wait for ``ready``."""
-        with suppress(ConnectionClosed):  # what the server said first explains the close
-            await self._socket.send(start)
-        while self._ready is None:
-            message = await self._receive()
-            if isinstance(message, Error):
-                raise _refusal(message)
-            if isinstance(message, Ready):
-                self._ready = message
-
     async def read(self) -> None:
         """Take messages off the socket until the session is over: a task of ``connect``."""
         failure: RivuletError | None = ConnectionLost("the session was left")
         try:
             is_done = False
             while not is_done:
-                message = await self._receive()
+                message = await _receive(self._socket, self._wire)
                 async with self._changed:
                     self._take(message)
                     self._changed.notify_all()
@@ -218,18 +201,6 @@ class Connection:
                 self._failure = failure
                 self._is_over = True
                 self._changed.notify_all()
-
-    async def _receive(self) -> ServerMessage | None:
-        try:
-            text = await self._socket.recv()
-        except ConnectionClosed as closed:
-            raise _lost(closed) from closed
-        if isinstance(text, bytes):
-            return None
-        try:
-            return self._wire.receive_text(text)
-        except RemoteProtocolError as error:
-            raise RivuletError("internal", f"the server broke the protocol: {error}") from error
 
     def _take(self, message: ServerMessage | None) -> None:
         if message is None:
@@ -296,18 +267,44 @@ async def connect(
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionLost(f"cannot connect: {error or type(error).__name__}") from error
     async with socket:
-        connection = Connection(socket, wire)
         try:
             async with asyncio.timeout(timeout_s):
-                await connection.begin(start)
+                ready = await _begin(socket, wire, start)
         except TimeoutError as error:
             raise ConnectionLost(f"no 'ready' within {timeout_s:g} s") from error
+        connection = Connection(socket, wire, ready)
         reader = asyncio.create_task(connection.read())
         try:
             yield connection
         finally:
             reader.cancel()
             await asyncio.wait([reader])
+
+
+async def _begin(socket: ClientConnection, wire: NativeClient, start: str) -> Ready:
+    """Send the text of ``start`` and return the answer."""
+    with suppress(ConnectionClosed):  # what the server said first explains the close
+        await socket.send(start)
+    while True:
+        message = await _receive(socket, wire)
+        if isinstance(message, Ready):
+            return message
+        if isinstance(message, Error):
+            raise _refusal(message)
+
+
+async def _receive(socket: ClientConnection, wire: NativeClient) -> ServerMessage | None:
+    """Return the next message; None for one that this version does not know."""
+    try:
+        text = await socket.recv()
+    except ConnectionClosed as closed:
+        raise _lost(closed) from closed
+    if isinstance(text, bytes):
+        return None
+    try:
+        return wire.receive_text(text)
+    except RemoteProtocolError as error:
+        raise RivuletError("internal", f"the server broke the protocol: {error}") from error
 
 
 def _slot(message: ServerMessage) -> object:

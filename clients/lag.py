@@ -3,9 +3,9 @@
 Does: due times of packets, the lag of each chunk from the acks that cover it, percentiles.
 Does not know: sockets, the clock (times are arguments), audio.
 
-Packet k is due at ``started + (k + 1) * packet`` seconds, fixed before the first is sent. The lag of
-a chunk is the arrival of the first ack whose ``done`` covers it, less the due time of the packet that
-completes it: a late client or a full socket counts as lag.
+Packet k is due at ``started + (k + 1) * packet`` seconds, fixed before the first is sent. The lag
+of a chunk is the arrival of the first ack whose ``done`` covers it, less the due time of the packet
+that completes it: a late client or a full socket counts as lag.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The microphone as packets for the wire (the extra ``microphone`` brings sounddevice).
 
 Does: open the default or a named input, hand over s16 packets in an async iterator.
-Does not know: servers, captions. PortAudio calls back on its own thread; a bounded queue crosses over.
+Does not know: servers, captions. PortAudio calls on its own thread; a bounded queue crosses over.
 """
 
 import asyncio

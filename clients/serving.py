@@ -1,6 +1,6 @@
 """A server in a process of its own, for the time of a ``with`` block.
 
-Does: refuse a taken port, start ``rivulet serve``, wait until it is ready, end it however the block ends.
+Does: refuse a taken port, start ``rivulet serve``, wait for ready, end it however the block ends.
 Does not know: what the server is made of.
 """
 
@@ -28,8 +28,8 @@ class ServerProcess:
         self.port = port
         if is_taken(port):
             raise CommandError(
-                f"port {port} of 127.0.0.1 is taken: end what listens there, or choose another with "
-                f"--port (`make run ARGS='--port {port + 1}'`)"
+                f"port {port} of 127.0.0.1 is taken: end what listens there, or take another with "
+                f"--port N (make run ARGS='--port {port + 1}')"
             )
         # A pipe that nobody reads would fill and stop the server; a file does not.
         self._log = tempfile.TemporaryFile()

@@ -1,1 +1,1 @@
-"""Verbs of the command ``rivulet`` whose work the engine's side does: arguments in, results drawn."""
+"""Verbs of ``rivulet`` whose work the engine's side does: arguments in, results drawn."""

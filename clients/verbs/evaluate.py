@@ -13,7 +13,7 @@ from clients.console import ProgressBar, table
 from clients.glue import add_model_arguments, choice_of, engine_side
 
 EXAMPLES = """\
-A manifest is JSON lines: {"audio_filepath": ..., "duration": ..., "text": ...}, paths relative to its folder.
+A manifest is JSON lines: {"audio_filepath": ..., "text": ...}, paths relative to its folder.
 examples:
   rivulet evaluate samples/manifest.jsonl
   rivulet evaluate ../shared/speech/eval/*/manifest.jsonl --look-ahead 6 --json

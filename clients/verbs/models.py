@@ -16,7 +16,7 @@ from clients.glue import engine_side
 EXAMPLES = """\
 examples:
   rivulet models                                  the models embedded here
-  rivulet models inspect my.nemo                  dimensions, look-aheads, tokenizer, memory per stream, licence
+  rivulet models inspect my.nemo                  dimensions, look-aheads, memory, licence
   rivulet models inspect nvidia/stt_en_fastconformer_hybrid_large_streaming_multi --json"""
 
 

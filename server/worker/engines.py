@@ -33,8 +33,9 @@ def build(spec: EngineSpec) -> StreamingEngine:
         return ScriptedEngine(slots=spec.slots)
     import torch  # a light process (scripted engine, gateway) does without
 
+    from asr.checkpoint import DEFAULT_MODEL
     from asr.engine import EngineConfig, load_engine
 
     torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
     config = EngineConfig(slots=spec.slots, precision=spec.precision)
-    return load_engine(spec.model, config, backend=spec.backend)
+    return load_engine(spec.model or DEFAULT_MODEL, config, backend=spec.backend)
