@@ -73,11 +73,7 @@ class ProcessWorker:
         if self._process is None or self._writer is None or self._task is None:
             return
         self.send(link.Quit())
-        try:
-            await asyncio.wait_for(self._process.wait(), _QUIT_S)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        await _end(self._process)
         await self._task
         self._writer.close()
 
@@ -91,11 +87,20 @@ class ProcessWorker:
             while data := await reader.read(_READ_BYTES):
                 for report in reports.feed(data):
                     on_report(report)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()  # without its link it serves nobody
-        status = await process.wait()
+        status = await _end(process)  # without its link it serves nobody
         if not self._is_closing:
             on_exit(_reason(status))
+
+
+async def _end(process: Process) -> int:
+    """Wait for a process that should end by itself, then insist; return its status."""
+    try:
+        return await asyncio.wait_for(process.wait(), _QUIT_S)
+    except TimeoutError:
+        # not before: kill() polls, and would take the status away from asyncio's own wait
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return await process.wait()
 
 
 def _command(spec: EngineSpec, descriptor: int) -> list[str]:

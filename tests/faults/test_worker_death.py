@@ -1,0 +1,112 @@
+"""An engine process that is killed: its sessions are told, it comes back, the others go on."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+
+from server.app import Running, running
+from server.worker.process import ProcessWorker
+from tests.io.serving import (
+    Message,
+    all_slots_free,
+    config,
+    dial,
+    figure,
+    get,
+    read_until,
+    rest,
+    serving,
+    speech,
+    start,
+    talk,
+    transcript,
+)
+
+pytestmark = pytest.mark.io
+
+
+def workers_of(server: Running) -> list[ProcessWorker]:
+    """The processes behind a server."""
+    workers = [place.worker for place in server.manager._places]
+    return [worker for worker in workers if isinstance(worker, ProcessWorker)]
+
+
+def kill(worker: ProcessWorker) -> None:
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+async def readiness(server: Running) -> Message:
+    answer = await get(server, "/readyz")
+    return {"status": answer["status"], **json.loads(answer["body"])}
+
+
+async def test_a_killed_worker_is_told_to_its_sessions_and_comes_back() -> None:
+    async with serving(is_process=True) as server, dial(server) as socket:
+        await socket.send(start())
+        await read_until(socket, "ready")
+        await socket.send(speech("turn on the"))
+        kill(workers_of(server)[0])
+        error = (await rest(socket))[-1]
+        assert (error["code"], error["fatal"], socket.close_code) == ("internal", True, 1011)
+        assert "start a new session" in error["message"]
+        down = await readiness(server)
+        assert (down["status"], down["ready"]) == (503, False)
+        assert "signal 9" in down["workers"][0]["reason"]
+        await server.manager.ready()
+        assert (await readiness(server))["status"] == 200
+        assert transcript(await talk(server, speech("here we are"))) == "here we are"
+        await all_slots_free(server)
+        assert await figure(server, "rivulet_worker_restarts_total") == 1
+
+
+async def test_the_sessions_of_other_workers_go_on() -> None:
+    async with serving(is_process=True, workers=2) as server:
+        while await figure(server, "rivulet_workers_ready") < 2:  # noqa: ASYNC110 - a metric
+            await asyncio.sleep(0.01)
+        async with dial(server) as first, dial(server) as second:
+            for socket in (first, second):
+                await socket.send(start())
+                await read_until(socket, "ready")
+                await socket.send(speech("good day", silence_ms=0))
+            home = next(iter(server.manager._home.values()))  # the first session's worker
+            assert isinstance(home.worker, ProcessWorker)
+            kill(home.worker)
+            assert (await rest(first))[-1]["code"] == "internal"
+            await second.send('{"type":"stop"}')
+            assert transcript(await rest(second)) == "good day"
+
+
+async def test_a_session_that_starts_while_no_worker_is_ready_is_told_when_to_retry() -> None:
+    async with serving(is_process=True) as server:
+        kill(workers_of(server)[0])
+        while (await readiness(server))["ready"]:
+            pass
+        async with dial(server) as socket:
+            await socket.send(start())
+            error = (await rest(socket))[-1]
+            assert (error["code"], socket.close_code) == ("over_capacity", 4429)
+            assert error["retry_after"] > 0
+
+
+async def test_a_model_that_cannot_be_loaded_is_said_in_a_sentence_and_not_retried() -> None:
+    setup = config(backend="own", model="/nowhere/at/all.nemo")
+    async with running(setup) as server:
+        with pytest.raises(RuntimeError, match="nowhere"):
+            await server.manager.ready()
+        assert (await readiness(server))["workers"][0]["state"] == "unfit"
+        assert not server.manager._restarts
+
+
+async def test_an_engine_process_ends_with_its_gateway() -> None:
+    async with serving(is_process=True) as server:
+        worker = workers_of(server)[0]
+        process = worker._process
+        assert process is not None and worker._writer is not None
+        worker._is_closing = True
+        worker._writer.transport.abort()  # as if the gateway had been killed
+        await process.wait()
+        assert process.returncode is not None
