@@ -39,18 +39,27 @@ class Schedule:
 
 @dataclass(slots=True)
 class LagMeter:
-    """Lags of the chunks of one stream, in the order they were decoded."""
+    """Lags of the chunks of one stream, in the order they were decoded.
+
+    A chunk ends where the server says that it had heard enough: at the ``done`` of its ack. An ack
+    that covers several chunks counts for each of them.
+    """
 
     schedule: Schedule
     chunk_samples: int
     lags_s: list[float] = field(default_factory=list)
+    _done: int = 0
 
     def ack(self, done: int, now: float) -> None:
         """Take note at ``now`` that samples up to ``done`` are decoded."""
-        covered = min(done, self.schedule.total_samples) // self.chunk_samples
-        while len(self.lags_s) < covered:
-            end = (len(self.lags_s) + 1) * self.chunk_samples
-            self.lags_s.append(now - self.schedule.completed_s(end))
+        done = min(done, self.schedule.total_samples)
+        is_flush = done == self.schedule.total_samples  # the rest is shorter than a chunk
+        last = self._done + (done - self._done) // self.chunk_samples * self.chunk_samples
+        ends = range(last if is_flush else done, self._done, -self.chunk_samples)
+        # Half a chunk of tolerance: positions are rounded where the rate is not the engine's.
+        due = [end for end in ends if end - self._done > self.chunk_samples // 2]
+        self.lags_s += [now - self.schedule.completed_s(end) for end in reversed(due)]
+        self._done = max(self._done, done)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
