@@ -10,6 +10,7 @@ import { LagMeter, Ribbon, level } from "./meter.js";
 import { CaptionView, clock } from "./view.js";
 
 const NO_AUDIO_MS = 2000;
+const NOTICE_MS = 10000;
 const STATES = {
   idle: "Ready", connecting: "Connecting…", live: "Live", lost: "Reconnecting…",
   finishing: "Finishing…", finished: "Finished",
@@ -34,6 +35,7 @@ class Page {
   #watch = 0;
   #wakeLock = null;
   #audioNotice = "";
+  #noticeTimer = 0;
 
   constructor() {
     this.ribbon = new Ribbon($("ribbon"));
@@ -97,9 +99,12 @@ class Page {
     this.#refresh();
   }
 
-  notice(text, { undo = false } = {}) {
+  /** Say something that passes; `stays` for what holds until it is taken back. */
+  notice(text, { undo = false, stays = false } = {}) {
+    clearTimeout(this.#noticeTimer);
     $("notice").firstElementChild.textContent = text;
     $("undo").hidden = !undo;
+    if (text && !stays) this.#noticeTimer = setTimeout(() => this.notice(""), NOTICE_MS);
   }
 
   error(text) {
@@ -170,7 +175,7 @@ class Page {
     else if (now - this.#lastSound > NO_AUDIO_MS) text = `${what} is silent: is it muted?`;
     if (text !== (this.#audioNotice)) {
       this.#audioNotice = text;
-      this.notice(text);
+      this.notice(text, { stays: true });
     }
   }
 
@@ -228,7 +233,7 @@ class Page {
 
   #lost({ attempt }) {
     for (const final of this.transcript.cut()) this.view.final(final);
-    if (attempt === 1) this.notice("The connection was lost: listening goes on, words follow in a new session.");
+    if (attempt === 1) this.notice("The connection was lost: listening goes on, words follow in a new session.", { stays: true });
     this.#enter("lost");
   }
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -16,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from server.http import STREAM_PATH, Answer, Site, json_answer
+from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
 
 CHUNK_MS = {"low": 160, "balanced": 560, "accurate": 1120}
 
@@ -53,6 +54,8 @@ class FakeServer:
     refuse: dict[str, Any] | None = None
     drop_after_ms: int | None = None
     """Cut the first connection without a close frame once this much audio came."""
+    away_for: int = 0
+    """This many handshakes after the first connection are refused."""
     starts: list[dict[str, Any]] = field(default_factory=list)
     received_ms: list[float] = field(default_factory=list)
     packet_bytes: list[int] = field(default_factory=list)
@@ -64,6 +67,9 @@ class FakeServer:
 
     def answer(self, _connection: ServerConnection, request: Request) -> Response | None:
         if request.path.partition("?")[0] == STREAM_PATH:
+            if self.starts and self.away_for > 0:
+                self.away_for -= 1
+                return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "away")
             return None
         return Site({"/v1/models": self.models}).respond("GET", request.path)
 

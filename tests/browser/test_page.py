@@ -153,7 +153,7 @@ async def test_a_cleared_transcript_comes_back_with_undo(devtools: str, tmp_path
 async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
     devtools: str, tmp_path: Path
 ) -> None:
-    async with opened(devtools, tmp_path, drop_after_ms=1300) as (page, server):
+    async with opened(devtools, tmp_path, drop_after_ms=1300, away_for=2) as (page, server):
         await page.js(
             """globalThis.notices = [];
             const line = document.querySelector('#notice span');
@@ -162,7 +162,7 @@ async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
         )
         await page.click("#toggle")
         await page.wait(f"{FINALS} === 2 && document.querySelector('[data-cut]')")
-        await page.wait(f"{FINALS} === 3")
+        await page.wait(f"{FINALS} >= 3")
         assert await page.js(STATE) == "live"
         assert len(server.starts) == 2
         told = [each for each in await page.js("notices") if each]
@@ -170,8 +170,33 @@ async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
             "The connection was lost: listening goes on, words follow in a new session.",
             "Connected again, in a new session.",
         ]
+        assert server.away_for == 0
+        failed = [each for each in page.complaints if "WebSocket connection to" in each]
+        assert page.complaints == failed  # the browser's own words for the handshakes in vain
+        page.complaints.clear()
         await page.click("#toggle")
         await page.wait(f"{STATE} === 'finished'")
+
+
+async def test_audio_from_before_the_server_was_ready_is_sent_too(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with opened(devtools, tmp_path, script=[]) as (page, server):
+        told = await page.js(
+            """import('/link.js').then(({ Link }) => new Promise((resolve) => {
+              const told = [];
+              const audio = { encoding: 'pcm_s16le', rate: 16000, channels: 1 };
+              const start = { audio, latency: 'low' };
+              const url = `ws://${location.host}/v1/stream`;
+              const on = (type) => { told.push(type); if (type === 'ended') resolve(told); };
+              const link = new Link({ url, start, live: true, on });
+              for (let i = 0; i < 5; i += 1) link.push(new Int16Array(640));
+              link.stop();
+            }))"""
+        )
+    assert server.received_ms == [200]
+    assert told[0] == "session"
+    assert told[-2:] == ["done", "ended"]
 
 
 async def test_a_refusal_is_one_sentence(devtools: str, tmp_path: Path) -> None:
