@@ -37,6 +37,7 @@ from asr.checkpoint.spec import (
 from asr.checkpoint.weights import checked_tensors, fingerprint
 from asr.tokenizer import Tokenizer
 
+_TYPICAL = "encoder.pre_encode.out.weight"
 _HEADS = ("joint.joint_net.2.weight", "joint.joint_net.1.weight")
 _CTC_HEADS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
 
@@ -85,7 +86,7 @@ def inspect(source: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
             "fp32": bytes_per_stream(spec),
             "bf16": bytes_per_stream(spec, torch.bfloat16),
         },
-        "stored_as": str(next(iter(checkpoint.tensors.values())).dtype).removeprefix("torch."),
+        "stored_as": str(checkpoint.tensors[_TYPICAL].dtype).removeprefix("torch."),
         "licence": checkpoint.licence,
         "fingerprint": checkpoint.fingerprint,
     }

@@ -14,12 +14,14 @@ import numpy as np
 import sentencepiece
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from asr.reference import offline
+from asr.reference import ctc_head, offline
 
 BLANK_SHARE = 0.85
 """Of all decisions of a real RNN-T, about this share are blanks."""
 PROMPTS = {"en-US": 0, "es-US": 3, "fr-FR": 8, "de-DE": 9, "auto": 101}
+LOGIT_SPREAD, HISTORY_SPREAD = 2.0, 0.7
 Samples = NDArray[np.float32]
 
 
@@ -287,33 +289,52 @@ def _enliven(model: Any, shape: Shape) -> None:
         scale = 0.1 if "pos_bias" in name or "norm" in name else 0.02 * name.endswith("bias")
         if scale:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-    model.joint.enc.weight.mul_(6.0)
-    model.joint.pred.weight.mul_(6.0)
-    model.joint.joint_net[2].weight.mul_(3.0)
     if shape.is_prompted:  # frames must weigh more than the prompt, or languages differ in rate
         model.prompt_kernel[0].weight[:, : shape.width].mul_(4.0)
-        model.prompt_kernel[2].weight.mul_(4.0)
+        model.prompt_kernel[0].weight[:, shape.width :].mul_(0.5)
 
 
 @torch.no_grad()
-def tune_blanks(model: Any, look_ahead: int, prompts: tuple[int | None, ...] = (None,)) -> None:
-    """Bisect the blank's bias until NeMo's own greedy search emits blanks at a real rate."""
-    bias = model.joint.joint_net[2].bias
-    utterances = [audio(3, 901 + i) for i in range(3)]
+def tune(model: Any, shape: Shape) -> None:
+    """Give all pieces an even chance, and blanks the share they have in a trained model."""
+    prompts = list(PROMPTS.values()) if shape.is_prompted else [None]
+    out, joint = model.joint.joint_net[2], model.joint
+    out.bias[-1] = 1e4  # nothing but blanks: quick, and only the encoder's frames are wanted
+    parts = [
+        offline(model, audio(3, 901 + i), look_ahead, prompt=prompts[i % len(prompts)]).encoded
+        for i, look_ahead in enumerate(shape.look_aheads * (4 // len(shape.look_aheads)))
+    ]
+    encoded = torch.cat(parts)
+    said = torch.arange(shape.pieces)[:: max(1, shape.pieces // 16), None]
+    after, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
+    _spread(joint.enc, encoded, 1.0)
+    _spread(joint.pred, after[:, 0], HISTORY_SPREAD)
+    hidden = torch.relu(joint.enc(encoded)[:, None] + joint.pred(after)[:, 0]).flatten(0, 1)
+    _spread(out, hidden, LOGIT_SPREAD)
+    if ctc_head(model) is not None:
+        _spread(ctc_head(model).decoder_layers[0], encoded, LOGIT_SPREAD)
 
     def blank_share(value: float) -> float:
-        bias[-1] = value
-        runs = [
-            offline(model, samples, look_ahead, prompt=prompts[i % len(prompts)])
-            for i, samples in enumerate(utterances)
-        ]
-        frames = sum(len(run.encoded) for run in runs)
-        return frames / (frames + sum(len(run.tokens) for run in runs))
+        out.bias[-1] = value
+        decode = model.decoding.rnnt_decoder_predictions_tensor
+        tokens = 0
+        for part in parts:
+            lengths = torch.tensor([len(part)])
+            tokens += len(decode(part.T[None], lengths, return_hypotheses=True)[0].y_sequence)
+        return len(encoded) / (len(encoded) + tokens)
 
-    _bisect(blank_share, -30.0, 60.0)
+    _bisect(blank_share, 0.0, 20.0)
+
+
+def _spread(layer: Any, inputs: Tensor, spread: float) -> None:
+    """Centre and scale each output over ``inputs``, or two or three pieces would always win."""
+    outputs = inputs @ layer.weight.flatten(1).T
+    scale = spread / outputs.std(0).clamp_min(1e-3)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+    layer.bias.copy_(-outputs.mean(0) * scale)
 
 
 def _bisect(share: Callable[[float], float], low: float, high: float) -> None:
-    for _ in range(9):
+    for _ in range(7):
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) < BLANK_SHARE else (low, middle)
