@@ -39,7 +39,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Li
     weight = weight.flatten(1).to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
     is_worth_packing = precision == "bf16" or weight.numel() >= PACK_FROM
-    if weight.is_cuda or not is_worth_packing or not torch.backends.mkldnn.is_available():
+    if weight.is_cuda or not is_worth_packing:
         return lambda x: F.linear(x.to(dtype), weight, bias).float()
     # The layout oneDNN wants, made once; otherwise each call reorders the weights again.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)  # noqa: SLF001

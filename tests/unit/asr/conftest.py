@@ -20,6 +20,7 @@ CheckpointMaker = Callable[..., Checkpoint]
 def _encoder_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     d, ch = spec.d_model, spec.subsampling_channels
     pre, shapes = "encoder.pre_encode.", dict[str, tuple[int, ...]]()
+    weight: tuple[int, ...]
     for index, weight in ((0, (ch, 1, 3, 3)), (2, (ch, 1, 3, 3)), (3, (ch, ch, 1, 1))):
         shapes |= {f"{pre}conv.{index}.weight": weight, f"{pre}conv.{index}.bias": (ch,)}
     shapes |= {f"{pre}conv.5.weight": (ch, 1, 3, 3), f"{pre}conv.5.bias": (ch,)}
