@@ -45,6 +45,9 @@ json_values = st.recursive(
 )
 
 
+NASTY = st.sampled_from(["\ud800", "\\ud800", "\0", "[" * 2_000, "9" * 30, "1e999", "NaN", "\n"])
+
+
 @st.composite
 def texts(draw: st.DrawFn) -> str:
     """Return noise, JSON, or an example of the protocol page with damage."""
@@ -56,7 +59,7 @@ def texts(draw: st.DrawFn) -> str:
             return json.dumps(draw(json_values))
         case 2:
             at = draw(st.integers(0, len(example)))
-            noise = draw(st.text(st.characters(exclude_categories=()), max_size=5))
+            noise = draw(NASTY | st.text(max_size=5))
             return example[:at] + noise + example[at + draw(st.integers(0, 5)) :]
         case 3:
             value: dict[str, Any] = json.loads(example)
