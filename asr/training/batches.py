@@ -1,0 +1,70 @@
+"""Clips to tensors: what one step of training is fed.
+
+Does: load, augment, features, labels and frame targets of a batch.
+Does not know: the network, losses, how far the run is (it is told).
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.training.augment import Changes
+from asr.training.data import Clip, Corpus
+from asr.training.features import centre, log_mel, mel_filters
+from asr.training.losses import Labels
+
+CLIPS_FOR_MEANS = 200
+LATE_S = {True: 0.08, False: 0.16}
+"""How late frame targets are: one frame where the model hears ahead, two where it does not."""
+HEARS_AHEAD = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A padded batch."""
+
+    mel: Tensor
+    frames: Tensor
+    pieces: Labels
+    sounds: Labels
+    seconds: float
+
+
+def centred_filters(corpus: Corpus, seed: int) -> Tensor:
+    """Mel filters that give this corpus features of mean zero."""
+    clips = random.Random(seed).sample(corpus.train, min(CLIPS_FOR_MEANS, len(corpus.train)))
+    plain, total, frames = mel_filters(), torch.zeros(80), 0
+    for clip in clips:
+        mel, count = log_mel(corpus.samples(clip)[None], torch.tensor([clip.length]), plain)
+        total += mel.sum((0, 1))
+        frames += int(count)
+    return centre(plain, total / frames)
+
+
+def load(
+    corpus: Corpus, clips: Sequence[Clip], filters: Tensor, changes: Changes | None = None
+) -> Batch:
+    """Make a batch of clips; without changes exactly as recorded."""
+    waves = [corpus.samples(clip) for clip in clips]
+    if changes is not None:
+        waves = [changes.heard(wave) for wave in waves]
+    lengths = torch.tensor([len(w) for w in waves])
+    mel, frames = log_mel(pad_sequence(waves, batch_first=True), lengths, filters)
+    if changes is not None:
+        changes.mask(mel, frames)
+    seconds = sum(clip.seconds for clip in clips)
+    return Batch(mel, frames, corpus.piece_labels(clips), corpus.sound_labels(clips), seconds)
+
+
+def frame_targets(
+    corpus: Corpus, clips: Sequence[Clip], steps: int, look_ahead: int
+) -> tuple[Tensor, Tensor]:
+    """Give targets of pieces [B, T] and of sounds [B, 4 T]; clips without word times have none."""
+    late = LATE_S[look_ahead >= HEARS_AHEAD]
+    pieces = [corpus.piece_frames(clip, steps, late=late) for clip in clips]
+    sounds = [corpus.sound_frames(clip, 4 * steps, late=late) for clip in clips]
+    return torch.stack(pieces), torch.stack(sounds)

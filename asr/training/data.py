@@ -1,0 +1,261 @@
+"""Clips of a run: prepared once into one file of samples, then drawn as batches.
+
+Does: decode manifests and tar shards, train the tokenizer, cut epochs into batches of like length.
+Does not know: features, augmentation, the network. soundfile is needed to prepare, not to train.
+"""
+
+import gzip
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+
+from asr.training.config import DataConfig, Source
+from asr.training.losses import Labels
+
+RATE = 16_000
+FRAME_S = 0.08
+SHORTEST_S = 0.4
+NO_TARGET = -100
+ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
+SENTENCES_A_TEXT = 20_000
+PCM, INDEX, TOKENIZER = "pcm.i16", "index.jsonl", "tokenizer.model"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One utterance; samples are [start, start + length) of the prepared file."""
+
+    split: str
+    source: str
+    start: int
+    length: int
+    weight: float
+    words: tuple[str, ...]
+    times: tuple[tuple[float, float], ...] | None
+    """Seconds of each word, where the synthesiser told them."""
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return self.length / RATE
+
+    @property
+    def text(self) -> str:
+        """Transcript, words separated by one space."""
+        return " ".join(self.words)
+
+
+def prepare(config: DataConfig, out: Path, *, vocabulary: int) -> None:
+    """Write samples, index and tokenizer into ``out``; does nothing where they are."""
+    if (out / INDEX).exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    clips, position = [], 0
+    with (out / PCM).open("wb") as pcm:
+        for source in config.sources:
+            for row, samples in _decoded(source):
+                pcm.write(samples.tobytes())
+                clips.append({**row, "start": position, "length": len(samples)})
+                position += len(samples)
+    _train_tokenizer(config, clips, out, vocabulary=vocabulary)
+    index = "".join(json.dumps(row) + "\n" for row in clips)
+    (out / INDEX).write_text(index, encoding="utf-8")
+
+
+def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
+    import soundfile
+
+    folder = source.manifest.parent
+    shards: dict[str, tarfile.TarFile] = {}
+    for line in source.manifest.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "shard" in row:
+            name = row["shard"]
+            if name not in shards:
+                shards[name] = tarfile.open(folder / name)
+            member = shards[name].extractfile(row["member"])
+            assert member is not None
+            data = member.read()
+        else:
+            data = (folder / row["audio_filepath"]).read_bytes()
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+        words = _plain(row["text"]).split()
+        if rate != RATE or samples.ndim != 1 or not words:
+            continue
+        times = row.get("words")
+        name = row.get("source", source.manifest.stem) if source.split == "dev" else ""
+        yield (
+            {
+                "split": source.split,
+                "source": name or source.manifest.stem,
+                "weight": source.weight,
+                "words": words,
+                "times": times if times and len(times) == len(words) else None,
+            },
+            samples,
+        )
+    for shard in shards.values():
+        shard.close()
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text.lower() if c in ALPHABET)
+
+
+def _train_tokenizer(
+    config: DataConfig, clips: list[dict[str, object]], out: Path, *, vocabulary: int
+) -> None:
+    sentences = [" ".join(c["words"]) for c in clips if c["split"] != "dev"]  # type: ignore[arg-type]
+    for path in config.texts:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            sentences += [
+                _plain(line) for line, _ in zip(file, range(SENTENCES_A_TEXT), strict=False)
+            ]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_prefix=str(out / "tokenizer"),
+        vocab_size=vocabulary, model_type="bpe", character_coverage=1.0,
+        bos_id=-1, eos_id=-1, unk_id=0, minloglevel=2,
+    )  # fmt: skip
+
+
+class Sounds:
+    """What the inner head writes: sounds by a lexicon, letters for words it lacks."""
+
+    def __init__(self, lexicon: Path | None, words: Sequence[str]) -> None:
+        self._of: dict[str, str] = {}
+        if lexicon is not None:
+            rows = lexicon.read_text(encoding="utf-8").splitlines()
+            self._of = dict(row.split("\t", 1) for row in rows)
+        used = {c for word in words for c in self.spell(word)}
+        self.inventory = tuple(sorted(used))
+        self._ids = {c: i for i, c in enumerate(self.inventory)}
+
+    def spell(self, word: str) -> str:
+        """Give the sounds of a word, one character each."""
+        return self._of.get(word, word)
+
+    def ids(self, word: str) -> list[int]:
+        """Give the sounds of a word as ids."""
+        return [self._ids[c] for c in self.spell(word) if c in self._ids]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """What of the clips an epoch uses, given how far the run is."""
+
+    longest_s: float
+    timed: bool
+    """Only clips with word times."""
+
+
+class Corpus:
+    """The prepared clips, and their targets."""
+
+    def __init__(self, config: DataConfig, folder: Path) -> None:
+        self._config = config
+        self._pcm = np.memmap(folder / PCM, np.int16, "r")
+        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
+        lines = (folder / INDEX).read_text(encoding="utf-8").splitlines()
+        clips = [_clip(json.loads(line)) for line in lines]
+        self.dev = [c for c in clips if c.split == "dev"]
+        fits = [c for c in clips if SHORTEST_S < c.seconds < config.longest_s]
+        self.train = [c for c in fits if c.split != "dev"]
+        self.sounds = Sounds(config.lexicon, sorted({w for c in self.train for w in c.words}))
+
+    def samples(self, clip: Clip) -> Tensor:
+        """Read samples, in -1..1."""
+        cut = self._pcm[clip.start : clip.start + clip.length]
+        return torch.from_numpy(cut.astype(np.float32) / 32_768.0)
+
+    def epoch(self, plan: EpochPlan, rng: random.Random) -> list[list[Clip]]:
+        """Shuffled batches of clips of like length; synthetic ones at most at their ratio."""
+        fits = [
+            c for c in self.train
+            if c.seconds < plan.longest_s and (c.times or not plan.timed)
+            and rng.random() < c.weight
+        ]  # fmt: skip
+        chosen = fits if plan.timed else self._balanced(fits, rng)
+        chosen.sort(key=lambda c: c.length * rng.uniform(0.9, 1.1))
+        batches: list[list[Clip]] = [[]]
+        top = 0.0
+        for clip in chosen:
+            top = max(top, clip.seconds)
+            if batches[-1] and top * (len(batches[-1]) + 1) > self._config.batch_seconds:
+                batches.append([])
+                top = clip.seconds
+            batches[-1].append(clip)
+        rng.shuffle(batches)
+        return [b for b in batches if b]
+
+    def _balanced(self, clips: list[Clip], rng: random.Random) -> list[Clip]:
+        chosen = [c for c in clips if c.split == "train"]
+        room = sum(c.seconds for c in chosen) * self._config.synthetic_ratio
+        if not chosen:
+            return clips
+        synthetic = [c for c in clips if c.split == "synthetic"]
+        for clip in rng.sample(synthetic, len(synthetic)):
+            if room <= 0:
+                break
+            chosen.append(clip)
+            room -= clip.seconds
+        return chosen
+
+    def piece_labels(self, clips: Sequence[Clip]) -> Labels:
+        """Pieces of the transcripts."""
+        return _padded([self.pieces.encode(c.text) for c in clips])
+
+    def sound_labels(self, clips: Sequence[Clip]) -> Labels:
+        """Sounds of the transcripts."""
+        return _padded([[i for w in c.words for i in self.sounds.ids(w)] for c in clips])
+
+    def piece_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
+        """Piece of each encoder frame of a clip with word times."""
+        return _spread(clip, [self.pieces.encode(w) for w in clip.words],
+                       (steps, FRAME_S, late, len(self.pieces)))  # fmt: skip
+
+    def sound_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
+        """Sound of each 20 ms of a clip with word times."""
+        return _spread(clip, [self.sounds.ids(w) for w in clip.words],
+                       (steps, FRAME_S / 4, late, len(self.sounds.inventory)))  # fmt: skip
+
+
+def _clip(row: dict[str, object]) -> Clip:
+    times = row["times"]
+    return Clip(
+        split=str(row["split"]), source=str(row["source"]),
+        start=int(row["start"]), length=int(row["length"]), weight=float(row["weight"]),  # type: ignore[call-overload, arg-type]
+        words=tuple(row["words"]),  # type: ignore[arg-type]
+        times=tuple((a, b) for a, b in times) if times else None,  # type: ignore[attr-defined]
+    )  # fmt: skip
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Labels:
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r, dtype=torch.long) for r in rows], True)
+    return Labels(ids, torch.tensor([len(r) for r in rows]))
+
+
+def _spread(
+    clip: Clip, labels: Sequence[Sequence[int]], grid: tuple[int, float, float, int]
+) -> Tensor:
+    """Each word's labels in equal parts over its time, ``late`` seconds later; else the blank."""
+    steps, step_s, late, blank = grid
+    if clip.times is None:
+        return torch.full((steps,), NO_TARGET)
+    frames = [blank] * steps
+    for ids, (start, end) in zip(labels, clip.times, strict=True):
+        if not ids:
+            continue
+        first = (start + late) / step_s
+        span = max((end - start) / step_s, float(len(ids)))
+        for f in range(max(0, int(first + 0.999)), min(steps, int(first + span + 0.999))):
+            frames[f] = ids[min(len(ids) - 1, int((f - first) / span * len(ids)))]
+    return torch.tensor(frames)

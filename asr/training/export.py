@@ -1,0 +1,181 @@
+"""A trained run -> files an engine and NeMo load.
+
+Does: averaged weights in 16 bits with NeMo's names, a NeMo-shaped config, a ``.nemo`` archive.
+Does not know: training, engines. The head of sounds stays behind; so does an untrained transducer.
+
+The config is written as JSON, which is YAML too.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asr.training.config import ModelConfig
+from asr.training.data import TOKENIZER
+from asr.training.features import window
+from asr.training.model import MELS
+
+_COLLECTION = "nemo.collections.asr"
+_TRANSDUCER = ("decoder.", "joint.")
+FILTERS, WINDOW = "preprocessor.featurizer.fb", "preprocessor.featurizer.window"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an export is made of."""
+
+    model: ModelConfig
+    weights: dict[str, Tensor]
+    pieces: tuple[str, ...]
+    hybrid: bool
+    tokenizer: Path
+    progress: dict[str, float]
+
+
+def read(run: Path, checkpoint: str = "best.pt") -> Trained:
+    """Averaged weights of a run, its tokenizer, and which heads were trained."""
+    state = torch.load(run / checkpoint, map_location="cpu", weights_only=True)
+    hybrid = "rnnt" in state["losses"]
+    weights = _renamed(state["average"], hybrid=hybrid)
+    weights[FILTERS], weights[WINDOW] = state["filters"][None].contiguous(), window()
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(run / TOKENIZER))
+    pieces = tuple(processor.id_to_piece(i) for i in range(len(processor)))
+    model = ModelConfig(**state["config"])
+    return Trained(model, weights, pieces, hybrid, run / TOKENIZER, state["progress"])
+
+
+def _renamed(average: dict[str, Tensor], *, hybrid: bool) -> dict[str, Tensor]:
+    kept = {k: v.contiguous() for k, v in average.items() if not k.startswith("sounds.")}
+    if hybrid:
+        return kept
+    alone = {k: v for k, v in kept.items() if not k.startswith(_TRANSDUCER)}
+    return {k.replace("ctc_decoder.", "decoder."): v for k, v in alone.items()}
+
+
+def save_folder(trained: Trained, folder: Path) -> None:
+    """model.safetensors (bf16, features in fp32), model_config.yaml and tokenizer.model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: value if name in (FILTERS, WINDOW) else value.to(torch.bfloat16)
+        for name, value in trained.weights.items()
+    }
+    config = nemo_config(trained)
+    config["tokenizer"] = {"type": "bpe", "model_path": "nemo:tokenizer.model"}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    (folder / "model_config.yaml").write_text(text, encoding="utf-8")
+    shutil.copyfile(trained.tokenizer, folder / "tokenizer.model")
+
+
+def save_nemo(trained: Trained, path: Path) -> None:
+    """Write a ``.nemo`` that NeMo 3.0.0 restores; weights rounded to bf16 as in the folder."""
+    config = nemo_config(trained)
+    config["tokenizer"] = {
+        "dir": None,
+        "type": "bpe",
+        "model_path": "nemo:tokenizer.model",
+        "vocab_path": "nemo:vocab.txt",
+        "spe_tokenizer_vocab": "nemo:tokenizer.vocab",
+    }
+    weights = {
+        name: value if name in (FILTERS, WINDOW) else value.to(torch.bfloat16).float()
+        for name, value in trained.weights.items()
+    }
+    packed = io.BytesIO()
+    torch.save(weights, packed)
+    listing = "\n".join(trained.pieces) + "\n"
+    with tarfile.open(path, "w:") as tar:
+        _add(tar, "model_config.yaml", json.dumps(config, ensure_ascii=False).encode())
+        _add(tar, "model_weights.ckpt", packed.getvalue())
+        _add(tar, "tokenizer.model", trained.tokenizer.read_bytes())
+        _add(tar, "vocab.txt", listing.encode())
+        _add(tar, "tokenizer.vocab", listing.replace("\n", "\t0\n").encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def nemo_config(trained: Trained) -> dict[str, Any]:
+    """Say what NeMo must know to build the model, tokenizer left out."""
+    model, labels = trained.model, list(trained.pieces)
+    config: dict[str, Any] = {
+        "sample_rate": 16_000,
+        "preprocessor": _preprocessor(),
+        "encoder": _encoder(model),
+        "nemo_version": "3.0.0",
+    }
+    ctc = {
+        "_target_": f"{_COLLECTION}.modules.ConvASRDecoder",
+        "feat_in": model.width,
+        "num_classes": len(labels),
+        "vocabulary": labels,
+    }
+    greedy = {"strategy": "greedy_batch"}
+    if not trained.hybrid:
+        target = f"{_COLLECTION}.models.ctc_bpe_models.EncDecCTCModelBPE"
+        return config | {"target": target, "decoder": ctc, "decoding": greedy}
+    target = f"{_COLLECTION}.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel"
+    return config | _transducer(model, labels) | {
+        "target": target,
+        "aux_ctc": {"ctc_loss_weight": 0.3, "use_cer": False, "ctc_reduction": "mean_batch",
+                    "decoder": ctc, "decoding": greedy},
+        "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 10}},
+    }  # fmt: skip
+
+
+def _preprocessor() -> dict[str, Any]:
+    return {
+        "_target_": f"{_COLLECTION}.modules.AudioToMelSpectrogramPreprocessor",
+        "sample_rate": 16_000, "normalize": "NA", "window_size": 0.025, "window_stride": 0.01,
+        "window": "hann", "features": MELS, "n_fft": 512, "log": True, "frame_splicing": 1,
+        "dither": 0.0, "pad_to": 0,
+    }  # fmt: skip
+
+
+def _encoder(model: ModelConfig) -> dict[str, Any]:
+    return {
+        "_target_": f"{_COLLECTION}.modules.ConformerEncoder",
+        "feat_in": MELS, "feat_out": -1, "n_layers": model.layers, "d_model": model.width,
+        "use_bias": True, "subsampling": "dw_striding", "subsampling_factor": 8,
+        "subsampling_conv_channels": model.channels, "causal_downsampling": True,
+        "ff_expansion_factor": 4, "self_attention_model": "rel_pos", "n_heads": model.heads,
+        "att_context_size": [[model.left, ahead] for ahead in model.look_aheads],
+        "att_context_style": "chunked_limited", "xscaling": False, "untie_biases": True,
+        "pos_emb_max_len": 5_000, "conv_kernel_size": model.kernel,
+        "conv_norm_type": "layer_norm", "conv_context_size": "causal",
+        "dropout": 0.1, "dropout_pre_encoder": 0.1, "dropout_emb": 0.0, "dropout_att": 0.1,
+    }  # fmt: skip
+
+
+def _transducer(model: ModelConfig, labels: list[str]) -> dict[str, Any]:
+    sizes = {"enc_hidden": model.width, "pred_hidden": model.predictor}
+    return {
+        "model_defaults": {**sizes, "joint_hidden": model.joint},
+        "decoder": {
+            "_target_": f"{_COLLECTION}.modules.RNNTDecoder",
+            "normalization_mode": None, "random_state_sampling": False, "blank_as_pad": True,
+            "vocab_size": len(labels),
+            "prednet": {"pred_hidden": model.predictor, "pred_rnn_layers": 1,
+                        "t_max": None, "dropout": 0.2},
+        },
+        "joint": {
+            "_target_": f"{_COLLECTION}.modules.RNNTJoint",
+            "log_softmax": None, "preserve_memory": False, "fuse_loss_wer": False,
+            "num_classes": len(labels), "vocabulary": labels,
+            "jointnet": {"joint_hidden": model.joint, "activation": "relu", "dropout": 0.2,
+                         "encoder_hidden": model.width, "pred_hidden": model.predictor},
+        },
+        "loss": {"loss_name": "default"},
+    }  # fmt: skip

@@ -1,0 +1,280 @@
+"""The training loop: one config in, checkpoints and a log out; can be stopped and resumed.
+
+Does: schedule, losses, optimizer, averaged weights, dev error, checkpoints.
+Does not know: how files are decoded, what NeMo wants of an export.
+
+``out`` holds the prepared data, last.pt, best.pt (averaged weights of the best dev error) and
+log.jsonl, one line an evaluation.
+"""
+
+import copy
+import json
+import logging
+import math
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr.training import batches, losses
+from asr.training.augment import Changes
+from asr.training.config import TrainingConfig, load
+from asr.training.data import Clip, Corpus, EpochPlan, prepare
+from asr.training.evaluate import evaluate
+from asr.training.model import Encoded, Model
+from asr.training.parallel import Group, launch
+
+LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
+FLOOR = 0.02
+"""The cosine ends at this share of the learning rate."""
+RNNT_SHARE, CTC_SHARE_WITH_RNNT = 0.7, 0.3
+STEPS_A_LINE = 25
+_logger = logging.getLogger("rivulet.training")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    hours: float = 0.0
+    """Audio seen."""
+    spent_s: float = 0.0
+    best_wer: float = math.inf
+
+
+@dataclass(slots=True)
+class Averages:
+    """Losses as they are shown: slowly moving."""
+
+    values: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        """Take a step's value in."""
+        old = self.values.get(name, value)
+        self.values[name] = 0.98 * old + 0.02 * value
+
+    def line(self) -> str:
+        """Write all of them in one line."""
+        return " ".join(f"{k} {v:.3f}" for k, v in self.values.items())
+
+
+def run(config_path: Path, *, out: Path, resume: bool) -> int:
+    """Train as the config says; returns an exit status. The ``rivulet train`` verb calls this."""
+    config = load(config_path)
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    if (out / LAST).exists() and not resume:
+        _logger.error("%s holds a run: resume it, or train elsewhere", out)
+        return 2
+    launch(config.run.processes, _work, (config, out))
+    return 0
+
+
+def _work(group: Group, config: TrainingConfig, out: Path) -> None:
+    if group.leads:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    Trainer(config, out, group).fit()
+
+
+class Trainer:
+    """One run: the network, its average, the optimizer and how far they are."""
+
+    def __init__(self, config: TrainingConfig, out: Path, group: Group | None = None) -> None:
+        torch.set_num_threads(config.run.threads)
+        torch.manual_seed(config.run.seed)
+        self.config, self.out, self.group = config, out, group or Group()
+        self.device = torch.device(config.run.device)
+        self.corpus = Corpus(config.data, out)
+        self.model = Model(config.model, len(self.corpus.sounds.inventory)).to(self.device)
+        self.average = copy.deepcopy(self.model).eval()
+        self.filters = batches.centred_filters(self.corpus, config.run.seed)
+        self.progress, self.shown = Progress(), Averages()
+        self.rng = random.Random(config.run.seed)
+        self.optimizer = self._optimizer()
+        self._queue: list[list[Clip]] = []
+        if (out / LAST).exists():
+            self._restore()
+        if not self.group.leads:
+            self.rng.seed(f"{config.run.seed} {self.group.rank} {self.progress.step}")
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        run = self.config.run
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        vectors = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": run.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def fit(self) -> None:
+        """Train until the minutes or the steps are spent."""
+        run, state = self.config.run, self.progress
+        saved = evaluated = state.spent_s
+        while self.done() < 1.0:
+            began = time.monotonic()
+            self._step()
+            state.spent_s = self.group.told(state.spent_s + time.monotonic() - began)
+            if not self.group.leads:
+                continue
+            if state.step % STEPS_A_LINE == 0:
+                self._show()
+            if state.spent_s - evaluated >= 60 * run.evaluate_minutes:
+                evaluated = state.spent_s
+                self._evaluate(every=run.dev_every)
+            if state.spent_s - saved >= 60 * run.save_minutes:
+                saved = state.spent_s
+                self._save()
+        if self.group.leads:
+            self._evaluate(every=1)
+            self._save()
+
+    def done(self) -> float:
+        """How much of the run is behind: 1 at its end."""
+        run, state = self.config.run, self.progress
+        return max(state.spent_s / 60 / run.minutes, state.step / run.steps)
+
+    def _next(self) -> list[Clip]:
+        data, hours = self.config.data, self.progress.hours
+        if not self._queue:
+            timed = hours < data.timed_hours
+            longest = data.short_longest_s if hours < data.short_hours else data.longest_s
+            self._queue = self.corpus.epoch(EpochPlan(longest, timed), self.rng)
+        return self._queue.pop()
+
+    def _step(self) -> None:
+        config, state = self.config, self.progress
+        clips = self._next()
+        gain_only = state.hours < config.augment.from_hours
+        changes = Changes(config.augment, self.rng, gain_only=gain_only)
+        batch = batches.load(self.corpus, clips, self.filters, changes)
+        look_ahead = self.rng.choice(config.model.look_aheads)
+        dropout = 0.0 if gain_only else config.augment.dropout
+        total = self._loss(batch, clips, look_ahead, dropout)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.group.average(p.grad for p in self.model.parameters() if p.grad is not None)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.run.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.hours += self.group.total(batch.seconds) / 3_600
+        self.shown.add("grad", float(norm))
+        self._follow()
+
+    def learning_rate(self) -> float:
+        """Warm up by steps, then a cosine to the end."""
+        run, state = self.config.run, self.progress
+        way = min(1.0, self.done())
+        cosine = FLOOR + (1 - FLOOR) * (0.5 + 0.5 * math.cos(math.pi * way))
+        return run.learning_rate * min(1.0, (state.step + 1) / run.warmup_steps) * cosine
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        keep = min(self.config.run.ema, (1 + self.progress.step) / (10 + self.progress.step))
+        slow: list[Tensor] = list(self.average.parameters())
+        fast: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(slow, fast, 1 - keep)
+
+    def _loss(
+        self, batch: batches.Batch, clips: list[Clip], look_ahead: int, dropout: float
+    ) -> Tensor:
+        weights, model, dev = self.config.loss, self.model, self.device
+        with torch.autocast(dev.type, torch.bfloat16, enabled=self.config.run.bf16):
+            encoded = model.encoder(batch.mel.to(dev), batch.frames.to(dev), look_ahead, dropout)
+            final, middle = model.ctc(encoded.final), model.ctc(encoded.middle)
+            sounds = model.sound_logits(encoded.sounding)
+        pieces = losses.ctc(final, encoded.frames, batch.pieces)
+        heard = losses.ctc(sounds, encoded.frames * 4, batch.sounds)
+        total = weights.ctc * pieces + weights.sounds * heard
+        if weights.middle:
+            total = total + weights.middle * losses.ctc(middle, encoded.frames, batch.pieces)
+        self.shown.add("ctc", pieces.item())
+        self.shown.add("sounds", heard.item())
+        if self.progress.hours >= weights.rnnt_hours:
+            total = CTC_SHARE_WITH_RNNT * total + RNNT_SHARE * self._transducer(encoded, batch)
+        if self.progress.hours < weights.frame_hours and any(c.times for c in clips):
+            of_pieces, of_sounds = batches.frame_targets(
+                self.corpus, clips, final.shape[1], look_ahead
+            )
+            by_frame = losses.frame_cross_entropy(final, of_pieces.to(dev))
+            by_frame = by_frame + losses.frame_cross_entropy(sounds, of_sounds.to(dev))
+            self.shown.add("frames", by_frame.item())
+            total = total + weights.frames * by_frame
+        return total
+
+    def _transducer(self, encoded: Encoded, batch: batches.Batch) -> Tensor:
+        model = self.model
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.bf16):
+            ours = model.joint.enc(encoded.final)
+            theirs = model.joint.pred(model.decoder(batch.pieces.ids.to(self.device)))
+            out = model.joint.joint_net[2]
+            assert isinstance(out, nn.Linear)
+            loss = losses.rnnt(ours, theirs, out, encoded.frames, batch.pieces)
+        self.shown.add("rnnt", loss.item())
+        return loss * self.config.loss.rnnt
+
+    def _show(self) -> None:
+        state = self.progress
+        pace = state.hours / max(state.spent_s, 1e-9) * 3_600
+        _logger.info(
+            "step %d hours %.2f %s lr %.2e min %.1f pace %.0f",
+            state.step, state.hours, self.shown.line(), self.learning_rate(),
+            state.spent_s / 60, pace,
+        )  # fmt: skip
+
+    def _evaluate(self, *, every: int) -> None:
+        began, state, run = time.monotonic(), self.progress, self.config.run
+        result = evaluate(self.average, self.corpus, self.filters, run.dev_look_ahead, every)
+        state.spent_s += time.monotonic() - began
+        row = {
+            "step": state.step, "hours": round(state.hours, 2),
+            "minutes": round(state.spent_s / 60, 1),
+            "losses": {k: round(v, 3) for k, v in self.shown.values.items()},
+            "dev_wer": result.wer, "silent": result.silent, "dev_every": every,
+        }  # fmt: skip
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        _logger.info("%s", row)
+        if result.wer["all"] <= state.best_wer:
+            state.best_wer = result.wer["all"]
+            _write(self.out / BEST, self._checkpoint())
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return {
+            "config": asdict(self.config.model),
+            "inventory": self.corpus.sounds.inventory,
+            "filters": self.filters,
+            "average": self.average.state_dict(),
+            "progress": asdict(self.progress),
+            "losses": dict(self.shown.values),
+        }
+
+    def _save(self) -> None:
+        state = self._checkpoint()
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["rng"] = self.rng.getstate()
+        _write(self.out / LAST, state)
+
+    def _restore(self) -> None:
+        state = torch.load(self.out / LAST, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.filters, self.progress = state["filters"], Progress(**state["progress"])
+        self.shown = Averages(state["losses"])
+        version, numbers, rest = state["rng"]
+        self.rng.setstate((version, tuple(numbers), rest))
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write beside and rename: a stopped run leaves the old checkpoint whole."""
+    draft = path.with_suffix(".tmp")
+    torch.save(state, draft)
+    draft.replace(path)

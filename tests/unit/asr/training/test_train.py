@@ -1,0 +1,77 @@
+import json
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.training import train
+from asr.training.config import BadConfig, load
+from asr.training.export import read, save_folder, save_nemo
+
+pytestmark = pytest.mark.model
+
+
+def _ending_at(config: Path, steps: int) -> str:
+    text = re.sub(r"steps = \d+", f"steps = {steps}", config.read_text(), count=1)
+    config.write_text(text)
+    return text
+
+
+@pytest.fixture
+def trained(tiny_config: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "run"
+    assert train.run(tiny_config, out=out, resume=False) == 0
+    return out
+
+
+def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
+    trained: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (trained / train.LOG).read_text().splitlines()]
+    assert rows[-1]["dev_wer"]["all"] < 40.0
+
+    model = read(trained)
+    assert model.hybrid
+    save_folder(model, tmp_path / "export")
+    stored = {p.name for p in (tmp_path / "export").iterdir()}
+    assert stored == {"model.safetensors", "model_config.yaml", "tokenizer.model"}
+    config = json.loads((tmp_path / "export" / "model_config.yaml").read_text())
+    assert config["encoder"]["att_context_size"] == [[28, 6], [28, 0]]
+    assert not any(name.startswith("sounds.") for name in model.weights)
+
+    save_nemo(model, tmp_path / "tiny.nemo")
+    with tarfile.open(tmp_path / "tiny.nemo") as tar:
+        assert {"model_config.yaml", "model_weights.ckpt"} <= set(tar.getnames())
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_does_not_overwrite_one_unasked(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    _ending_at(tiny_config, 3)
+    assert train.run(tiny_config, out=out, resume=False) == 0
+    first = torch.load(out / train.LAST, weights_only=True)["progress"]
+    assert train.run(tiny_config, out=out, resume=False) == 2
+    _ending_at(tiny_config, 5)
+    assert train.run(tiny_config, out=out, resume=True) == 0
+    second = torch.load(out / train.LAST, weights_only=True)["progress"]
+    assert (first["step"], second["step"]) == (3, 5)
+    assert second["hours"] > first["hours"]
+
+
+def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_path: Path) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    text = _ending_at(tiny_config, 2)
+    tiny_config.write_text(text.replace("threads = 1", "threads = 1\nprocesses = 2"))
+    assert train.run(tiny_config, out=tmp_path / "run", resume=False) == 0
+    state = torch.load(tmp_path / "run" / train.LAST, weights_only=True)
+    assert state["progress"]["step"] == 2
+
+
+def test_a_setting_that_does_not_exist_is_named(tiny_config: Path) -> None:
+    tiny_config.write_text(tiny_config.read_text() + "speed_of_light = 1\n")
+    with pytest.raises(BadConfig, match="speed_of_light"):
+        load(tiny_config)
