@@ -21,14 +21,15 @@ class Lag:
         self.measured_s: list[float] = []
         self._arrivals: deque[tuple[int, float]] = deque()
         """(samples received until then, when); no finer than 20 ms."""
-        self._first: float | None = None
+        self._first: tuple[int, float] | None = None
         self._is_late = False
 
     def received(self, at: int, rate: int, now: float) -> None:
         """Note that samples up to ``at`` are here."""
         if self._first is None:
-            self._first = now
-        if (at / rate - (now - self._first)) * 1000 > AHEAD_MS:
+            self._first = (at, now)
+        first_at, first = self._first
+        if ((at - first_at) / rate - (now - first)) * 1000 > AHEAD_MS:
             self._arrivals.clear()
             return
         if not self._arrivals or (at - self._arrivals[-1][0]) * 50 >= rate:

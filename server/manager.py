@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -109,13 +109,13 @@ class Manager:
         *,
         observer: Observer,
         rng: random.Random | None = None,
-        sleep: Callable[[float], "asyncio.Future[None]"] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._launch = launch
         self._places = [_Place(number, launch(number)) for number in range(workers)]
         self._observer = observer
         self._rng = rng or random.Random()
-        self._sleep = sleep or asyncio.sleep
+        self._sleep = sleep
         self._listeners: dict[int, Listener] = {}
         self._home: dict[int, _Place] = {}
         self._restarts: set[asyncio.Task[None]] = set()

@@ -89,7 +89,8 @@ def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
 
 def change(agreement: Agreement, wish: Configure, model: link.Model) -> Agreement:
     """Return what holds after ``configure``; raises a non-fatal error."""
-    if wish.language is not None and _language(wish.language, model) != agreement.language:
+    wanted = _language(wish.language, model)
+    if wanted not in (None, agreement.language) and len(model.languages) > 1:
         raise UnsupportedLanguage(
             "the language of a running session cannot change", is_fatal=False, param="language"
         )

@@ -1,8 +1,8 @@
 """The engine host: commands in, one engine step at a time, events out.
 
 Does: keep the recogniser's channels of each session, decode audio, step while anything is ready,
-warm the other look-aheads between steps, report the events of a step in one message. What one
-session does wrong ends that session only.
+warm the other look-aheads while nobody is served, report the events of a step in one message.
+What one session does wrong ends that session only.
 Does not know: processes, sockets, wires. A failing step is a failing engine: it ends the host.
 """
 
@@ -87,12 +87,12 @@ class Host:
             self.turn(commands)
 
     def turn(self, commands: Iterable[link.Command]) -> None:
-        """Obey the commands, then do one piece of work: a step, or else warm one look-ahead."""
+        """Obey the commands, then step, or warm a look-ahead while nobody is served."""
         for command in commands:
             self._obey(command)
         if self._recognizer.is_ready():
             self._step()
-        elif self._cold:
+        elif self._cold and not self._sessions:
             self._engine.warm(self._cold.popleft())
         if self._engine.slots_in_use != self._told_slots:
             self._tell([], None)
@@ -111,7 +111,7 @@ class Host:
         )
 
     def _has_work(self) -> bool:
-        return bool(self._cold) or self._recognizer.is_ready()
+        return self._recognizer.is_ready() or bool(self._cold and not self._sessions)
 
     def _obey(self, command: link.Command) -> None:
         if isinstance(command, link.Quit):

@@ -1,0 +1,194 @@
+"""Placement, admission, death and return of workers, with workers that the test plays."""
+
+import asyncio
+import random
+
+import pytest
+
+from asr.events import Event, Progress
+from server.manager import LOST, Manager
+from server.metrics import Metrics
+from server.wire.errors import OverCapacity
+from server.worker import link
+from server.worker.handle import OnExit, OnReport
+
+MODEL = link.Model("m", "f", (6, 1), 4, "fp32", "rnnt", 0, ("en",))
+
+
+class FakeWorker:
+    """Records commands; the test says what it reports."""
+
+    def __init__(self, started: "asyncio.Queue[FakeWorker]") -> None:
+        self._started = started
+        self.commands: list[link.Command] = []
+        self.queued_bytes = 0
+        self.is_closed = False
+        self.report: OnReport = lambda _: None
+        self.exit: OnExit = lambda _: None
+
+    async def start(self, on_report: OnReport, on_exit: OnExit) -> None:
+        self.report, self.exit = on_report, on_exit
+        self._started.put_nowait(self)
+
+    def send(self, command: link.Command) -> None:
+        self.commands.append(command)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class Heard:
+    """A session that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def opened(self) -> None:
+        self.heard.append("opened")
+
+    def happened(self, channel: int, event: Event) -> None:
+        self.heard.append((channel, event))
+
+    def failed(self, code: link.FailureCode, message: str) -> None:
+        self.heard.append((code, message))
+
+
+class House:
+    """A manager with its fake workers and a clock that the test lets go."""
+
+    def __init__(self, workers: int = 2) -> None:
+        self.launched: list[FakeWorker] = []
+        self.started: asyncio.Queue[FakeWorker] = asyncio.Queue()
+        self.waits: list[float] = []
+        self.go_on = asyncio.Event()
+        self.manager = Manager(
+            self.launch, workers, observer=Metrics(), rng=random.Random(1), sleep=self.sleep
+        )
+
+    def launch(self, _: int) -> FakeWorker:
+        self.launched.append(FakeWorker(self.started))
+        return self.launched[-1]
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await self.go_on.wait()
+
+    async def open(self) -> "House":
+        await self.manager.start()
+        for worker in self.launched:
+            worker.report(link.Ready(MODEL))
+        return self
+
+    def attach(self, session: int, channels: int = 1) -> Heard:
+        heard = Heard()
+        self.manager.attach(opening(session, channels), heard)
+        return heard
+
+    def streams(self) -> list[int]:
+        return [place.streams for place in self.manager.status()]
+
+
+def opening(session: int, channels: int) -> link.Open:
+    return link.Open(
+        session, "mulaw", 8_000, channels, 6, None, link.Turns(), partials="all", words=False
+    )
+
+
+async def test_sessions_are_spread_and_refused_when_all_is_full() -> None:
+    house = await House().open()
+    for session in range(8):
+        house.attach(session)
+        assert abs(house.streams()[0] - house.streams()[1]) <= 1
+    with pytest.raises(OverCapacity) as caught:
+        house.attach(8)
+    assert caught.value.retry_after
+    house.manager.release(3)
+    house.attach(9)
+
+
+async def test_two_channels_take_two_streams_of_one_worker() -> None:
+    house = await House(workers=1).open()
+    house.attach(1, channels=2)
+    house.attach(2)
+    with pytest.raises(OverCapacity):
+        house.attach(3, channels=2)
+    assert house.streams() == [3]
+
+
+async def test_a_release_drops_the_session_once() -> None:
+    house = await House(workers=1).open()
+    house.attach(1)
+    house.manager.release(1)
+    house.manager.release(1)
+    assert house.launched[0].commands[1:] == [link.Drop(1)]
+    assert house.streams() == [0]
+
+
+async def test_reports_reach_their_session_and_no_other() -> None:
+    house = await House(workers=1).open()
+    first, second = house.attach(1), house.attach(2)
+    event = link.happened(1, 0, Progress(5))
+    house.launched[0].report(link.Opened(1))
+    house.launched[0].report(link.Step((event,), 6, 1, 0.1, 2, 2))
+    house.launched[0].report(link.Failed(2, "bad_request", "no"))
+    assert first.heard == ["opened", (0, Progress(5))]
+    assert second.heard == [("bad_request", "no")]
+    assert house.manager.slots_in_use == 2
+    assert house.streams() == [1]
+
+
+async def test_a_worker_that_dies_ends_its_sessions_and_comes_back_after_a_while() -> None:
+    house = await House(workers=1).open()
+    heard = house.attach(1)
+    house.launched[0].exit("an engine process ended by signal 9")
+    assert heard.heard == [("internal", LOST)]
+    assert not house.manager.is_ready
+    assert house.manager.status()[0].reason == "an engine process ended by signal 9"
+    with pytest.raises(OverCapacity, match="no engine is ready"):
+        house.attach(2)
+    house.go_on.set()
+    for number in range(2):
+        assert await house.started.get() is house.launched[number]
+    house.launched[1].report(link.Ready(MODEL))
+    await house.manager.ready()
+    house.attach(2)
+    assert house.launched[0].is_closed
+
+
+async def test_a_worker_that_dies_again_and_again_waits_longer_each_time() -> None:
+    house = await House(workers=1).open()
+    house.go_on.set()
+    for _ in range(8):
+        worker = await house.started.get()
+        worker.exit("it ended")
+    await house.started.get()
+    assert house.waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+async def test_a_worker_without_a_model_is_not_started_again() -> None:
+    house = House(workers=1)
+    await house.manager.start()
+    ready = asyncio.create_task(house.manager.ready())
+    await asyncio.sleep(0)
+    house.launched[0].report(link.Unfit("there is no such model"))
+    house.launched[0].exit("an engine process ended with status 2")
+    with pytest.raises(RuntimeError, match="there is no such model"):
+        await ready
+    assert house.waits == []
+
+
+async def test_no_session_is_placed_where_the_queue_is_long() -> None:
+    house = await House().open()
+    house.launched[0].queued_bytes = 1 << 30
+    for session in range(4):
+        house.attach(session)
+    assert house.streams() == [0, 4]
+
+
+async def test_closing_ends_every_worker_and_waiting_restarts() -> None:
+    house = await House().open()
+    house.launched[0].exit("it ended")
+    await asyncio.sleep(0)
+    await house.manager.close()
+    assert [worker.is_closed for worker in house.launched] == [True, True]
+    assert len(house.launched) == 2

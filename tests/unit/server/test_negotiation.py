@@ -1,0 +1,80 @@
+"""What a client gets from a model."""
+
+import pytest
+
+from server.config import ServerConfig
+from server.negotiation import Agreement, agree, change, class_of, nearest
+from server.wire.errors import BadRequest, UnsupportedLanguage
+from server.wire.messages import AudioFormat, Chunk, Configure, Endpointing, LatencyClass, Start
+from server.worker import link
+
+
+def model(
+    looks: tuple[int, ...] = (13, 6, 1, 0), languages: tuple[str, ...] = ("en",)
+) -> link.Model:
+    return link.Model("m", "f", looks, 8, "fp32", "rnnt", 0, languages)
+
+
+def ask(**wishes: object) -> Start:
+    return Start(v=1, audio=AudioFormat(encoding="pcm_s16le", rate=16_000), **wishes)  # type: ignore[arg-type]
+
+
+def agreed(wish: Start, of: link.Model | None = None, **settings: int) -> Agreement:
+    return agree(wish, of or model(), ServerConfig(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("latency", "look_ahead"), [("low", 1), ("balanced", 6), ("accurate", 13), (None, 6)]
+)
+def test_classes_are_look_aheads(latency: LatencyClass | None, look_ahead: int) -> None:
+    assert agreed(ask(latency=latency)).look_ahead == look_ahead
+
+
+def test_chunk_ms_names_a_look_ahead_and_an_unknown_one_names_the_choices() -> None:
+    assert agreed(ask(latency=Chunk(chunk_ms=80))).look_ahead == 0
+    with pytest.raises(BadRequest, match="80, 160, 560, 1120") as caught:
+        agreed(ask(latency=Chunk(chunk_ms=240)))
+    assert caught.value.param == "latency.chunk_ms"
+
+
+def test_a_class_the_model_lacks_becomes_the_nearest_that_is_not_slower() -> None:
+    assert nearest(6, model((3, 1))) == 3
+    assert nearest(1, model((6, 3))) == 3
+
+
+def test_the_servers_default_is_for_clients_that_name_no_latency() -> None:
+    assert agreed(ask(), look_ahead=1).look_ahead == 1
+    assert agreed(ask(latency="accurate"), look_ahead=1).look_ahead == 13
+
+
+def test_languages_match_by_tag_then_by_primary_language() -> None:
+    many = model(languages=("en-US", "de-DE"))
+    assert agreed(ask(language="DE-de"), many).language == "de-DE"
+    assert agreed(ask(language="en-GB"), many).language == "en-US"
+    assert agreed(ask(language="auto"), many).language is None
+    with pytest.raises(UnsupportedLanguage, match="en-US, de-DE"):
+        agreed(ask(language="fr"), many)
+
+
+def test_configure_changes_what_it_names_and_keeps_the_rest() -> None:
+    before = agreed(ask(partials="stable"))
+    after = change(before, Configure(req="r", endpointing=Endpointing(silence_ms=900)), model())
+    assert (after.endpointing.silence_ms, after.partials) == (900, "stable")
+    assert change(before, Configure(req="r", language="en"), model()) != after
+
+
+def test_a_bad_configure_does_not_end_the_session() -> None:
+    rules = Endpointing(silence_ms=200, eager_ms=200)
+    for wish in (Configure(req="r", endpointing=rules), Configure(req="r", language="de")):
+        with pytest.raises((BadRequest, UnsupportedLanguage)) as caught:
+            change(agreed(ask(language="en")), wish, model(languages=("en", "de")))
+        assert not caught.value.is_fatal
+
+
+def test_classes_have_names_and_others_their_chunk() -> None:
+    assert [class_of(frames) for frames in (1, 6, 13, 3)] == [
+        "low",
+        "balanced",
+        "accurate",
+        "320ms",
+    ]

@@ -1,0 +1,175 @@
+"""The engine host, driven by hand: commands in, reports out."""
+
+import numpy as np
+import pytest
+
+from asr.events import Event, Final, Stopped
+from asr.interface import Emission
+from asr.scripted import ScriptedEngine, silence, utter
+from server.worker import link
+from server.worker.loop import Host, MailboxClosed
+
+
+class Letterbox:
+    """A mailbox of lists."""
+
+    def __init__(self, *batches: list[link.Command]) -> None:
+        self.batches = list(batches)
+        self.reports: list[link.Report] = []
+
+    def receive(self, *, may_wait: bool) -> list[link.Command]:
+        if self.batches:
+            return self.batches.pop(0)
+        if may_wait:
+            raise MailboxClosed
+        return []
+
+    def send(self, report: link.Report) -> None:
+        self.reports.append(report)
+
+    def events(self, session: int, channel: int = 0) -> list[Event]:
+        steps = [report for report in self.reports if isinstance(report, link.Step)]
+        return [
+            link.event_of(item)
+            for step in steps
+            for item in step.events
+            if (item.session, item.channel) == (session, channel)
+        ]
+
+    def failures(self) -> dict[int, str]:
+        return {r.session: r.code for r in self.reports if isinstance(r, link.Failed)}
+
+
+class Warmer(ScriptedEngine):
+    """Remembers what was warmed."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=8)
+        self.warmed: list[int] = []
+
+    def warm(self, look_ahead: int) -> None:
+        self.warmed.append(look_ahead)
+
+
+def opening(session: int, **changes: object) -> link.Open:
+    fields: dict[str, object] = {
+        "session": session, "encoding": "pcm_f32le", "rate": 16_000, "channels": 1, "look_ahead": 1,
+        "language": None, "turns": link.Turns(), "partials": "all", "words": True,
+    }  # fmt: skip
+    return link.Open(**(fields | changes))  # type: ignore[arg-type]
+
+
+def saying(session: int, text: str) -> link.Audio:
+    return link.Audio(session, np.concatenate([utter(text), silence(800)]).tobytes(), 0.0)
+
+
+def run(*batches: list[link.Command], engine: ScriptedEngine | None = None) -> Letterbox:
+    box = Letterbox(*batches)
+    Host(engine or ScriptedEngine(slots=8), box).run()
+    return box
+
+
+def text_of(events: list[Event]) -> str:
+    return " ".join(event.text for event in events if isinstance(event, Final))
+
+
+def test_a_session_is_opened_heard_and_stopped() -> None:
+    box = run([opening(1), saying(1, "good day"), link.Stop(1)])
+    assert isinstance(box.reports[0], link.Ready)
+    assert box.reports[1] == link.Opened(1)
+    assert text_of(box.events(1)) == "good day"
+    assert isinstance(box.events(1)[-1], Stopped)
+
+
+def test_the_first_class_is_warm_before_ready_and_the_others_while_nobody_is_served() -> None:
+    engine = Warmer()
+    box = Letterbox([opening(1)], [], [], [link.Drop(1)])
+    warmed_when_ready: list[int] = []
+
+    class Watching(Letterbox):
+        def send(self, report: link.Report) -> None:
+            if isinstance(report, link.Ready):
+                warmed_when_ready.extend(engine.warmed)
+            box.send(report)
+
+    Host(engine, Watching(*box.batches), first_look_ahead=1).run()
+    assert warmed_when_ready == [1]
+    assert sorted(engine.warmed) == [0, 1, 6, 13]
+
+
+def test_nothing_is_warmed_while_somebody_is_served() -> None:
+    engine = Warmer()
+    box = Letterbox()
+    host = Host(engine, box, first_look_ahead=1)
+    host.turn([opening(1)])
+    host.turn([])
+    assert engine.warmed == []
+    host.turn([link.Drop(1)])
+    assert engine.warmed
+
+
+def test_bad_audio_fails_its_session_and_no_other() -> None:
+    bad = link.Audio(2, np.full(100, np.nan, np.float32).tobytes(), 0.0)
+    box = run([opening(1), opening(2), saying(1, "good day"), bad, saying(2, "no"), link.Stop(1)])
+    assert box.failures() == {2: "unsupported_audio"}
+    assert text_of(box.events(1)) == "good day"
+    assert not box.events(2)
+
+
+def test_an_odd_byte_count_fails_its_session() -> None:
+    assert run([opening(1), link.Audio(1, b"abc", 0.0)]).failures() == {1: "unsupported_audio"}
+
+
+def test_a_full_engine_says_over_capacity_and_keeps_no_half_session() -> None:
+    engine = ScriptedEngine(slots=2)  # one stream, one fork
+    box = run([opening(1, channels=2), opening(2), link.Drop(2)], engine=engine)
+    assert box.failures() == {1: "over_capacity"}
+    assert engine.slots_in_use == 0
+
+
+def test_an_unsupported_look_ahead_is_a_bad_request() -> None:
+    assert run([opening(1, look_ahead=5)]).failures() == {1: "bad_request"}
+
+
+def test_a_drop_frees_the_slots_and_tells_so() -> None:
+    engine = ScriptedEngine(slots=8)
+    box = run([opening(1, channels=2)], [saying(1, "good day"), link.Drop(1)], engine=engine)
+    steps = [report for report in box.reports if isinstance(report, link.Step)]
+    assert (steps[0].slots_in_use, steps[-1].slots_in_use, engine.slots_in_use) == (2, 0, 0)
+
+
+def test_two_channels_are_heard_apart() -> None:
+    left, right = utter("good day"), utter("no thank")
+    both = np.stack([left, right], axis=1).tobytes()
+    box = run([opening(1, channels=2), link.Audio(1, both, 0.0), link.Stop(1)])
+    assert (text_of(box.events(1, 0)), text_of(box.events(1, 1))) == ("good day", "no thank")
+
+
+def test_commands_of_a_forgotten_session_are_nothing() -> None:
+    late: list[link.Command] = [
+        saying(9, "no"),
+        link.Gap(9, 1),
+        link.Finalize(9, "1"),
+        link.Stop(9),
+        link.Drop(9),
+    ]
+    assert not run([opening(1)], late).failures()
+
+
+def test_too_many_finalizes_fail_the_session_that_asks() -> None:
+    asking: list[link.Command] = [link.Finalize(1, str(number)) for number in range(40)]
+    assert set(run([opening(1), opening(2), *asking]).failures()) <= {1}
+
+
+def test_a_failing_step_ends_the_host() -> None:
+    class Broken(ScriptedEngine):
+        def step(self) -> list[Emission]:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run([opening(1), saying(1, "good")], engine=Broken())
+
+
+def test_quit_ends_the_host_though_there_is_work() -> None:
+    box = run([opening(1), saying(1, "good day"), link.Quit()])
+    assert not any(isinstance(event, Stopped) for event in box.events(1))
