@@ -5,6 +5,7 @@ Does not know: verbs, servers, engines.
 """
 
 EXTRA_OF = {
+    "prometheus_client": "engine",
     "torch": "engine",
     "sentencepiece": "engine",
     "safetensors": "engine",

@@ -30,27 +30,89 @@ class Clip(NamedTuple):
 
 
 CLIPS = [
-    Clip("01-kitchen", "clean", "kokoro", "af_kore", [
-        "Turn on the lights in the kitchen, and play some quiet music while I cook dinner."]),
+    Clip(
+        "01-kitchen",
+        "clean",
+        "kokoro",
+        "af_kore",
+        ["Turn on the lights in the kitchen, and play some quiet music while I cook dinner."],
+    ),
     Clip("02-timer", "short", "hibari", "heart", ["Stop the timer."]),
-    Clip("03-village", "clean", "kokoro", "bm_lewis", [
-        "The old boat came back to the village before the storm, and nobody on the shore had waited for it."]),
-    Clip("04-train", "clean", "kokoro", "am_onyx", [
-        "The next train to the city leaves at half past seven from platform three."]),
-    Clip("05-river", "clean", "kokoro", "bf_lily", [
-        "A river does not stop when it meets a stone. It finds a way around, and the stone becomes smooth."]),
-    Clip("06-doctor", "clean", "hibari", "man", [
-        "Could you tell the doctor that I have to move my appointment to the first week of March?"]),
-    Clip("07-garden", "clean", "piper", "joe", [
-        "My brother grows tomatoes and beans in a very small garden behind the house."]),
-    Clip("08-numbers", "clean", "hibari", "heart", [
-        "The code is four, nine, zero, two, seven, and the room is number sixteen."]),
-    Clip("09-library", "clean", "flite", "slt", [
-        "The library is open every day except Sunday, and the books can stay at home for three weeks."]),
-    Clip("10-telephone", "telephone", "kokoro", "af_kore", [
-        "Hello, I am calling about the bicycle. Is it still for sale, and may I come and see it tonight?"]),
-    Clip("11-cafe", "noise", "kokoro", "am_onyx", [
-        "I would like two cups of coffee and a piece of apple cake, please, and the bill at the same time."]),
+    Clip(
+        "03-village",
+        "clean",
+        "kokoro",
+        "bm_lewis",
+        [
+            "The old boat came back to the village before the storm, and nobody on the shore had waited for it."
+        ],
+    ),
+    Clip(
+        "04-train",
+        "clean",
+        "kokoro",
+        "am_onyx",
+        ["The next train to the city leaves at half past seven from platform three."],
+    ),
+    Clip(
+        "05-river",
+        "clean",
+        "kokoro",
+        "bf_lily",
+        [
+            "A river does not stop when it meets a stone. It finds a way around, and the stone becomes smooth."
+        ],
+    ),
+    Clip(
+        "06-doctor",
+        "clean",
+        "hibari",
+        "man",
+        [
+            "Could you tell the doctor that I have to move my appointment to the first week of March?"
+        ],
+    ),
+    Clip(
+        "07-garden",
+        "clean",
+        "piper",
+        "joe",
+        ["My brother grows tomatoes and beans in a very small garden behind the house."],
+    ),
+    Clip(
+        "08-numbers",
+        "clean",
+        "hibari",
+        "heart",
+        ["The code is four, nine, zero, two, seven, and the room is number sixteen."],
+    ),
+    Clip(
+        "09-library",
+        "clean",
+        "flite",
+        "slt",
+        [
+            "The library is open every day except Sunday, and the books can stay at home for three weeks."
+        ],
+    ),
+    Clip(
+        "10-telephone",
+        "telephone",
+        "kokoro",
+        "af_kore",
+        [
+            "Hello, I am calling about the bicycle. Is it still for sale, and may I come and see it tonight?"
+        ],
+    ),
+    Clip(
+        "11-cafe",
+        "noise",
+        "kokoro",
+        "am_onyx",
+        [
+            "I would like two cups of coffee and a piece of apple cake, please, and the bill at the same time."
+        ],
+    ),
 ]
 
 MEETING = [  # speaker of channel 0 or 1, what is said
@@ -96,9 +158,20 @@ class Voices:
             self.engines[engine] = self.tool.engine(engine, self.args)
         chosen: Any = voice
         if engine == "kokoro":
-            chosen = {"accent": "b" if voice[0] == "b" else "a", "timbre": {voice: 1.0}, "prosody": {voice: 1.0}}
+            chosen = {
+                "accent": "b" if voice[0] == "b" else "a",
+                "timbre": {voice: 1.0},
+                "prosody": {voice: 1.0},
+            }
         elif engine == "hibari":
-            man = {"pitch": 0.62, "range": 0.9, "formant": 0.86, "breath": 0.0, "tilt": -0.5, "creak": 0.01}
+            man = {
+                "pitch": 0.62,
+                "range": 0.9,
+                "formant": 0.86,
+                "breath": 0.0,
+                "tilt": -0.5,
+                "creak": 0.01,
+            }
             chosen = man if voice == "man" else None
         sound, rate, _ = self.engines[engine].say(text, chosen, 1.0, np.random.default_rng(seed))
         sound = self.tool.resample(np.asarray(sound, np.float32), RATE / rate)
@@ -146,43 +219,84 @@ def telephone(sound: np.ndarray, voices: Voices) -> np.ndarray:
 
 def write(name: str, sound: np.ndarray) -> str:
     """Opus at 24 kbit/s a channel (libsndfile: bits = 6000 + 250000 * (1 - level))."""
-    soundfile.write(HERE / name, sound, RATE, format="OGG", subtype="OPUS", compression_level=1 - 18_000 / 250_000)
+    soundfile.write(
+        HERE / name,
+        sound,
+        RATE,
+        format="OGG",
+        subtype="OPUS",
+        compression_level=1 - 18_000 / 250_000,
+    )
     return name
 
 
 def entry(name: str, text: str, speaker: str, engine: str, condition: str) -> dict[str, Any]:
     info = soundfile.info(HERE / name)
-    return {"audio_filepath": name, "duration": round(info.frames / info.samplerate, 3), "text": text,
-            "speaker": speaker, "source": f"synthetic/{engine}", "condition": condition}
+    return {
+        "audio_filepath": name,
+        "duration": round(info.frames / info.samplerate, 3),
+        "text": text,
+        "speaker": speaker,
+        "source": f"synthetic/{engine}",
+        "condition": condition,
+    }
 
 
 def make_short(voices: Voices) -> list[dict[str, Any]]:
     entries = []
-    spoken = {c.name: framed(voices.say(c.engine, c.voice, " ".join(c.lines), seed=i)) for i, c in enumerate(CLIPS)}
+    spoken = {
+        c.name: framed(voices.say(c.engine, c.voice, " ".join(c.lines), seed=i))
+        for i, c in enumerate(CLIPS)
+    }
     for seed, clip in enumerate(CLIPS):
         sound = spoken[clip.name]
         if clip.condition == "telephone":
             name = f"{clip.name}.wav"
-            soundfile.write(HERE / name, floor(telephone(sound, voices), seed), 8000, subtype="ULAW")
+            soundfile.write(
+                HERE / name, floor(telephone(sound, voices), seed), 8000, subtype="ULAW"
+            )
         else:
             if clip.condition == "noise":
-                sound = cafe(sound, [spoken[n] for n in ("03-village", "07-garden", "09-library")], seed)
+                sound = cafe(
+                    sound, [spoken[n] for n in ("03-village", "07-garden", "09-library")], seed
+                )
             name = write(f"{clip.name}.ogg", floor(sound, seed))
-        entries.append(entry(name, plain(" ".join(clip.lines)), f"{clip.engine}-{clip.voice}", clip.engine, clip.condition))
+        entries.append(
+            entry(
+                name,
+                plain(" ".join(clip.lines)),
+                f"{clip.engine}-{clip.voice}",
+                clip.engine,
+                clip.condition,
+            )
+        )
     return entries
 
 
 def make_meeting(voices: Voices) -> dict[str, Any]:
     tracks: list[list[np.ndarray]] = [[silence(0.4)], [silence(0.4)]]
     for seed, (who, line) in enumerate(MEETING):
-        sound = np.concatenate([voices.say("kokoro", MEETING_VOICES[who], line, seed=seed), silence(0.45)])
+        sound = np.concatenate(
+            [voices.say("kokoro", MEETING_VOICES[who], line, seed=seed), silence(0.45)]
+        )
         tracks[who].append(sound)
         tracks[1 - who].append(np.zeros_like(sound))
     stereo = np.stack([np.concatenate(t) for t in tracks], axis=1)
     name = write("12-meeting.ogg", floor(stereo, 12))
     texts = [plain(" ".join(line for who, line in MEETING if who == c)) for c in (0, 1)]
-    row = entry(name, plain(" ".join(line for _, line in MEETING)), " ".join(f"kokoro-{v}" for v in MEETING_VOICES), "kokoro", "meeting")
-    return row | {"channels": [{"speaker": f"kokoro-{v}", "text": t} for v, t in zip(MEETING_VOICES, texts, strict=True)]}
+    row = entry(
+        name,
+        plain(" ".join(line for _, line in MEETING)),
+        " ".join(f"kokoro-{v}" for v in MEETING_VOICES),
+        "kokoro",
+        "meeting",
+    )
+    return row | {
+        "channels": [
+            {"speaker": f"kokoro-{v}", "text": t}
+            for v, t in zip(MEETING_VOICES, texts, strict=True)
+        ]
+    }
 
 
 def make_long(voices: Voices) -> dict[str, Any]:
@@ -195,14 +309,26 @@ def make_long(voices: Voices) -> dict[str, Any]:
     sound = np.concatenate(pieces)
     sound = np.concatenate([sound, np.zeros(120 * RATE - len(sound), np.float32)])
     name = write("13-island.ogg", floor(sound, 13))
-    return entry(name, plain(" ".join(line for _, line in LONG)), "kokoro-bm_lewis", "kokoro", "long pauses")
+    return entry(
+        name, plain(" ".join(line for _, line in LONG)), "kokoro-bm_lewis", "kokoro", "long pauses"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--synthesizer", type=Path, default=HERE.parent.parent / "shared" / "speech" / "synthesize.py")
-    parser.add_argument("--kokoro-voices", required=True, help="tarball of npm pack kokoro-js@1.2.1")
-    parser.add_argument("--cache", default="build/kokoro", help="where the float32 model of kokoro goes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--synthesizer",
+        type=Path,
+        default=HERE.parent.parent / "shared" / "speech" / "synthesize.py",
+    )
+    parser.add_argument(
+        "--kokoro-voices", required=True, help="tarball of npm pack kokoro-js@1.2.1"
+    )
+    parser.add_argument(
+        "--cache", default="build/kokoro", help="where the float32 model of kokoro goes"
+    )
     args = parser.parse_args()
     voices = Voices(args.synthesizer, args.kokoro_voices, args.cache)
     entries = [*make_short(voices), make_meeting(voices), make_long(voices)]

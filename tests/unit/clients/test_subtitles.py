@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ def test_cues_are_short_and_never_overlap(spoken: list[Segment]) -> None:
         assert len(cue.lines) <= CUE_LINES
         assert all(len(line) <= LINE_CHARACTERS for line in cue.lines)
         assert cue.start_ms < cue.end_ms <= cue.start_ms + CUE_MS
-    for cue, after in zip(found, found[1:], strict=False):
+    for cue, after in pairwise(found):
         assert cue.end_ms <= after.start_ms
 
 
