@@ -1,9 +1,11 @@
-"""Make the clips of this folder: texts written for rivulet, spoken by synthetic voices, then treated.
+"""Make the clips of this folder: texts written for rivulet, spoken by synthetic voices, treated.
 
-Does: samples/*.ogg, *.wav and manifest.jsonl from the table below; one command, the same clips but for piper's own noise.
-Does not know: rivulet. Engines and their installs: the head of synthesize.py (speech folder beside the repository).
+Does: samples/*.ogg, *.wav and manifest.jsonl from the tables below; the same clips each time, but
+for piper's own noise.
+Does not know: rivulet. Engines and their installs: the head of synthesize.py (shared/speech beside
+the repository).
 
-  python samples/make_samples.py --synthesizer ../shared/speech/synthesize.py --kokoro-voices kokoro-js-1.2.1.tgz
+  python samples/make_samples.py --kokoro-voices kokoro-js-1.2.1.tgz [--synthesizer synthesize.py]
 """
 
 import argparse
@@ -44,7 +46,8 @@ CLIPS = [
         "kokoro",
         "bm_lewis",
         [
-            "The old boat came back to the village before the storm, and nobody on the shore had waited for it."
+            "The old boat came back to the village before the storm, and nobody on the "
+            "shore had waited for it."
         ],
     ),
     Clip(
@@ -60,7 +63,8 @@ CLIPS = [
         "kokoro",
         "bf_lily",
         [
-            "A river does not stop when it meets a stone. It finds a way around, and the stone becomes smooth."
+            "A river does not stop when it meets a stone. It finds a way around, and the "
+            "stone becomes smooth."
         ],
     ),
     Clip(
@@ -69,7 +73,8 @@ CLIPS = [
         "hibari",
         "man",
         [
-            "Could you tell the doctor that I have to move my appointment to the first week of March?"
+            "Could you tell the doctor that I have to move my appointment to the first "
+            "week of March?"
         ],
     ),
     Clip(
@@ -92,7 +97,8 @@ CLIPS = [
         "flite",
         "slt",
         [
-            "The library is open every day except Sunday, and the books can stay at home for three weeks."
+            "The library is open every day except Sunday, and the books can stay at home "
+            "for three weeks."
         ],
     ),
     Clip(
@@ -101,7 +107,8 @@ CLIPS = [
         "kokoro",
         "af_kore",
         [
-            "Hello, I am calling about the bicycle. Is it still for sale, and may I come and see it tonight?"
+            "Hello, I am calling about the bicycle. Is it still for sale, and may I come "
+            "and see it tonight?"
         ],
     ),
     Clip(
@@ -110,7 +117,8 @@ CLIPS = [
         "kokoro",
         "am_onyx",
         [
-            "I would like two cups of coffee and a piece of apple cake, please, and the bill at the same time."
+            "I would like two cups of coffee and a piece of apple cake, please, and the "
+            "bill at the same time."
         ],
     ),
 ]
