@@ -577,3 +577,9 @@ class LiveMachine(RuleBasedStateMachine):
 
 TestLiveMachine = LiveMachine.TestCase
 TestLiveMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+def test_a_word_that_only_the_end_of_the_stream_brings_out_is_published() -> None:
+    audio = np.concatenate([utter("turn", pause_frames=0), silence(1000)[:200]])
+    judge = heard([audio], delay_frames=2, options=ChannelOptions(look_ahead=0))
+    assert judge.words == ["turn"]

@@ -173,3 +173,10 @@ def test_whatever_is_published_when_all_words_come_out_once_and_in_order(
     out += said.publish()
     assert [word.text for word in out] == words
     assert [word.start_ms for word in out] == [320 * number for number in range(len(words))]
+
+
+def test_a_word_from_before_the_first_of_two_cuts_is_not_said_behind_the_second() -> None:
+    said = transcript()
+    cut(said, ("turn", 4), at=5)
+    assert text_of(cut(said, ("turn", 4), ("on", 6), at=7)) == "on"
+    assert more(said, ("turn", 4), ("on", 6), ("light", 30)).text == "light"
