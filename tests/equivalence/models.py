@@ -289,9 +289,11 @@ def _enliven(model: Any, shape: Shape) -> None:
         scale = 0.1 if "pos_bias" in name or "norm" in name else 0.02 * name.endswith("bias")
         if scale:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    if not shape.xscaling:  # or constant parts outweigh what was said
+        model.encoder.pre_encode.out.weight.mul_(shape.width**0.5)
     if shape.is_prompted:  # frames must weigh more than the prompt, or languages differ in rate
         model.prompt_kernel[0].weight[:, : shape.width].mul_(4.0)
-        model.prompt_kernel[0].weight[:, shape.width :].mul_(0.5)
+        model.prompt_kernel[0].weight[:, shape.width :].mul_(0.1)
 
 
 @torch.no_grad()

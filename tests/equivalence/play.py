@@ -53,8 +53,8 @@ class Traffic:
     packet: tuple[int, int] = (1, 6000)
     join: float = 0.3
     send: float = 0.7
-    fork: float = 0.02
-    move: float = 0.03
+    fork: float = 0.05
+    move: float = 0.05
     """Snapshot, drop, restore."""
     stranger: float = 0.1
     """A loud stream that is dropped in the middle and leaves its rows behind."""

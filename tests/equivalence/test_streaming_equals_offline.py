@@ -67,11 +67,11 @@ def assert_equal(heard: list[Heard], truth: list[Offline], *, head: str = "rnnt"
         assert [token.frame for token in one.tokens] == frames
 
 
-def assert_telling(truth: list[Offline], pair: Pair) -> None:
-    """The test says something only if tokens come, at a real rate, of several kinds."""
+def assert_telling(truth: list[Offline]) -> None:
+    """The test says something only if tokens of several kinds come, not ten on every frame."""
     tokens = [token for one in truth for token in one.tokens]
     frames = sum(len(one.encoded) for one in truth)
-    assert 0.05 < len(tokens) / frames < 0.9
+    assert 0.05 < len(tokens) / frames < 8
     assert len(set(tokens)) > 5
 
 
@@ -90,12 +90,14 @@ def test_any_traffic_gives_the_words_and_times_of_offline(
     both = pair(shape)
     said = said_by(shape, each=4 if len(shape.look_aheads) > 1 else 8, seconds=5)
     truth = offline_of(both, said)
-    assert_telling(truth, both)
-    for seed, slots, packet in [(1, 6, (1, 6000)), (2, 3, (1, 900)), (3, 16, (8000, 40_000))]:
-        traffic = Traffic(seed=seed, packet=packet)
-        player = play(both, said, slots=slots, traffic=traffic)
-        assert player.forks > 0 and player.moves > 0 and max(player.batches) > 1
+    assert_telling(truth)
+    forks = moves = 0
+    for seed, slots, packet in [(1, 6, (1, 6000)), (2, 3, (1, 2500)), (3, 16, (8000, 40_000))]:
+        player = play(both, said, slots=slots, traffic=Traffic(seed=seed, packet=packet))
+        assert max(player.batches) > 1
         assert_equal(player.done, truth)
+        forks, moves = forks + player.forks, moves + player.moves
+    assert forks > 0 and moves > 0
 
 
 @pytest.mark.slow
@@ -106,7 +108,7 @@ def test_published_shapes_give_the_words_and_times_of_offline(
     both = pair(shape)
     said = said_by(shape, each=2 if len(shape.look_aheads) > 1 else 5, seconds=5)
     truth = offline_of(both, said)
-    assert_telling(truth, both)
+    assert_telling(truth)
     player = play(both, said, slots=6, traffic=Traffic(seed=4, packet=(1, 12_000)))
     assert_equal(player.done, truth)
 
