@@ -191,6 +191,7 @@ class Page {
       error: () => this.error(message.message),
       lost: () => this.#lost(message),
       failed: () => this.error(message.message),
+      done: () => this.ribbon.decoded(this.#sessionBase + message.samples),
       ended: () => this.#ended(),
     };
     handlers[type]?.();
@@ -262,7 +263,8 @@ class Page {
     root.dataset.state = state;
     const words = STATES[state];
     const more = state === "finished" ? summary(this.transcript, this.lag.median) : "";
-    if ($("state-text").textContent !== words + more) $("state-text").textContent = words + more;
+    if ($("state-text").textContent !== words) $("state-text").textContent = words;
+    if ($("state-more").textContent !== more) $("state-more").textContent = more;
     this.controls?.showState({ state, running: this.running });
     if (this.controls) this.#refresh();
   }

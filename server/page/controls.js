@@ -27,7 +27,7 @@ export function bindControls(page) {
   $("undo").addEventListener("click", () => page.undo());
   $("error").querySelector("button").addEventListener("click", () => page.error(""));
   $("settings-open").addEventListener("click", verbs.settings);
-  bindRadio("view", () => {});
+  bindRadio("view", (value) => { $("scroller").tabIndex = value === "lines" ? -1 : 0; }); // out of sight there
   bindRadio("theme", () => page.ribbon.repaint());
   bindRadio("source", (value) => { root.dataset.source = value; });
   bindRadio("latency", (value) => { $("cost").textContent = COSTS[value]; });
