@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ TONES = {"low": 400.0, "mid": 1_000.0, "high": 2_500.0}
 RATE, WORD_S, GAP_S = 16_000, 0.4, 0.16
 
 
-def _clip(words: list[str]) -> tuple["np.ndarray", list[list[float]]]:
+def _clip(words: list[str]) -> tuple[Any, list[list[float]]]:
     parts, times, at = [np.zeros(int(GAP_S * RATE))], [], GAP_S
     for word in words:
         t = np.arange(int(WORD_S * RATE)) / RATE
