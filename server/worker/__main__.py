@@ -34,11 +34,16 @@ def main() -> int:
         try:
             engine = build(spec)
         except Exception as error:  # noqa: BLE001 - the gateway reads one sentence, not a traceback
-            mailbox.give_up(f"{type(error).__name__}: {error}")
+            mailbox.give_up(_sentence(error))
             return 2
         Host(engine, mailbox, first_look_ahead=spec.look_ahead).run()
         mailbox.flush()
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    is_ours = type(error).__module__.split(".")[0] == "asr"  # those are sentences already
+    return str(error) if is_ours else f"the engine cannot start: {type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -114,6 +114,20 @@ async def test_more_audio_than_the_window_is_refused() -> None:
         await all_slots_free(server)
 
 
+async def test_a_long_gap_does_not_close_the_window_and_words_stay_where_they_were_said() -> None:
+    async with serving() as server, dial(server) as socket:
+        await socket.send(start())
+        await socket.send(speech("good day"))
+        await socket.send('{"type":"gap","samples":1600000}')
+        assert (await read_until(socket, "gap"))["samples"] == 1_600_000
+        await socket.send(speech("here we are"))
+        await socket.send('{"type":"stop"}')
+        messages = await rest(socket)
+        finals = [m for m in messages if m["type"] == "final"]
+        assert [m["text"] for m in finals if m["start_ms"] > 100_000] == ["here we are"]
+        assert messages[-1]["type"] == "done"
+
+
 async def test_pause_stands_still_and_resume_goes_on() -> None:
     async with serving() as server, dial(server) as socket:
         await socket.send(start())
@@ -160,8 +174,12 @@ async def test_a_full_house_refuses_handshakes_with_retry_after() -> None:
         assert (answer["status"], answer["headers"]["retry-after"]) == (503, "5")
 
 
-async def test_a_page_of_another_site_is_refused_in_words() -> None:
-    async with serving() as server, dial(server, origin="https://elsewhere.example") as socket:
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_a_page_of_another_site_is_refused_in_words(host: str) -> None:
+    async with (
+        serving(host=host) as server,
+        dial(server, origin="https://elsewhere.example") as socket,
+    ):
         assert (await read(socket))["code"] == "forbidden_origin"
         await rest(socket)
         assert socket.close_code == 4403
@@ -197,7 +215,10 @@ async def test_an_origin_that_was_allowed_may_connect() -> None:
 
 
 async def test_an_idle_client_is_told_and_closed() -> None:
-    async with serving(limits={"idle_ms": 50}) as server, dial(server) as socket:
+    async with (
+        serving(limits={"idle_ms": 50}, start_timeout_s=1_000) as server,
+        dial(server) as socket,
+    ):
         await socket.send(start())
         messages = await rest(socket)
         assert (messages[-1]["code"], socket.close_code) == ("idle_timeout", 4408)

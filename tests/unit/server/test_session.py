@@ -249,6 +249,8 @@ def test_an_old_session_is_warned_and_then_ended() -> None:
     assert (going.reason, going.deadline_ms) == ("session_limit", 5_000)
     table.wait(4)
     assert table.session.close_code is None
+    assert table.kinds().count("goaway") == 1
+    assert table.session.next_deadline() == pytest.approx(table.now + 1)
     table.wait(1)
     assert table.error().code == "session_limit"
 

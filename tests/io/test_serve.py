@@ -1,0 +1,56 @@
+"""The server as the command runs it: announced when ready, ended by a signal or a sentence."""
+
+import asyncio
+import os
+import signal
+import socket as sockets
+
+import pytest
+from websockets.asyncio.client import connect
+
+from server.app import Addresses, StartError, serve
+from tests.io.serving import config, rest, speech, start
+
+pytestmark = pytest.mark.io
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_ends_with_status_0(number: signal.Signals) -> None:
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(config(), on_ready=ready.set_result))
+    async with connect((await ready).websocket) as socket:
+        await socket.send(start())
+        await socket.send(speech("good day", silence_ms=0))
+        await socket.recv()
+        os.kill(os.getpid(), number)
+        kinds = [message["type"] for message in await rest(socket)]
+        assert "goaway" in kinds
+        assert socket.close_code == 1001
+    assert await serving == 0
+
+
+async def test_a_port_in_use_is_said_in_one_sentence() -> None:
+    with sockets.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await serve(config(port=port), on_ready=lambda _: None)
+
+
+async def test_a_model_that_is_not_there_ends_the_start() -> None:
+    with pytest.raises(StartError, match="nowhere") as caught:
+        await serve(config(backend="own", model="/nowhere/x.nemo"), on_ready=lambda _: None)
+    assert "Error" not in str(caught.value)
+    assert "Unreadable" not in str(caught.value)
+
+
+async def test_a_stop_before_the_engine_is_ready_ends_at_once() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    said: list[Addresses] = []
+    assert await serve(config(), on_ready=said.append, stop=stop) == 0
+    assert not said
+
+
+def test_addresses_of_every_interface_are_given_as_loopback() -> None:
+    assert Addresses("0.0.0.0", 80).page == "http://127.0.0.1:80/"
+    assert Addresses("::", 80).websocket == "ws://[::1]:80/v1/stream"

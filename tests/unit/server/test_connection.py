@@ -1,0 +1,138 @@
+"""A connection over a socket that the test plays."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosedError
+
+from asr.events import Final
+from server.config import ServerConfig
+from server.connection import Connection
+from server.manager import Manager
+from server.metrics import Metrics
+from server.session import Identity, Session
+from server.worker import link
+from server.worker.handle import OnExit, OnReport
+
+MODEL = link.Model("m", "f", (6, 1), 4, "fp32", "rnnt", 0, ("en",))
+START = '{"type":"start","v":1,"audio":{"encoding":"pcm_s16le","rate":16000}}'
+
+
+class Socket:
+    """Takes texts while ``may_send`` is set; ends when aborted."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self.sent: list[str] = []
+        self.may_send = asyncio.Event()
+        self.may_send.set()
+        self.is_aborted = False
+        self.closed_with: int | None = None
+        self.close_code: int | None = None
+        self.transport = SimpleNamespace(abort=self.abort)
+
+    def abort(self) -> None:
+        self.is_aborted, self.close_code = True, 1006
+        self.incoming.put_nowait(None)
+
+    async def send(self, text: str) -> None:
+        await self.may_send.wait()
+        self.sent.append(text)
+
+    async def close(self, code: int) -> None:
+        self.closed_with = self.close_code = code
+        self.incoming.put_nowait(None)
+
+    def __aiter__(self) -> "Socket":
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        data = await self.incoming.get()
+        if data is None:
+            if self.is_aborted:
+                raise ConnectionClosedError(None, None)
+            raise StopAsyncIteration
+        return data
+
+
+class Silent:
+    """A worker that takes everything."""
+
+    queued_bytes = 0
+
+    def __init__(self) -> None:
+        self.commands: asyncio.Queue[link.Command] = asyncio.Queue()
+
+    async def start(self, on_report: OnReport, on_exit: OnExit) -> None:
+        self.report = on_report
+        on_report(link.Ready(MODEL))
+
+    def send(self, command: link.Command) -> None:
+        self.commands.put_nowait(command)
+
+    async def close(self) -> None: ...
+
+
+async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manager]:
+    """A connection whose session is open."""
+    config, metrics, worker = ServerConfig(**settings), Metrics(), Silent()
+    manager = Manager(lambda _: worker, 1, observer=metrics)
+    await manager.start()
+    loop = asyncio.get_running_loop()
+    session = Session(Identity(number=1, name="s", token="t"), config, now=loop.time())
+    socket = Socket()
+    connection = Connection(
+        cast(ServerConnection, socket), session, config=config, manager=manager, metrics=metrics
+    )
+    socket.incoming.put_nowait(START)
+    return connection, socket, worker, manager
+
+
+async def test_a_reader_that_stalls_is_dropped_and_its_slot_is_free() -> None:
+    connection, socket, worker, manager = await connected(stalled_reader_s=0.01)
+    socket.may_send.clear()
+    running = asyncio.create_task(connection.run())
+    await worker.commands.get()
+    assert manager.sessions == 1
+    connection.opened()
+    await running
+    assert (socket.is_aborted, manager.sessions) == (True, 0)
+    assert isinstance(await worker.commands.get(), link.Drop)
+
+
+async def test_the_slot_is_free_before_the_last_words_are_read() -> None:
+    connection, socket, worker, manager = await connected()
+    running = asyncio.create_task(connection.run())
+    await worker.commands.get()
+    connection.opened()
+    socket.may_send.clear()
+    connection.happened(0, Final(0, "", 0, 0, 0.5, "stop", ()))
+    connection.failed("internal", "because")
+    assert manager.sessions == 0
+    socket.may_send.set()
+    await running
+    assert [text.split(",")[0] for text in socket.sent] == [
+        '{"type":"ready"', '{"type":"final"', '{"type":"error"',
+    ]  # fmt: skip
+    assert socket.closed_with == 1011
+
+
+async def test_an_answer_the_protocol_forbids_ends_that_connection_with_1011() -> None:
+    connection, socket, worker, manager = await connected()
+    running = asyncio.create_task(connection.run())
+    await worker.commands.get()
+    connection.opened()
+    connection.opened()  # a second ready
+    await running
+    assert (socket.closed_with, manager.sessions) == (1011, 0)
+
+
+async def test_a_client_that_vanishes_ends_the_writer_too() -> None:
+    connection, socket, worker, manager = await connected()
+    running = asyncio.create_task(connection.run())
+    await worker.commands.get()
+    socket.abort()
+    await running
+    assert manager.sessions == 0
