@@ -34,9 +34,12 @@ class ModelChoice:
 
 def load(choice: ModelChoice) -> StreamingEngine:
     """Load the chosen model. Raises CliError."""
+    import torch
+
     from asr.checkpoint import DEFAULT_MODEL, CheckpointError
     from asr.engine import EngineConfig, load_engine
 
+    torch.set_num_threads(1)  # two OpenMP threads collapse on a busy machine (measured 7 times)
     config = EngineConfig(slots=choice.slots, precision=choice.precision)
     try:
         engine = load_engine(choice.model or DEFAULT_MODEL, config, backend=choice.backend)

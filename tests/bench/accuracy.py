@@ -1,0 +1,91 @@
+"""``make accuracy``: WER of every evaluation set at every look-ahead and precision.
+
+Does: run asr.offline.evaluate over ../shared/speech/eval, write tests/bench/results/accuracy.json,
+say whether the WER gate of bf16 passes (no set worse by more than 0.3 points absolute).
+Does not know: how scoring works.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from asr.checkpoint import DEFAULT_MODEL
+from asr.engine import EngineConfig, load_engine
+from asr.offline import evaluate
+from clients.console import table
+from tests.bench.__main__ import machine
+
+SPEECH = Path(__file__).resolve().parents[3] / "shared" / "speech" / "eval"
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+GATE = 0.003
+"""WER, as a fraction, that 16-bit arithmetic may cost on any set."""
+
+
+def main() -> int:
+    """Evaluate and print; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(prog="make accuracy ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="each 20th utterance, look-ahead 6")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])
+    parser.add_argument("--look-ahead", type=int, action="append")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    manifests = sorted(SPEECH.glob("*/manifest.jsonl"))
+    if not manifests:
+        print("there are no evaluation sets beside this checkout (../shared/speech/eval)")
+        return 1
+    rows = []
+    fingerprint = ""
+    for precision in args.precision or ["fp32", "bf16"]:
+        engine = load_engine(args.model, EngineConfig(slots=16, precision=precision))
+        fingerprint = engine.info.fingerprint
+        wanted = [6] if args.quick else args.look_ahead or sorted(engine.info.look_aheads)
+        for look_ahead in wanted:
+            for manifest in manifests:
+                every = 20 if args.quick else 1
+                result = evaluate(engine, manifest, look_ahead, every=every)
+                row = {"set": manifest.parent.name, "look_ahead": look_ahead}
+                rows.append(row | {"precision": precision} | result.as_json())
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    summary = {
+        "machine": machine(),
+        "model": args.model,
+        "fingerprint": fingerprint,
+        "bf16_passes": _gate(rows),
+        "rows": rows,
+    }
+    if not args.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
+    print(_table(rows))
+    print(json.dumps({k: v for k, v in summary.items() if k != "rows"}))
+    return 0
+
+
+def _gate(rows: list[dict[str, object]]) -> bool | None:
+    """Whether bf16 is as good as fp32 on every set; None when only one was run."""
+    by_key = {(r["set"], r["look_ahead"], r["precision"]): float(str(r["wer"])) for r in rows}
+    pairs = [
+        (wer, by_key[name, look, "bf16"])
+        for (name, look, precision), wer in by_key.items()
+        if precision == "fp32" and (name, look, "bf16") in by_key
+    ]
+    return all(half <= full + GATE for full, half in pairs) if pairs else None
+
+
+def _table(rows: list[dict[str, object]]) -> str:
+    columns = sorted({(str(r["precision"]), int(str(r["look_ahead"]))) for r in rows})
+    cells = {(r["set"], str(r["precision"]), r["look_ahead"]): r["wer"] for r in rows}
+    lines = [
+        [name, *(f"{100 * float(str(cells[name, p, look])):.1f}" for p, look in columns)]
+        for name in sorted({str(r["set"]) for r in rows})
+    ]
+    header = ["WER %, set", *(f"{p} L={look}" for p, look in columns)]
+    return table(header, lines, width=110, flexible=0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
