@@ -78,3 +78,8 @@ def test_a_text_of_ten_thousand_words_is_aligned() -> None:
     edits = align(said, heard)
     assert edits.deletions - edits.insertions == len(said) - len(heard)
     assert edits.total == len(said) - len(heard)
+
+
+def test_an_alignment_far_from_the_diagonal_is_found() -> None:
+    said = list(range(200))
+    assert align(said, [*said[40:], *range(1000, 1040)]).total == 80
