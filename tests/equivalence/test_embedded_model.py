@@ -28,6 +28,7 @@ def write_nemo(checkpoint: Checkpoint, path: Path) -> Path:
     config = yaml.safe_load((EMBEDDED / DEFAULT_MODEL / "model_config.yaml").read_text())
     pieces = checkpoint.tokenizer.pieces
     config["tokenizer"] = {
+        "dir": "unused, but NeMo reads the key",
         "type": "bpe",
         "model_path": "nemo:tokenizer.model",
         "vocab_path": "nemo:vocab.txt",
