@@ -59,8 +59,8 @@ def _averaged(samples: np.ndarray, keep: int) -> np.ndarray:
 
 def to_s16(samples: np.ndarray) -> bytes:
     """Floats in -1..1 as little-endian 16-bit integers; louder ones are clipped, NaN is silence."""
-    scaled = np.nan_to_num(samples, nan=0.0) * 32768.0
-    return bytes(np.clip(np.rint(scaled), -32768, 32767).astype("<i2").tobytes())
+    bounded = np.clip(np.nan_to_num(samples, nan=0.0), -1.0, 1.0)
+    return bytes(np.minimum(np.rint(bounded * 32768.0), 32767).astype("<i2").tobytes())
 
 
 def open_audio(path: Path) -> AudioFile:

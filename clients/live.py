@@ -5,7 +5,7 @@ Does not know: terminals, files, microphones; the clock is the event loop's.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -78,19 +78,10 @@ async def stream_file(
             )
             chunk_samples = connection.ready.chunk_ms * session.audio.rate // 1000
             meter = LagMeter(schedule, chunk_samples, heard.lags_s)
-            sender = asyncio.create_task(_send(connection, _chain(first, ahead), schedule, heard))
-            try:
-                async for message in connection:
-                    now = clock()
-                    if isinstance(message, Ack):
-                        meter.ack(message.done, now)
-                    elif isinstance(message, Final | Done) and now >= schedule.end_s:
-                        _time_end(heard, message, now - schedule.end_s)
-                    show(message, heard, session, captions)
-                await sender
-            finally:
-                sender.cancel()
-                await asyncio.wait([sender])
+            await _both(
+                _send(connection, _chain(first, ahead), schedule, heard),
+                _measure(connection, meter, heard, session, captions),
+            )
     except RivuletError as error:
         heard.error = str(error)
     return heard
@@ -106,14 +97,43 @@ async def stream_live(
 ) -> None:
     """Stream a source without an end; ``until`` flushes it. Raises RivuletError."""
     async with _open(session) as connection:
-        sender = asyncio.create_task(_send_until(connection, packets, until))
-        try:
-            async for message in connection:
-                show(message, heard, session, captions)
-            await sender
-        finally:
-            sender.cancel()
-            await asyncio.wait([sender])
+        await _both(
+            _send_until(connection, packets, until), _show_all(connection, heard, session, captions)
+        )
+
+
+async def _both(sending: Coroutine[None, None, None], hearing: Coroutine[None, None, None]) -> None:
+    """Run both to the end; the first failure ends the other."""
+    tasks = [asyncio.create_task(hearing), asyncio.create_task(sending)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _measure(
+    connection: Connection, meter: LagMeter, heard: Heard, session: Session, captions: Captions
+) -> None:
+    clock = asyncio.get_running_loop().time
+    async for message in connection:
+        now = clock()
+        if isinstance(message, Ack):
+            meter.ack(message.done, now)
+        elif isinstance(message, Final | Done) and now >= meter.schedule.end_s:
+            _time_end(heard, message, now - meter.schedule.end_s)
+        show(message, heard, session, captions)
+
+
+async def _show_all(
+    connection: Connection, heard: Heard, session: Session, captions: Captions
+) -> None:
+    async for message in connection:
+        show(message, heard, session, captions)
 
 
 def _open(session: Session) -> AbstractAsyncContextManager[Connection]:

@@ -1,0 +1,184 @@
+"""The command: errors in one sentence, exit codes, verbs that are told from a table."""
+
+import argparse
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.__main__ import VERBS, main, parser_of
+from clients.audiofile import BadAudioFile, open_audio, to_s16
+from clients.captions import latency_of, later, segments_of
+from clients.demo import SAMPLES, read_samples
+from clients.errors import CommandError, missing_module
+from clients.live import Heard
+from clients.results import Result, figures, is_failed, row
+from clients.serving import ServerProcess
+from server.wire.messages import Chunk, Final, WordSpan
+
+
+def final(text: str, *, channel: int = 0, start_ms: int = 0) -> Final:
+    word = WordSpan(w="x", s=start_ms, e=start_ms + 80)
+    return Final(
+        id=0,
+        channel=channel,
+        text=text,
+        start_ms=start_ms,
+        end_ms=start_ms + 80,
+        cause="stop",
+        words=(word,),
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["captions"], "needs either FILEs or --microphone"),
+        (["captions", "nothing.wav"], "nothing.wav: there is no such file"),
+        (["captions", "--microphone", "--save", "x.doc"], "the ending must be one of"),
+        (["transcribe", "nothing.wav"], "nothing.wav: there is no such file"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--latency", "soon"], "--latency is low"),
+        (
+            ["captions", str(SAMPLES / "02-timer.ogg"), "--url", "ws://127.0.0.1:9/v1/stream"],
+            "connect",
+        ),
+        (["models", "inspect"], "needs the PATH or NAME"),
+        (["demo", "--samples", "nowhere"], "the samples cannot be read"),
+    ],
+)
+def test_an_error_is_one_sentence_without_a_traceback(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("rivulet: ")
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_verb_is_wrong_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["recognise"])
+    assert ended.value.code == 2
+
+
+def test_a_missing_package_names_the_extra_and_the_line_that_installs_it() -> None:
+    said = missing_module(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert "'engine'" in said
+    assert "pip install -e '.[engine]'" in said
+
+
+def test_a_taken_port_is_said_before_a_server_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CommandError, match=f"port {port} .* is taken"):
+            ServerProcess(port)
+
+
+def test_model_options_are_the_same_wherever_a_model_is_loaded() -> None:
+    argv = ["--model", "m.nemo", "--look-ahead", "6", "--precision", "fp32", "--backend", "nemo"]
+    for verb, given_first in (
+        ("serve", []),
+        ("transcribe", ["f"]),
+        ("evaluate", ["f"]),
+        ("demo", []),
+    ):
+        args = parser_of(verb).parse_args([*given_first, *argv])
+        assert (args.model, args.look_ahead, args.precision, args.backend) == (
+            "m.nemo",
+            6,
+            "fp32",
+            "nemo",
+        )
+
+
+def test_latency_is_a_class_or_milliseconds() -> None:
+    assert latency_of(None) is None
+    assert latency_of("low") == "low"
+    assert latency_of("160") == Chunk(chunk_ms=160)
+
+
+# ---- sound files
+
+
+@pytest.mark.parametrize(("rate", "wire"), [(8_000, 8_000), (44_100, 44_100), (96_000, 48_000)])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_packets_hold_the_whole_file(tmp_path: Path, rate: int, wire: int, channels: int) -> None:
+    path = tmp_path / "x.wav"
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (rate // 2, channels)).astype(np.float32)
+    soundfile.write(path, sound, rate, subtype="FLOAT")
+    file = open_audio(path)
+    assert (file.rate, file.channels) == (wire, channels if channels <= 2 else 1)
+    packets = list(file.packets())
+    assert sum(map(len, packets)) == wire // 2 * file.channels * 2
+    assert {len(p) for p in packets[:-1]} == {wire * 80 // 1000 * file.channels * 2}
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=50))
+def test_any_float_becomes_a_16_bit_sample(values: list[float]) -> None:
+    assert len(to_s16(np.array(values, np.float32))) == 2 * len(values)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound at all"])
+def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(content)
+    with pytest.raises(BadAudioFile, match=r"x\.wav"):
+        open_audio(path)
+
+
+# ---- what became of samples
+
+
+def heard(*finals: Final, error: str = "", delay_s: float | None = 0.03) -> Heard:
+    return Heard(finals=list(finals), lags_s=[0.02, 0.04], finalize_delay_s=delay_s, error=error)
+
+
+def test_many_wrong_words_are_no_failure_but_none_or_an_error_are() -> None:
+    sample = next(s for s in read_samples(SAMPLES) if s.name == "02-timer")
+    assert not is_failed(Result(sample, heard(final("something else"))))
+    assert is_failed(Result(sample, heard(final(""))))
+    assert is_failed(Result(sample, heard(final("stop the timer"), error="connection_lost")))
+    assert is_failed(Result(sample, heard(final("stop the timer"), delay_s=None)))
+
+
+def test_a_meeting_fails_when_one_of_its_speakers_was_not_heard() -> None:
+    sample = next(s for s in read_samples(SAMPLES) if s.name == "12-meeting")
+    assert is_failed(Result(sample, heard(final("good morning"))))
+    assert not is_failed(Result(sample, heard(final("good morning"), final("yes", channel=1))))
+
+
+def test_a_row_and_the_figures_tell_the_same() -> None:
+    sample = next(s for s in read_samples(SAMPLES) if s.name == "02-timer")
+    result = Result(sample, heard(final("stop a timer")))
+    assert row(result) == ("02-timer", "stop a timer", "33.3%", "20 ms", "40 ms", "30 ms")
+    told = figures([result])
+    assert (told["wer"], told["lag_p50_ms"], told["failed"]) == (0.3333, 20.0, 0)
+    json.dumps(figures([Result(sample, Heard(error="internal"))]))
+
+
+def test_saved_words_of_a_second_file_come_later_and_speakers_are_named() -> None:
+    moved = later(final("b", channel=1), 5_000)
+    first, second = segments_of([final("a"), moved])
+    assert (first.speaker, second.speaker) == ("Speaker 1", "Speaker 2")
+    assert second.start_ms == second.words[0].start_ms == 5_000
+
+
+def test_arguments_of_a_verb_run_that_verb() -> None:
+    args = parser_of("captions").parse_args(["x.wav"])
+    assert isinstance(args, argparse.Namespace)
+    assert args.run.__module__ == "clients.captions"
