@@ -8,6 +8,7 @@ are many small operations, and threads mostly wait for each other.
 """
 
 import datetime
+import os
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,11 +29,17 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    parent: int | None = None
+    """Who started this process, where that matters."""
 
     @property
     def leads(self) -> bool:
         """Whether this process writes files and log lines."""
         return self.rank == 0
+
+    def orphaned(self) -> bool:
+        """Whether the starter is gone: a run must not go on writing beside its successor."""
+        return self.parent is not None and os.getppid() != self.parent
 
     def average(self, gradients: Iterable[Tensor]) -> None:
         """Replace gradients by their mean over the processes."""
@@ -71,15 +78,20 @@ def launch(size: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_join, (size, port, work, arguments), nprocs=size)  # type: ignore[attr-defined, no-untyped-call]
+    mp.spawn(_join, (os.getpid(), size, port, work, arguments), nprocs=size)  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _join(
-    rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int,
+    parent: int,
+    size: int,
+    port: int,
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", address, PATIENCE, world_size=size, rank=rank)
     try:
-        work(Group(rank, size), *arguments)
+        work(Group(rank, size, parent), *arguments)
     finally:
         dist.destroy_process_group()

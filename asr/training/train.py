@@ -115,7 +115,7 @@ class Trainer:
         """Train until the minutes or the steps are spent."""
         run, state = self.config.run, self.progress
         saved = evaluated = state.spent_s
-        while self.done() < 1.0:
+        while self.done() < 1.0 and not self.group.orphaned():
             began = time.monotonic()
             self._step()
             state.spent_s = self.group.told(state.spent_s + time.monotonic() - began)
@@ -129,7 +129,7 @@ class Trainer:
             if state.spent_s - saved >= 60 * run.save_minutes:
                 saved = state.spent_s
                 self._save()
-        if self.group.leads:
+        if self.group.leads and not self.group.orphaned():
             self._evaluate(every=1)
             self._save()
 

@@ -9,7 +9,9 @@ import torch
 
 from asr.training import train
 from asr.training.config import BadConfig, load
+from asr.training.data import prepare
 from asr.training.export import read, save_folder, save_nemo
+from asr.training.parallel import Group
 
 pytestmark = pytest.mark.model
 
@@ -69,6 +71,15 @@ def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_pat
     assert train.run(tiny_config, out=tmp_path / "run", resume=False) == 0
     state = torch.load(tmp_path / "run" / train.LAST, weights_only=True)
     assert state["progress"]["step"] == 2
+
+
+def test_a_process_whose_starter_is_gone_stops_and_writes_nothing(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    train.Trainer(config, out, Group(parent=-1)).fit()
+    assert not (out / train.LAST).exists()
 
 
 def test_a_setting_that_does_not_exist_is_named(tiny_config: Path) -> None:
