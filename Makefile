@@ -26,10 +26,10 @@ run: $(RUN_READY) ## start the server, stream the samples, print a table, go on 
 	@$(VENV)/bin/rivulet demo $(if $(ONCE),--once,) $(quiet) $(ARGS)
 
 test: $(TEST_READY) ## every test not marked slow or gpu
-	@$(PY) -m pytest -q $(if $(QUICK),-m 'not slow and not gpu and not model',) $(ARGS)
+	@$(PY) -m pytest -q -p tests.figures $(if $(QUICK),-m 'not slow and not gpu and not model',) $(ARGS)
 
 soak: $(TEST_READY) ## the slow tests: large models, long fuzzing, hours of audio
-	@$(PY) -m pytest -q -m 'slow and not gpu' $(ARGS)
+	@$(PY) -m pytest -q -p tests.figures -m 'slow and not gpu' $(ARGS)
 
 lint: $(TEST_READY) ## format, style, types, import contracts
 	@$(PY) -m ruff format --check .
