@@ -138,6 +138,20 @@ def test_a_drop_frees_the_slots_and_tells_so() -> None:
     assert (steps[0].slots_in_use, steps[-1].slots_in_use, engine.slots_in_use) == (2, 0, 0)
 
 
+def test_a_drop_is_told_before_a_class_is_warmed() -> None:
+    told: list[int] = []
+    box = Letterbox()
+
+    class Slow(ScriptedEngine):
+        def warm(self, look_ahead: int) -> None:
+            told.extend(r.slots_in_use for r in box.reports if isinstance(r, link.Step))
+
+    host = Host(Slow(slots=8), box)
+    host.turn([opening(1)])
+    host.turn([link.Drop(1)])
+    assert told == [1, 0]
+
+
 def test_two_channels_are_heard_apart() -> None:
     left, right = utter("good day"), utter("no thank")
     both = np.stack([left, right], axis=1).tobytes()
