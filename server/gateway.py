@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 PING_S = 20.0
+CLOSE_S = 5.0
+"""A client that broke the framing holds its slots until it closes, this long at most."""
 FLUSH_S = 3.0
 """When the server goes: from the last word to the close."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -67,6 +69,8 @@ class Gateway:
             self._config.port,
             compression=None,  # PCM hardly shrinks, and nobody can send a bomb
             max_size=MAX_MESSAGE_BYTES,
+            max_queue=None,  # every read is drained at once; a paused socket hides who has left
+            close_timeout=CLOSE_S,
             ping_interval=PING_S,
             ping_timeout=PING_S,
             process_request=self._process_request,

@@ -130,6 +130,16 @@ async def test_invalid_utf8_is_closed_with_1007() -> None:
         await all_slots_free(server)
 
 
+async def test_a_flood_behind_invalid_utf8_does_not_hide_that_the_client_left() -> None:
+    async with serving() as server:
+        socket = await begin(server)
+        writer = socket.transport
+        writer.write(masked(0x81, b"\xff" * 200) + masked(0x82, bytes(200)) * 60)
+        writer.abort() if not writer.get_write_buffer_size() else writer.close()
+        async with asyncio.timeout(3):
+            await all_slots_free(server)
+
+
 async def test_a_message_of_a_hundred_megabytes_is_closed_with_1009_at_its_head() -> None:
     async with serving() as server, dial(server) as socket:
         await socket.send(start())
