@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo; non-zero when a sample failed."""
     began = time.monotonic()
+    # A terminated demo must not leave its server behind: the with block ends it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples = read_samples(args.samples)
     if args.quick:
         samples = [s for s in samples if s.audio.seconds <= LONG_S]
