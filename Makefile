@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# The torch build. A machine without a GPU: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The torch build. A machine without a GPU: TORCH_INDEX = the address of PyTorch's CPU wheels.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
