@@ -146,10 +146,12 @@ def inspect_model(source: str) -> dict[str, Any]:
 
 def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
     """Run a server until it is told to end; ``on_ready`` gets its ``websocket`` and ``page``."""
+    from server import logs
     from server.app import StartError
     from server.app import serve as run
     from server.config import ConfigError, ServerConfig
 
+    logs.configure()
     try:
         config = ServerConfig(**settings)
         return asyncio.run(run(config, on_ready=on_ready))

@@ -252,7 +252,7 @@ class Manager:
                 self._changed.set()
             case link.Unfit(reason=reason):
                 place.state, place.reason = WorkerState.UNFIT, reason
-                logger.error("no engine", extra={"worker": place.number, "reason": reason})
+                logger.info("no engine", extra={"worker": place.number, "reason": reason})
                 self._changed.set()
 
     def _gone(self, place: _Place, reason: str) -> None:

@@ -5,12 +5,12 @@ Does not know: who started it, or why.
 """
 
 import argparse
-import logging
 import signal
 import socket
 import sys
 from typing import get_args
 
+from server import logs
 from server.worker.engines import Backend, EngineSpec, Precision, build
 from server.worker.loop import Host
 from server.worker.mailbox import SocketMailbox
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--look-ahead", type=int)
     options = vars(parser.parse_args())
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = socket.socket(fileno=options.pop("fd"))
     spec = EngineSpec(**options)
