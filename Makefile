@@ -1,4 +1,4 @@
-.PHONY: help install run test soak lint bench clean
+.PHONY: help install run test soak lint bench accuracy clean
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -39,6 +39,9 @@ lint: $(TEST_READY) ## format, style, types, import contracts
 
 bench: $(RUN_READY) ## lag and streams sustained on this machine; last line: one JSON object
 	@$(PY) -m tests.bench $(quiet) $(ARGS)
+
+accuracy: $(RUN_READY) ## WER of every set beside this checkout; last line: one JSON object
+	@$(PY) -m tests.bench.accuracy $(quiet) $(ARGS)
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
