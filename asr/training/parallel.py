@@ -9,9 +9,10 @@ are many small operations, and threads mostly wait for each other.
 
 import datetime
 import os
-import socket
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,22 +76,20 @@ def launch(size: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> 
     if size == 1:
         work(Group(), *arguments)
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_join, (os.getpid(), size, port, work, arguments), nprocs=size)  # type: ignore[attr-defined, no-untyped-call]
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        mp.spawn(_join, (os.getpid(), size, meeting, work, arguments), nprocs=size)  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _join(
     rank: int,
     parent: int,
     size: int,
-    port: int,
+    meeting: str,
     work: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", address, PATIENCE, world_size=size, rank=rank)
+    dist.init_process_group("gloo", meeting, PATIENCE, world_size=size, rank=rank)
     try:
         work(Group(rank, size, parent), *arguments)
     finally:

@@ -62,7 +62,7 @@ def main() -> int:
     if not args.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
-        _record_gate(fingerprint, passes)
+        _record_gate(fingerprint, passes=passes)
     print(_table(rows))
     print(json.dumps({k: v for k, v in summary.items() if k != "rows"}))
     return 0
@@ -82,7 +82,7 @@ def _gate(rows: list[dict[str, object]]) -> bool | None:
     return all(half <= full + GATE for full, half in pairs) if both else None
 
 
-def _record_gate(fingerprint: str, passes: bool | None) -> None:
+def _record_gate(fingerprint: str, *, passes: bool | None) -> None:
     if passes is None:
         return
     records = json.loads(GATES.read_text()) if GATES.exists() else {}
