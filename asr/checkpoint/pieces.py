@@ -24,12 +24,12 @@ def tokenizer_from_nemo(config: Config, member: Callable[[str], bytes | None]) -
     if kind == "agg":
         pieces = list[str]()
         for language in config.mapping("tokenizer.langs"):
-            proto = _artefact(config, f"tokenizer.langs.{language}", member)
+            proto = artefact(config, f"tokenizer.langs.{language}", member)
             pieces += sentencepiece_pieces(proto)
         return Tokenizer(pieces=tuple(pieces))
     if kind not in ("bpe", ""):
         raise UnsupportedModel(f"tokenizer type {kind[:20]} is not SentencePiece")
-    proto = _artefact(config, "tokenizer", member)
+    proto = artefact(config, "tokenizer", member)
     return Tokenizer(pieces=sentencepiece_pieces(proto), model_proto=proto)
 
 
@@ -60,7 +60,8 @@ def pieces_from_tokenizer_json(text: bytes, count: int) -> tuple[str, ...]:
     return pieces
 
 
-def _artefact(config: Config, where: str, member: Callable[[str], bytes | None]) -> bytes:
+def artefact(config: Config, where: str, member: Callable[[str], bytes | None]) -> bytes:
+    """Bytes of the tokenizer named in the section ``where`` of a NeMo config."""
     listed = config.text(f"{where}.model_path") or "tokenizer.model"
     name = listed.removeprefix(_MEMBER_PREFIX).rsplit("/", 1)[-1]
     proto = member(name)

@@ -1,20 +1,14 @@
 """The embedded model on real speech: our streaming against NeMo with the same weights."""
 
-import io
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from numpy.typing import NDArray
 
-from asr.checkpoint import DEFAULT_MODEL, Checkpoint, embedded_models, load_checkpoint
-from asr.checkpoint.hub import EMBEDDED
+from asr.checkpoint import DEFAULT_MODEL, embedded_models, load_checkpoint
 from asr.engine import Engine, EngineConfig
+from asr.offline import Recording, transcribe
 from asr.reference import NemoEngine, offline, open_nemo_model
 from tests.equivalence.play import Player, Traffic, Utterance
 
@@ -23,38 +17,9 @@ if DEFAULT_MODEL not in embedded_models():
 pytest.importorskip("nemo.collections.asr", reason="NeMo is not installed")
 
 
-def write_nemo(checkpoint: Checkpoint, path: Path) -> Path:
-    """The embedded folder as NeMo wants it, in fp32."""
-    config = yaml.safe_load((EMBEDDED / DEFAULT_MODEL / "model_config.yaml").read_text())
-    pieces = checkpoint.tokenizer.pieces
-    config["tokenizer"] = {
-        "dir": "unused, but NeMo reads the key",
-        "type": "bpe",
-        "model_path": "nemo:tokenizer.model",
-        "vocab_path": "nemo:vocab.txt",
-        "spe_tokenizer_vocab": "nemo:tokenizer.vocab",
-    }
-    weights = io.BytesIO()
-    torch.save({name: t.float() for name, t in checkpoint.tensors.items()}, weights)
-    members = {
-        "model_config.yaml": yaml.safe_dump(config, allow_unicode=True).encode(),
-        "model_weights.ckpt": weights.getvalue(),
-        "tokenizer.model": checkpoint.tokenizer.model_proto,
-        "vocab.txt": "\n".join(pieces).encode(),
-        "tokenizer.vocab": "\n".join(f"{piece}\t0" for piece in pieces).encode(),
-    }
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(f"./{name}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 @pytest.fixture(scope="module")
-def nemo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    path = tmp_path_factory.mktemp("embedded") / "embedded.nemo"
-    yield open_nemo_model(write_nemo(load_checkpoint(), path))
+def nemo() -> Any:
+    return open_nemo_model(DEFAULT_MODEL)
 
 
 def test_real_speech_through_the_embedded_model_equals_nemo_offline(
@@ -79,21 +44,16 @@ def test_real_speech_through_the_embedded_model_equals_nemo_offline(
         assert total > 50
 
 
-def test_the_nemo_backend_says_what_nemo_says_offline(
-    nemo: Any, speech: list[NDArray[np.float32]]
+@pytest.mark.parametrize("look_ahead", load_checkpoint().spec.look_aheads)
+def test_the_nemo_backend_says_what_our_engine_says(
+    nemo: Any, speech: list[NDArray[np.float32]], look_ahead: int
 ) -> None:
-    engine = NemoEngine(nemo, slots=2)
-    samples = speech[0][: 16_000 * 4]
-    stream = engine.open(1)
-    engine.feed(stream, samples[:30_000])
-    while engine.is_ready():
-        engine.step()
-    fork = engine.fork(stream)
-    engine.finish(fork)
-    engine.feed(stream, samples[30_000:])
-    engine.finish(stream)
-    tokens = []
-    while engine.is_ready():
-        tokens += [emission for emission in engine.step() if emission.stream == stream]
-    assert tokens[-1].finished and engine.slots_in_use == 0
-    assert tokens[-1].frames == len(offline(nemo, samples, 1).encoded)
+    said = [Recording(str(i), samples[: 16_000 * 6]) for i, samples in enumerate(speech[:2])]
+    ours = Engine(load_checkpoint(), EngineConfig(slots=2, precision="fp32"))
+    theirs = NemoEngine(nemo, slots=2)
+    assert theirs.info.look_aheads == ours.info.look_aheads
+    texts = [
+        {one.name: one.text for one in transcribe(engine, said, look_ahead)}
+        for engine in (ours, theirs)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]["0"]) > 20
