@@ -29,7 +29,7 @@ from server.wire.errors import (
 from server.worker import link
 
 MAX_WAITING_FINALIZES = 16
-ACK_MS = 100
+ACK_MS = 80
 """Progress is acknowledged at most this often, in audio time."""
 ACK_AT_LEAST_MS = 1_000
 RETRY_AFTER_S = 5.0
