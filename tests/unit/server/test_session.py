@@ -101,14 +101,14 @@ def test_ready_comes_when_the_worker_has_a_place_and_answers_wait_for_it() -> No
     assert [type(command) for command in table.commands] == [link.Open, link.Audio, link.Configure]
 
 
-def test_progress_is_acknowledged_once_per_100_ms_of_audio() -> None:
+def test_progress_is_acknowledged_once_per_80_ms_of_audio() -> None:
     table = Table()
     table.opened()
     table.hear(audio(500))
     for done_ms in range(0, 500, 20):
         table.event(Progress(done_ms * 16))
     acks = [m for m in table.said if isinstance(m, wire.Ack)]
-    assert [ack.done // 16 for ack in acks] == [100, 200, 300, 400]
+    assert [ack.done // 16 for ack in acks] == [80, 160, 240, 320, 400, 480]
     assert all(ack.at == 8_000 and ack.durable == 0 for ack in acks)
 
 
