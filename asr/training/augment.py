@@ -24,18 +24,22 @@ class Changes:
     def __init__(self, config: AugmentConfig, rng: random.Random, *, gain_only: bool) -> None:
         self._config, self._rng, self._gain_only = config, rng, gain_only
 
-    def heard(self, samples: Tensor) -> Tensor:
-        """Change a waveform: always its level; speed, noise and band unless only the level."""
+    def heard(self, samples: Tensor) -> tuple[Tensor, float]:
+        """Change a waveform: always its level; speed, noise and band unless only the level.
+
+        Returns how many times faster it plays, too.
+        """
         config, rng = self._config, self._rng
         samples = samples * 10 ** (rng.uniform(-config.gain_db, config.gain_db) / 20)
         if self._gain_only:
-            return samples
-        samples = speed(samples, rng.choice(config.speeds))
+            return samples, 1.0
+        factor = rng.choice(config.speeds)
+        samples = speed(samples, factor)
         if rng.random() < config.noise:
             samples = add_noise(samples, rng.uniform(*config.snr_db), rng)
         if rng.random() < config.telephone:
             samples = band_limit(samples, *TELEPHONE_HZ)
-        return samples
+        return samples, factor
 
     def mask(self, mel: Tensor, frames: Tensor) -> None:
         """SpecAugment in place, unless only the level is changed."""

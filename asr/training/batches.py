@@ -32,6 +32,8 @@ class Batch:
     pieces: Labels
     sounds: Labels
     seconds: float
+    speeds: tuple[float, ...]
+    """How many times faster than recorded each clip plays."""
 
 
 def centred_filters(corpus: Corpus, seed: int) -> Tensor:
@@ -49,15 +51,19 @@ def load(
     corpus: Corpus, clips: Sequence[Clip], filters: Tensor, changes: Changes | None = None
 ) -> Batch:
     """Make a batch of clips; without changes exactly as recorded."""
-    waves = [corpus.samples(clip) for clip in clips]
+    heard = [(corpus.samples(clip), 1.0) for clip in clips]
     if changes is not None:
-        waves = [changes.heard(wave) for wave in waves]
+        heard = [changes.heard(wave) for wave, _ in heard]
+    waves = [wave for wave, _ in heard]
     lengths = torch.tensor([len(w) for w in waves])
     mel, frames = log_mel(pad_sequence(waves, batch_first=True), lengths, filters)
     if changes is not None:
         changes.mask(mel, frames)
     seconds = sum(clip.seconds for clip in clips)
-    return Batch(mel, frames, corpus.piece_labels(clips), corpus.sound_labels(clips), seconds)
+    speeds = tuple(speed for _, speed in heard)
+    return Batch(
+        mel, frames, corpus.piece_labels(clips), corpus.sound_labels(clips), seconds, speeds
+    )
 
 
 def frame_targets(

@@ -95,6 +95,8 @@ class LossConfig:
     frames: float = 1.0
     """Cross-entropy on frame targets, where a clip has word times."""
     frame_hours: float = 30.0
+    teacher: float = 0.0
+    """Squared error against a teacher's states, where the run keeps them (``teacher.py``)."""
     rnnt: float = 0.0
     rnnt_hours: float = 1e9
     """Hours seen before the transducer joins."""
@@ -107,9 +109,13 @@ class RunConfig:
     minutes: float = 60.0
     """Wall time over all sittings."""
     steps: int = 1_000_000
-    """A run also ends here; what ends first sets the cosine."""
+    """A run also ends here; what ends first sets the learning rate."""
+    start: Path | None = None
+    """An exported model (its safetensors) to begin with instead of random weights."""
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    decay: float = 0.3
+    """Share of the run over which the learning rate falls, at its end; constant before."""
     weight_decay: float = 1e-3
     clip_norm: float = 5.0
     ema: float = 0.998
@@ -158,6 +164,8 @@ def load(path: Path) -> TrainingConfig:
     unknown = set(table) - set(parts)
     if unknown:
         raise BadConfig(f"unknown sections: {', '.join(sorted(unknown))}")
+    if "start" in table.get("run", {}):
+        table["run"]["start"] = root / table["run"]["start"]
     made = {name: _build(kind, table.get(name, {})) for name, kind in parts.items()}
     return TrainingConfig(data=_build(DataConfig, {**data, "sources": sources}), **made)
 

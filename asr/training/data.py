@@ -20,6 +20,7 @@ from torch import Tensor
 
 from asr.training.config import DataConfig, Source
 from asr.training.losses import Labels
+from asr.training.teacher import rows_of
 
 RATE = 16_000
 FRAME_S = 0.08
@@ -42,6 +43,8 @@ class Clip:
     words: tuple[str, ...]
     times: tuple[tuple[float, float], ...] | None
     """Seconds of each word, where the synthesiser told them."""
+    states: int
+    """Where the teacher's states of it begin, if the run keeps them."""
 
     @property
     def seconds(self) -> float:
@@ -165,7 +168,10 @@ class Corpus:
         self._pcm = np.memmap(folder / PCM, np.int16, "r")
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
         lines = (folder / INDEX).read_text(encoding="utf-8").splitlines()
-        clips = [_clip(json.loads(line)) for line in lines]
+        clips, states = [], 0
+        for line in lines:
+            clips.append(_clip(json.loads(line), states))
+            states += rows_of(clips[-1].length)
         self.dev = [c for c in clips if c.split == "dev"]
         fits = [c for c in clips if SHORTEST_S < c.seconds < config.longest_s]
         self.train = [c for c in fits if c.split != "dev"]
@@ -228,13 +234,14 @@ class Corpus:
                        (steps, FRAME_S / 4, late, len(self.sounds.inventory)))  # fmt: skip
 
 
-def _clip(row: dict[str, object]) -> Clip:
+def _clip(row: dict[str, object], states: int) -> Clip:
     times = row["times"]
     return Clip(
         split=str(row["split"]), source=str(row["source"]),
         start=int(row["start"]), length=int(row["length"]), weight=float(row["weight"]),  # type: ignore[call-overload, arg-type]
         words=tuple(row["words"]),  # type: ignore[arg-type]
         times=tuple((a, b) for a, b in times) if times else None,  # type: ignore[attr-defined]
+        states=states,
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A trained run -> files an engine and NeMo load.
 
 Does: averaged weights in 16 bits with NeMo's names, a NeMo-shaped config, a ``.nemo`` archive.
-Does not know: training, engines. The head of sounds stays behind; so does an untrained transducer.
+Does not know: training, engines. Heads that only training uses stay behind, and so does an
+untrained transducer.
 
 The config is written as JSON, which is YAML too.
 """
@@ -16,16 +17,17 @@ from typing import Any
 
 import sentencepiece
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from asr.training.config import ModelConfig
+from asr.training.config import BadConfig, ModelConfig
 from asr.training.data import TOKENIZER
 from asr.training.features import window
 from asr.training.model import MELS
 
 _COLLECTION = "nemo.collections.asr"
 _TRANSDUCER = ("decoder.", "joint.")
+_WHILE_TRAINING = ("sounds.", "taught.")
 FILTERS, WINDOW = "preprocessor.featurizer.fb", "preprocessor.featurizer.window"
 
 
@@ -53,8 +55,24 @@ def read(run: Path, checkpoint: str = "best.pt") -> Trained:
     return Trained(model, weights, pieces, hybrid, run / TOKENIZER, state["progress"])
 
 
+def begin_with(model: nn.Module, folder: Path) -> Tensor:
+    """Load what an exported folder has into a model; heads it lacks stay. Returns its filters."""
+    stored = load_file(folder / "model.safetensors")
+    names = {
+        name.replace("decoder.decoder_layers", "ctc_decoder.decoder_layers")
+        if name.startswith("decoder.decoder_layers")
+        else name: value.float()
+        for name, value in stored.items()
+        if name not in (FILTERS, WINDOW)
+    }
+    unknown = model.load_state_dict(names, strict=False).unexpected_keys
+    if unknown:
+        raise BadConfig(f"{folder} holds another network: it has {unknown[0]}")
+    return stored[FILTERS][0]
+
+
 def _renamed(average: dict[str, Tensor], *, hybrid: bool) -> dict[str, Tensor]:
-    kept = {k: v.contiguous() for k, v in average.items() if not k.startswith("sounds.")}
+    kept = {k: v.contiguous() for k, v in average.items() if not k.startswith(_WHILE_TRAINING)}
     if hybrid:
         return kept
     alone = {k: v for k, v in kept.items() if not k.startswith(_TRANSDUCER)}

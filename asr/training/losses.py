@@ -48,6 +48,12 @@ def frame_cross_entropy(logits: Tensor, targets: Tensor, blank_weight: float = 0
     return F.cross_entropy(logits.float().flatten(0, 1), flat, weight)
 
 
+def likeness(states: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
+    """Mean squared error of [B, T, D] over the frames that count; 1 for a guess of zero."""
+    error = (states.float() - targets).pow(2).mean(-1)
+    return (error * inside).sum() / inside.sum().clamp_min(1)
+
+
 def rnnt(
     encoded: Tensor, predicted: Tensor, out: nn.Linear, frames: Tensor, labels: Labels
 ) -> Tensor:

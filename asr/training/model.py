@@ -265,9 +265,10 @@ class Joint(nn.Module):
 
 
 class Model(nn.Module):
-    """Encoder, CTC head, transducer head, and a head of sounds that only training uses."""
+    """Encoder, CTC head, transducer head; heads of sounds and of a teacher only while training."""
 
-    def __init__(self, config: ModelConfig, sounds: int) -> None:
+    def __init__(self, config: ModelConfig, sounds: int, *, taught: int = 0) -> None:
+        """``taught`` is the size of a frame of the teacher's states, 0 without a teacher."""
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -277,6 +278,7 @@ class Model(nn.Module):
         )
         self.decoder, self.joint = Predictor(config), Joint(config)
         self.sounds = nn.Linear(config.width, SUBFRAMES * (sounds + 1))
+        self.taught = nn.Linear(config.width, taught) if taught else None
 
     def ctc(self, x: Tensor) -> Tensor:
         """Logits over pieces and blank (last) of encoder outputs."""

@@ -25,12 +25,14 @@ from asr.training.augment import Changes
 from asr.training.config import TrainingConfig, load
 from asr.training.data import Clip, Corpus, EpochPlan, prepare
 from asr.training.evaluate import evaluate
+from asr.training.export import begin_with
 from asr.training.model import Encoded, Model
 from asr.training.parallel import Group, launch
+from asr.training.teacher import A_FRAME, SIZE, Heard, Teacher, rows_of
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
 FLOOR = 0.02
-"""The cosine ends at this share of the learning rate."""
+"""A run ends at this share of the learning rate."""
 RNNT_SHARE, CTC_SHARE_WITH_RNNT = 0.7, 0.3
 STEPS_A_LINE = 25
 _logger = logging.getLogger("rivulet.training")
@@ -89,9 +91,16 @@ class Trainer:
         self.config, self.out, self.group = config, out, group or Group()
         self.device = torch.device(config.run.device)
         self.corpus = Corpus(config.data, out)
-        self.model = Model(config.model, len(self.corpus.sounds.inventory)).to(self.device)
-        self.average = copy.deepcopy(self.model).eval()
+        self.teacher = Teacher(out) if config.loss.teacher else None
+        self.model = Model(
+            config.model,
+            len(self.corpus.sounds.inventory),
+            taught=A_FRAME * SIZE if self.teacher else 0,
+        ).to(self.device)
         self.filters = batches.centred_filters(self.corpus, config.run.seed)
+        if config.run.start is not None:
+            self.filters = begin_with(self.model, config.run.start)
+        self.average = copy.deepcopy(self.model).eval()
         self.progress, self.shown = Progress(), Averages()
         self.rng = random.Random(config.run.seed)
         self.optimizer = self._optimizer()
@@ -169,11 +178,10 @@ class Trainer:
         self._follow()
 
     def learning_rate(self) -> float:
-        """Warm up by steps, then a cosine to the end."""
+        """Warm up by steps, stay, then fall in a line: a stopped run can be given more minutes."""
         run, state = self.config.run, self.progress
-        way = min(1.0, self.done())
-        cosine = FLOOR + (1 - FLOOR) * (0.5 + 0.5 * math.cos(math.pi * way))
-        return run.learning_rate * min(1.0, (state.step + 1) / run.warmup_steps) * cosine
+        left = min(1.0, (1.0 - min(1.0, self.done())) / max(run.decay, 1e-9))
+        return run.learning_rate * min(1.0, (state.step + 1) / run.warmup_steps) * max(FLOOR, left)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -207,7 +215,22 @@ class Trainer:
             by_frame = by_frame + losses.frame_cross_entropy(sounds, of_sounds.to(dev))
             self.shown.add("frames", by_frame.item())
             total = total + weights.frames * by_frame
+        if self.teacher is not None:
+            total = total + weights.teacher * self._likeness(encoded, batch, clips)
         return total
+
+    def _likeness(self, encoded: Encoded, batch: batches.Batch, clips: list[Clip]) -> Tensor:
+        assert self.teacher is not None and self.model.taught is not None
+        heard = [
+            Heard(clip.states, rows_of(clip.length), speed)
+            for clip, speed in zip(clips, batch.speeds, strict=True)
+        ]
+        targets, inside = self.teacher.targets(heard, encoded.middle.shape[1])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.bf16):
+            states = self.model.taught(encoded.middle)
+        loss = losses.likeness(states, targets.to(self.device), inside.to(self.device))
+        self.shown.add("teacher", loss.item())
+        return loss
 
     def _transducer(self, encoded: Encoded, batch: batches.Batch) -> Tensor:
         model = self.model

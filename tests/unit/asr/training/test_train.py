@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def _ending_at(config: Path, steps: int) -> str:
 def trained(tiny_config: Path, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     assert train.run(tiny_config, out=out, resume=False) == 0
+    return out
+
+
+def trained_again(run: Path, out: Path) -> Path:
+    """The prepared data of a run without its checkpoints."""
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("*.pt"))
     return out
 
 
@@ -62,6 +69,19 @@ def test_a_run_goes_on_from_its_checkpoint_and_does_not_overwrite_one_unasked(
     second = torch.load(out / train.LAST, weights_only=True)["progress"]
     assert (first["step"], second["step"]) == (3, 5)
     assert second["hours"] > first["hours"]
+
+
+def test_a_run_begins_with_an_exported_model(
+    trained: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    save_folder(read(trained), tmp_path / "export")
+    tiny_config.write_text(tiny_config.read_text() + 'start = "export"\n')
+    begun = train.Trainer(load(tiny_config), trained_again(trained, tmp_path / "again"))
+    kept = torch.load(trained / train.BEST, weights_only=True)
+    assert torch.equal(begun.filters, kept["filters"])
+    for name, value in kept["average"].items():
+        if not name.startswith("sounds."):
+            assert torch.equal(begun.model.state_dict()[name], value.to(torch.bfloat16).float())
 
 
 def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_path: Path) -> None:
