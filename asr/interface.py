@@ -40,6 +40,46 @@ class BadSnapshot(EngineError):
     """A snapshot is damaged, or belongs to another model or version."""
 
 
+class BadBiasing(EngineError):
+    """A phrase or a weight that this engine cannot favour; the message names which."""
+
+
+MAX_PHRASES = 1_000
+MAX_PHRASE_CHARS = 64
+MAX_WEIGHT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words to favour; ``weight`` 0..10, nats for each piece of the model's vocabulary."""
+
+    text: str
+    weight: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Biasing:
+    """What the decoder of one stream favours. Raises BadBiasing beyond the limits."""
+
+    phrases: tuple[Phrase, ...] = ()
+    lm_weight: float | None = None
+    """Share of the engine's language model, if it has one; None: the engine's own."""
+
+    def __post_init__(self) -> None:
+        if len(self.phrases) > MAX_PHRASES:
+            raise BadBiasing(f"{len(self.phrases)} phrases, the limit is {MAX_PHRASES}")
+        for number, phrase in enumerate(self.phrases):
+            if not 0 < len(phrase.text) <= MAX_PHRASE_CHARS:
+                raise BadBiasing(f"phrase {number} must have 1 to {MAX_PHRASE_CHARS} characters")
+            if not 0 <= phrase.weight <= MAX_WEIGHT:
+                raise BadBiasing(f"the weight of phrase {number} must be 0 to {MAX_WEIGHT:g}")
+        if self.lm_weight is not None and not 0 <= self.lm_weight <= MAX_WEIGHT:
+            raise BadBiasing(f"lm_weight must be 0 to {MAX_WEIGHT:g}")
+
+
+NO_BIASING = Biasing()
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """One emitted token: id, encoder frame of emission (80 ms), confidence 0..1."""
@@ -78,6 +118,8 @@ class EngineInfo:
     languages: tuple[str, ...] = ("en",)
     turn_tokens: frozenset[int] = frozenset()
     """Ids of <EOU>/<EOB>: turn signals, never text."""
+    alphabet: str = ""
+    """Characters that boosted phrases may have; empty: the engine cannot boost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +155,14 @@ class StreamingEngine(Protocol):
         """Cost of the last batch, None before the first."""
         ...
 
-    def open(self, look_ahead: int, *, language: str | None = None) -> int:
-        """Take a slot. Raises NoFreeSlot, UnsupportedLookAhead."""
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
+        """Take a slot. Raises NoFreeSlot, UnsupportedLookAhead, BadBiasing."""
+        ...
+
+    def bias(self, stream: int, biasing: Biasing) -> None:
+        """Favour this, in place of what was, from the next step on. Raises BadBiasing."""
         ...
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from asr.interface import (
+    NO_BIASING,
     FRAME_SAMPLES,
+    BadBiasing,
     BadSnapshot,
+    Biasing,
     Emission,
     EngineError,
     EngineInfo,
@@ -164,7 +167,9 @@ class ScriptedEngine:
         """Cost of the last step (always 0 s)."""
         return self._last_step
 
-    def open(self, look_ahead: int, *, language: str | None = None) -> int:
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
         """Take a slot."""
         if look_ahead not in self._info.look_aheads:
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not supported")

@@ -21,11 +21,26 @@ class Schedule:
     rate: int
     packet_samples: int
     total_samples: int
+    jitter_s: tuple[float, ...] = (0.0,)
+    """What the network adds to each packet, over and over; at most a packet's length."""
 
     def due_s(self, packet: int) -> float:
         """Due time of packet ``packet``; the last one ends with the audio."""
-        end = min((packet + 1) * self.packet_samples, self.total_samples)
-        return self.started_s + end / self.rate
+        end = (packet + 1) * self.packet_samples
+        if end < self.total_samples:
+            return self._at(end, packet)
+        # A short last packet does not overtake the one before it.
+        before = self._at(packet * self.packet_samples, packet - 1) if packet else self.started_s
+        return max(before, self._at(self.total_samples, packet))
+
+    def _at(self, samples: int, packet: int) -> float:
+        jitter = self.jitter_s[packet % len(self.jitter_s)]
+        return self.started_s + samples / self.rate + jitter
+
+    @property
+    def packets(self) -> int:
+        """How many packets there are."""
+        return -(-self.total_samples // self.packet_samples)
 
     def completed_s(self, samples: int) -> float:
         """Due time of the packet that brings sample ``samples - 1``."""
@@ -34,7 +49,7 @@ class Schedule:
     @property
     def end_s(self) -> float:
         """Due time of the last sample."""
-        return self.started_s + self.total_samples / self.rate
+        return self.due_s(max(0, self.packets - 1))
 
 
 @dataclass(slots=True)
@@ -48,6 +63,8 @@ class LagMeter:
     schedule: Schedule
     chunk_samples: int
     lags_s: list[float] = field(default_factory=list)
+    dues_s: list[float] = field(default_factory=list)
+    """When each of these chunks was due."""
     _done: int = 0
 
     def ack(self, done: int, now: float) -> None:
@@ -58,8 +75,24 @@ class LagMeter:
         ends = range(last if is_flush else done, self._done, -self.chunk_samples)
         # Half a chunk of tolerance: positions are rounded where the rate is not the engine's.
         due = [end for end in ends if end - self._done > self.chunk_samples // 2]
-        self.lags_s += [now - self.schedule.completed_s(end) for end in reversed(due)]
+        for end in reversed(due):
+            self._count(end, now)
         self._done = max(self._done, done)
+
+    def seen(self, done: int, now: float) -> None:
+        """Take note of a result that tells how far it reaches, from a server that is often silent.
+
+        Chunks without a result of their own are left out instead of counted as late.
+        """
+        done = min(done, self.schedule.total_samples)
+        if done > self._done:
+            self._count(done, now)
+            self._done = done
+
+    def _count(self, end: int, now: float) -> None:
+        due = self.schedule.completed_s(end)
+        self.dues_s.append(due)
+        self.lags_s.append(now - due)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -21,7 +21,10 @@ from asr.checkpoint.nemo_config import split_look_aheads
 from asr.checkpoint.spec import UnsupportedModel
 from asr.features import FeatureStream, FrontEnd
 from asr.interface import (
+    NO_BIASING,
+    BadBiasing,
     BadSnapshot,
+    Biasing,
     Emission,
     EngineError,
     EngineInfo,
@@ -133,7 +136,9 @@ class NemoEngine:
         """Streams and forks alive."""
         return len(self._streams)
 
-    def open(self, look_ahead: int, *, language: str | None = None) -> int:
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
         """Take a slot."""
         if look_ahead not in self._look_aheads:
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not one of {self._look_aheads}")

@@ -39,21 +39,21 @@ _CODES = get_args(ErrorCode)
 JsonObject = dict[str, Any]
 
 
-def decode_object(text: str) -> JsonObject:
+def decode_object(text: str, *, limit: int = MAX_TEXT_BYTES) -> JsonObject:
     """Return the JSON object in ``text``; anything else is a non-fatal BadRequest."""
-    if len(text) > MAX_TEXT_BYTES:
-        raise MessageTooBig(f"a text message is at most {MAX_TEXT_BYTES} bytes")
+    if len(text) > limit:
+        raise MessageTooBig(f"a text message is at most {limit} bytes")
     try:
         raw = text.encode()
-        value = msgspec.json.decode(raw) if len(raw) <= MAX_TEXT_BYTES else None
+        value = msgspec.json.decode(raw) if len(raw) <= limit else None
     except UnicodeEncodeError as error:
         raise BadRequest("the text is not valid Unicode", is_fatal=False) from error
     except RecursionError as error:
         raise BadRequest("the JSON is nested too deep", is_fatal=False) from error
     except msgspec.MsgspecError as error:
         raise BadRequest(f"not JSON: {error}", is_fatal=False) from error
-    if len(raw) > MAX_TEXT_BYTES:
-        raise MessageTooBig(f"a text message is at most {MAX_TEXT_BYTES} bytes")
+    if len(raw) > limit:
+        raise MessageTooBig(f"a text message is at most {limit} bytes")
     if not isinstance(value, dict):
         raise BadRequest("a text message is one JSON object", is_fatal=False)
     return value
