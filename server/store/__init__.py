@@ -1,0 +1,1 @@
+"""What must outlive a process: owners, finals, state. One interface, three homes."""
