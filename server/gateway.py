@@ -20,11 +20,13 @@ from websockets.typing import Subprotocol
 
 from server.config import ServerConfig
 from server.connection import Connection
+from server.dropin import DropIns, subprotocols_of
 from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
 from server.session import RETRY_AFTER_S, Identity, Session
+from server.talk import House
 from server.wire.errors import ForbiddenOrigin, OverCapacity
 from server.wire.messages import SUBPROTOCOL
 
@@ -52,6 +54,9 @@ class Gateway:
         self._is_empty.set()
         self._is_draining = False
         self._server: Server | None = None
+        self._dropins = DropIns(
+            House(config=config, manager=manager, metrics=metrics, identify=self._identify)
+        )
         self._site = Site(
             {
                 "/livez": lambda: json_answer({"live": True}),
@@ -100,7 +105,7 @@ class Gateway:
         for connection in list(self._connections):
             connection.session.leave(now=asyncio.get_running_loop().time())
             connection.pump()
-        await self._empty_within(FLUSH_S)
+        await asyncio.gather(self._empty_within(FLUSH_S), self._dropins.stop(flush_s=FLUSH_S))
         for connection in list(self._connections):
             connection.close()
         await self._empty_within(1.0)
@@ -119,6 +124,8 @@ class Gateway:
     def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
         is_upgrade = "websocket" in "".join(request.headers.get_all("Upgrade")).lower()
+        if is_upgrade and self._dropins.speaks(path):
+            return self._foreign(socket, request)
         if path != STREAM_PATH or not is_upgrade:
             return self._site.respond(request.method, request.path)
         if "Origin" in request.headers:
@@ -128,11 +135,25 @@ class Gateway:
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=round(RETRY_AFTER_S))
         return None
 
-    async def _serve(self, socket: ServerConnection) -> None:
-        now = asyncio.get_running_loop().time()
-        identity = Identity(
+    def _foreign(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Answer the handshake of a wire that is not ours."""
+        if not self._may_connect(request.headers):
+            return refusal(HTTPStatus.FORBIDDEN, "pages of this origin may not connect here")
+        if self._is_full() or self._is_draining:
+            text = "this server takes no more connections now"
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=round(RETRY_AFTER_S))
+        return self._dropins.handshake(socket, request)
+
+    def _identify(self) -> Identity:
+        return Identity(
             number=next(self._numbers), name=secrets.token_hex(8), token=secrets.token_urlsafe(32)
         )
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        if await self._dropins.serve_socket(socket):
+            return
+        now = asyncio.get_running_loop().time()
+        identity = self._identify()
         session = Session(identity, self._config, now=now)
         connection = Connection(
             socket, session, config=self._config, manager=self._manager, metrics=self._metrics
@@ -140,7 +161,7 @@ class Gateway:
         self._connections.add(connection)
         self._is_empty.clear()
         try:
-            if not self._may_connect(socket):
+            if not self._may_connect(socket.request.headers if socket.request else Headers()):
                 session.fail(ForbiddenOrigin("pages of this origin may not connect here"))
             elif len(self._connections) > self._config.max_connections:
                 text = "this server has as many connections as it takes"
@@ -156,11 +177,10 @@ class Gateway:
                 self._is_empty.set()
 
     def _is_full(self) -> bool:
-        return len(self._connections) >= self._config.max_connections
+        return len(self._connections) + len(self._dropins) >= self._config.max_connections
 
-    def _may_connect(self, socket: ServerConnection) -> bool:
+    def _may_connect(self, headers: Headers) -> bool:
         """Whether this is no page, a page of ours, or of an origin that was allowed."""
-        headers = socket.request.headers if socket.request else Headers()
         if "Origin" not in headers:
             return True
         origin, host = headers.get_all("Origin"), headers.get_all("Host")
@@ -193,8 +213,9 @@ class Gateway:
 
     def _figures(self) -> Answer:
         talks = [talk for c in self._connections if (talk := c.conversation()) is not None]
+        talks += self._dropins.conversations()
         body = self._metrics.render(
-            self._manager.status(), talks, connections=len(self._connections)
+            self._manager.status(), talks, connections=len(self._connections) + len(self._dropins)
         )
         return Answer(HTTPStatus.OK, CONTENT_TYPE, body)
 
@@ -218,7 +239,8 @@ class Gateway:
 def _select_subprotocol(
     socket: ServerConnection, offered: Sequence[Subprotocol]
 ) -> Subprotocol | None:
-    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+    ours = {SUBPROTOCOL, *subprotocols_of(socket)}
+    return next((name for name in offered if name in ours), None)
 
 
 def _quiet_logger() -> logging.Logger:

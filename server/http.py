@@ -98,6 +98,13 @@ def refusal(status: HTTPStatus, text: str, *, retry_after_s: int | None = None) 
     return _response(sentence(status, text), extra, "GET")
 
 
+def json_response(
+    value: object, status: HTTPStatus, extra: Mapping[str, str] | None = None
+) -> Response:
+    """Return a value as a whole response."""
+    return _response(json_answer(value, status), extra or {}, "GET")
+
+
 def _response(answer: Answer, extra: Mapping[str, str], method: str) -> Response:
     headers = Headers(
         {

@@ -133,6 +133,11 @@ class Manager:
         return any(place.state is WorkerState.READY for place in self._places)
 
     @property
+    def has_room(self) -> bool:
+        """Whether a session of one channel could be placed now."""
+        return any(place.free() for place in self._places)
+
+    @property
     def slots_in_use(self) -> int:
         """Engine slots taken, forks included, as the workers last said."""
         return sum(place.slots_in_use for place in self._places)

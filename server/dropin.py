@@ -1,0 +1,171 @@
+"""The foreign wires of a server: which path speaks which, and the talks in progress.
+
+Does: path, query and headers -> an adapter or the wire's own refusal; run talks; end them.
+Does not know: what the wires say, how engines work.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from server.http import json_response
+from server.metrics import Conversation
+from server.session import RETRY_AFTER_S
+from server.talk import House, Line, Talk
+from server.wire.adapter import Adapter, Frame, Hello, Refused
+from server.wire.deepgram import DeepgramServer
+
+logger = logging.getLogger(__name__)
+
+MAX_QUERY_FIELDS = 1_200
+"""A thousand phrases may stand in a query."""
+
+WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
+    "/v1/listen": DeepgramServer,
+}
+
+
+class SocketLine:
+    """A WebSocket (server.talk.Line)."""
+
+    may_half_close = False
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self._socket = socket
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield messages until the socket closes."""
+        try:
+            async for data in self._socket:
+                yield data
+        except ConnectionClosed as closed:
+            raise ConnectionError from closed
+
+    async def send(self, frame: Frame) -> None:
+        """Write a message."""
+        try:
+            await self._socket.send(frame)
+        except ConnectionClosed as closed:
+            raise ConnectionError from closed
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye."""
+        await self._socket.close(code, reason)
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self._socket.transport.abort()
+
+
+class DropIns:
+    """Everything about foreign wires that one server holds."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._talks: set[Talk] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def __len__(self) -> int:
+        return len(self._talks)
+
+    def conversations(self) -> list[Conversation]:
+        """Return the figures of the sessions in progress."""
+        return [figures for talk in self._talks if (figures := talk.conversation()) is not None]
+
+    def speaks(self, path: str) -> bool:
+        """Whether a WebSocket at this path is a foreign wire."""
+        return path in WEBSOCKETS
+
+    def handshake(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Prepare the adapter of a socket; a response refuses it."""
+        path, _, query = request.path.partition("?")
+        hello = self.hello(query, dict(request.headers.raw_items()))
+        if (full := self.refusal(hello)) is not None:
+            return full
+        try:
+            adapter = WEBSOCKETS[path](hello)
+        except Refused as refused:
+            return json_response(refused.body, HTTPStatus(refused.status))
+        socket.protocol.max_message_size = adapter.max_message_bytes
+        socket.adapter = adapter  # type: ignore[attr-defined]
+        return None
+
+    def hello(self, query: str, headers: Mapping[str, str]) -> Hello:
+        """Return what is known of a client from its first line and headers."""
+        try:
+            fields = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError:
+            fields = {}
+        model = self._house.manager.model
+        return Hello(
+            name=_uuid(),
+            born_s=int(time.time()),
+            model=model.name if model else "",
+            languages=model.languages if model else (),
+            query={name: tuple(values) for name, values in fields.items()},
+            headers={name.lower(): value for name, value in headers.items()},
+        )
+
+    def refusal(self, hello: Hello) -> Response | None:
+        """Return why nobody can be served now, as clients that retry on 503 read it."""
+        if self._house.manager.has_room:
+            return None
+        text = "every slot of this server is taken" if hello.model else "the model is loading"
+        body = {"error": text, "err_msg": text, "request_id": hello.name}
+        return json_response(
+            body, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": str(round(RETRY_AFTER_S))}
+        )
+
+    async def serve_socket(self, socket: ServerConnection) -> bool:
+        """Run the talk of a socket that has an adapter; whether it had one."""
+        adapter = getattr(socket, "adapter", None)
+        if not isinstance(adapter, Adapter):
+            return False
+        await self.serve(adapter, SocketLine(socket))
+        return True
+
+    async def serve(self, adapter: Adapter, line: Line) -> None:
+        """Run a talk to its end."""
+        talk = Talk(adapter, line, self._house)
+        self._talks.add(talk)
+        self._is_empty.clear()
+        try:
+            await talk.run()
+        except Exception:
+            logger.exception("talk failed", extra={"wire": type(adapter).__name__})
+            talk.abort()
+        finally:
+            self._talks.discard(talk)
+            if not self._talks:
+                self._is_empty.set()
+
+    async def stop(self, *, flush_s: float) -> None:
+        """Let every talk say its last words, then cut it off."""
+        for talk in list(self._talks):
+            talk.leave()
+        try:
+            async with asyncio.timeout(flush_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            for talk in list(self._talks):
+                talk.abort()
+
+
+def subprotocols_of(socket: ServerConnection) -> tuple[str, ...]:
+    """Return the subprotocols that the adapter of a socket answers to."""
+    adapter = getattr(socket, "adapter", None)
+    return adapter.subprotocols if isinstance(adapter, Adapter) else ()
+
+
+def _uuid() -> str:
+    digits = secrets.token_hex(16)
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
