@@ -171,9 +171,14 @@ class ScriptedEngine:
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
     ) -> int:
         """Take a slot."""
+        _refuse(biasing)
         if look_ahead not in self._info.look_aheads:
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not supported")
         return self._place(_Stream(look_ahead))
+
+    def bias(self, stream: int, biasing: Biasing) -> None:
+        """Nothing can be favoured here."""
+        _refuse(biasing)
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
         """Append samples."""
@@ -295,3 +300,8 @@ def _read_cell(cell: Samples) -> int | None:
 
 def _token(token: int, frame: int) -> Token:
     return Token(token, frame, 0.5 + token % 50 / 100)
+
+
+def _refuse(biasing: Biasing) -> None:
+    if biasing.phrases:
+        raise BadBiasing("this engine cannot boost phrases")

@@ -64,7 +64,7 @@ class AudioRing:
     ) -> None:
         self.head = base
         """The offset behind the newest sample."""
-        self.is_closed = False
+        self.is_ended = False
         """Nothing will be appended any more."""
         self.losses: list[Loss] = []
         self._sample_bytes = sample_bytes
@@ -128,9 +128,13 @@ class AudioRing:
             gone += 1
         self._drop_first(gone)
 
+    def end(self) -> None:
+        """Say that nothing follows."""
+        self.is_ended = True
+
     def close(self) -> None:
         """Give memory and disk back. Idempotent."""
-        self.is_closed = True
+        self.is_ended = True
         self._blocks.clear()
         self._in_memory = self._memory_bytes = 0
         if self._spill:

@@ -140,6 +140,7 @@ class NemoEngine:
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
     ) -> int:
         """Take a slot."""
+        _refuse(biasing)
         if look_ahead not in self._look_aheads:
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not one of {self._look_aheads}")
         prompt = None
@@ -151,6 +152,10 @@ class NemoEngine:
         caches = list(self._model.encoder.get_initial_cache_state(batch_size=1))
         mel = torch.zeros(0, self._front.bins)
         return self._place(_Stream(FeatureStream(self._front), look_ahead, prompt, mel, caches))
+
+    def bias(self, stream: int, biasing: Biasing) -> None:
+        """Nothing can be favoured here."""
+        _refuse(biasing)
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
         """Append samples; ``now`` is not needed: streams go in turn."""
@@ -310,3 +315,8 @@ class NemoEngine:
             return self._streams[stream]
         except KeyError:
             raise UnknownStream(f"stream {stream} is not open") from None
+
+
+def _refuse(biasing: Biasing) -> None:
+    if biasing.phrases:
+        raise BadBiasing("this engine cannot boost phrases")

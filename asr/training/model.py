@@ -80,7 +80,7 @@ class Subsampling(nn.Module):
 
 
     def _first(self, x: Tensor) -> Tensor:
-        """The first convolution as a matrix, channels last: half the time, forward and backward."""
+        """Multiply patches by the first filters, channels last: half the time of a convolution."""
         conv = self.conv[0]
         assert isinstance(conv, nn.Conv2d)
         patches = x[:, 0].unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)

@@ -4,7 +4,7 @@ Does: schedule, losses, optimizer, averaged weights, dev error, checkpoints.
 Does not know: how files are decoded, what NeMo wants of an export.
 
 ``out`` holds the prepared data, last.pt, best.pt (averaged weights of the best dev error) and
-log.jsonl, one line an evaluation.
+log.jsonl, a line every few steps and one an evaluation.
 """
 
 import copy
@@ -251,23 +251,28 @@ class Trainer:
             state.step, state.hours, self.shown.line(), self.learning_rate(),
             state.spent_s / 60, pace,
         )  # fmt: skip
+        self._log({})
 
     def _evaluate(self, *, every: int) -> None:
         began, state, run = time.monotonic(), self.progress, self.config.run
         result = evaluate(self.average, self.corpus, self.filters, run.dev_look_ahead, every)
         state.spent_s += time.monotonic() - began
-        row = {
-            "step": state.step, "hours": round(state.hours, 2),
-            "minutes": round(state.spent_s / 60, 1),
-            "losses": {k: round(v, 3) for k, v in self.shown.values.items()},
-            "dev_wer": result.wer, "silent": result.silent, "dev_every": every,
-        }  # fmt: skip
-        with (self.out / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
+        row = {"dev_wer": result.wer, "silent": result.silent, "dev_every": every}
+        self._log(row)
         _logger.info("%s", row)
         if result.wer["all"] <= state.best_wer:
             state.best_wer = result.wer["all"]
             _write(self.out / BEST, self._checkpoint())
+
+    def _log(self, extra: dict[str, Any]) -> None:
+        state = self.progress
+        row = {
+            "step": state.step, "hours": round(state.hours, 2),
+            "minutes": round(state.spent_s / 60, 1),
+            "losses": {k: round(v, 3) for k, v in self.shown.values.items()},
+        }  # fmt: skip
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row | extra) + "\n")
 
     def _checkpoint(self) -> dict[str, Any]:
         return {
