@@ -20,9 +20,9 @@ from clients.console import CaptionScreen
 from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
-from clients.subtitles import FORMATS, Segment, TimedWord, write
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Chunk, Final
+from server.wire.subtitles import FORMATS, Segment, TimedWord, write
 
 EXAMPLES = """\
 examples:

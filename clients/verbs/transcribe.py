@@ -14,7 +14,7 @@ from clients.audiofile import BadAudioFile, open_audio
 from clients.console import ProgressBar
 from clients.errors import CommandError
 from clients.glue import add_model_arguments, choice_of, engine_side
-from clients.subtitles import Segment, TimedWord, to_srt, to_vtt
+from server.wire.subtitles import Segment, TimedWord, to_srt, to_vtt
 
 EXAMPLES = """\
 examples:

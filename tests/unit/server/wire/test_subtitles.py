@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.subtitles import (
+from server.wire.subtitles import (
     CUE_LINES,
     CUE_MS,
     LINE_CHARACTERS,
