@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.interface import SAMPLE_RATE_HZ, Samples
+from asr.state import State, samples_of, text_of
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
@@ -151,6 +152,19 @@ class Resampler:
             other._kept, other._kept_at = self._kept, self._kept_at
             other._seen, other._made = self._seen, self._made
         return other
+
+    def state(self) -> State:
+        """All that it is."""
+        if self._is_identity:
+            return {}
+        kept = text_of(self._kept)
+        return {"kept": kept, "at": self._kept_at, "seen": self._seen, "made": self._made}
+
+    def restore(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+        if not self._is_identity:
+            self._kept, self._kept_at = samples_of(state["kept"]), state["at"]
+            self._seen, self._made = state["seen"], state["made"]
 
     def _make(self, source: Samples, until: int) -> Samples:
         count = until - self._made

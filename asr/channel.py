@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from asr.audio import Resampler, from_16k, to_16k
+from asr.audio import Resampler
 from asr.events import (
     Event,
     Final,
@@ -25,7 +25,9 @@ from asr.events import (
     TurnTrigger,
     Word,
 )
-from asr.interface import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ, Emission, Samples, Token
+from asr.interface import FRAME_MS, SAMPLE_RATE_HZ, Emission, Samples, Token
+from asr.mediaclock import MediaClock
+from asr.state import State
 from asr.tokenizer import Tokenizer
 from asr.transcript import Transcript, confidence_of, text_of
 from asr.turns import Decision, Endpointing, Loudness, Turns
@@ -69,51 +71,6 @@ class Fork:
         self.is_flushed = self.is_flushed or emission.finished
 
 
-class _Clock:
-    """Encoder frames of the live stream to the channel's media time, over skipped gaps."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self.fed_samples = 0
-        """All that the channel was given, gaps included."""
-        self._skipped = 0
-        self._passed = 0
-        self._skips: deque[tuple[int, int]] = deque()
-        """(first frame behind the gap, samples skipped until then), not yet passed."""
-
-    def skip(self, samples: int) -> None:
-        """Let samples pass without being fed to the engine."""
-        frame = to_16k(self.fed_samples - self._skipped, self.rate) // FRAME_SAMPLES + 1
-        self._skipped += samples
-        self.fed_samples += samples
-        self._skips.append((frame, self._skipped))
-
-    def pass_frame(self, frame: int) -> bool:
-        """Reach this frame in reading. True: a long gap ends here."""
-        has_gap = False
-        while self._skips and self._skips[0][0] <= frame:
-            self._passed = self._skips.popleft()[1]
-            has_gap = True
-        return has_gap
-
-    def ms(self, frame: int) -> int:
-        """Media time at which this frame begins; it is not before the one reading has reached."""
-        skipped = self._passed
-        for first, total in self._skips:
-            if first <= frame:
-                skipped = total
-        return frame * FRAME_MS + skipped * 1000 // self.rate
-
-    def done_samples(self, frames: int) -> int:
-        """Count the samples of the channel that so many frames have heard."""
-        heard = max(0, FRAME_SAMPLES * (frames - 1) + 200)
-        return min(self.fed_samples, from_16k(heard, self.rate) + self._passed)
-
-    def samples_ms(self, samples: int) -> int:
-        """Media time of a sample position."""
-        return samples * 1000 // self.rate
-
-
 class Channel:
     """State of one channel. Audio goes through it to the engine; emissions come back to it."""
 
@@ -128,12 +85,15 @@ class Channel:
         self._turn_tokens = tokenizer.turn_tokens
         self._resampler = Resampler(options.rate)
         self._loudness = Loudness()
-        self._clock = _Clock(options.rate)
+        self._clock = MediaClock(options.rate)
         self._transcript = Transcript(tokenizer)
         self._turns = Turns(options.endpointing)
         self._log: deque[Emission | Fork] = deque()
         self._last_sample = 0.0
+        self._heard_16k = 0
+        self._heard_frames = 0
         self._frames = 0
+        """Frames that were read; more than were produced while a replay catches up."""
         self._segment = 0
         self._rev = 0
         self._shown = ("", "")
@@ -183,6 +143,7 @@ class Channel:
             if emission.finished:
                 self.fork = None  # its mark in the log keeps it
         else:
+            self._heard_frames = emission.frames
             self._log.append(emission)
 
     def read(self) -> list[Event]:
@@ -199,7 +160,67 @@ class Channel:
             self._log.popleft()
         return events
 
+    # --- state -----------------------------------------------------------------------------
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that the engine said is read, so that ``reading`` belongs to its frame."""
+        return not any(isinstance(entry, Emission) for entry in self._log)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the state is whole: no copy of the stream is out, nothing is being replayed."""
+        is_whole = not self._log and self.fork is None and not self.is_stopping
+        return is_whole and self._heard_frames >= self._frames
+
+    @property
+    def heard_16k(self) -> int:
+        """Samples that the live stream was given, at 16 kHz."""
+        return self._heard_16k
+
+    @property
+    def heard_frames(self) -> int:
+        """Frames that the live stream has produced."""
+        return self._heard_frames
+
+    def hearing(self) -> State:
+        """Return what the audio side is: a function of the audio given so far."""
+        return {
+            "clock": self._clock.hearing(),
+            "resampler": self._resampler.state(),
+            "loudness": self._loudness.state(),
+            "last": self._last_sample,
+            "heard": [self._heard_16k, self._heard_frames],
+        }
+
+    def reading(self) -> State:
+        """Return what the text side is: a function of the frames read so far."""
+        return {
+            "clock": self._clock.reading(),
+            "transcript": self._transcript.state(),
+            "turns": self._turns.state(),
+            "said": [self._frames, self._segment, self._rev, self._progress, *self._shown],
+        }
+
+    def restore(self, hearing: State | None, reading: State | None) -> None:
+        """Take up both sides; a side that is None starts afresh.
+
+        ``reading`` may be ahead: then the frames up to its own only pass.
+        """
+        if hearing is not None:
+            self._resampler.restore(hearing["resampler"])
+            self._loudness.restore(hearing["loudness"])
+            self._last_sample = hearing["last"]
+            self._heard_16k, self._heard_frames = hearing["heard"]
+        if reading is not None:
+            self._clock.restore(hearing and hearing["clock"], reading["clock"])
+            self._transcript.restore(reading["transcript"])
+            self._turns.restore(reading["turns"])
+            self._frames, self._segment, self._rev, self._progress, *shown = reading["said"]
+            self._shown = (shown[0], shown[1])
+
     def _hear(self, samples: Samples) -> Samples:
+        self._heard_16k += len(samples)
         self._loudness.push(samples)
         return samples
 
@@ -216,7 +237,7 @@ class Channel:
             events += self._tick(frame)
         for token in tokens:  # a flush may say more at its last frame
             events += self._token(token)
-        self._frames = emission.frames
+        self._frames = max(self._frames, emission.frames)
         if emission.finished:
             return events + self._stop()
         return events + self._partial() + self._advance()

@@ -170,6 +170,20 @@ class Engine:
             raise BadSnapshot("the snapshot does not fit this model") from error
         return slot
 
+    def record(self, stream: int) -> bytes:
+        """Return the decoder's row and the frame it belongs to."""
+        frame = {"frame": torch.tensor(self._get(stream).frames)}
+        return snapshot.pack(frame | self._decoder.export_row(stream), self._identity())
+
+    def install(self, stream: int, record: bytes) -> None:
+        """Take up a decoder's row; the stream reaches its frame by encoding alone."""
+        state, tensors = self._get(stream), snapshot.unpack(record, self._identity())
+        try:
+            self._decoder.import_row(stream, tensors)
+            state.decode_from = int(tensors["frame"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise BadSnapshot("the record does not fit this model") from error
+
     def is_ready(self) -> bool:
         """Whether a step has something to do."""
         return any(s.chunks_ready() or s.is_done() for s in self._streams.values())
@@ -198,7 +212,7 @@ class Engine:
             mel = torch.zeros(8 * steps, self._spec.mel_bins)
             take = Take(mel, steps, (0, 0), (4 * steps, 2 * steps))
             step = self._batch([take] * rows, [spare] * rows, look_ahead)
-            self._decode(self._encode(step, [0] * rows), step)
+            self._decode(self._encode(step, [0] * rows), step, [])
         self._pool.clear(spare)
         self._decoder.clear(spare)
 
@@ -209,7 +223,8 @@ class Engine:
         takes = [stream.take(steps) for stream in streams]
         step = self._batch(takes, list(plan.streams), plan.look_ahead)
         x = self._encode(step, [stream.prompt or 0 for stream in streams])
-        tokens = self._decode(x, step)
+        silent = [row for row, s in enumerate(streams) if s.frames <= s.decode_from]
+        tokens = self._decode(x, step, silent)
         if self.trace:
             for row, (slot, take) in enumerate(zip(plan.streams, takes, strict=True)):
                 self.trace(slot, x[row, : take.valid])
@@ -254,9 +269,13 @@ class Engine:
         ids = torch.tensor(prompts, device=self._device)
         return self._prompt(x, F.pad(ids, (0, len(x) - len(ids))))
 
-    def _decode(self, x_BTD: Tensor, step: StepInput) -> list[list[Token]]:
-        first = self._pool.frames_S[step.slots_B] - step.valid_B
-        return self._decoder.step(x_BTD, step.slots_B, step.valid_B, first)
+    def _decode(self, x_BTD: Tensor, step: StepInput, silent: list[int]) -> list[list[Token]]:
+        """Decode all rows but the silent ones, whose decoder is ahead of them."""
+        first, valid_B = self._pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
+        if silent:
+            valid_B = valid_B.clone()
+            valid_B[silent] = 0
+        return self._decoder.step(x_BTD, step.slots_B, valid_B, first)
 
     def _end(self, slot: int) -> Emission:
         frames = self._streams[slot].frames

@@ -189,6 +189,17 @@ class StreamingEngine(Protocol):
         """Open a stream from a snapshot. Raises BadSnapshot, NoFreeSlot."""
         ...
 
+    def record(self, stream: int) -> bytes:
+        """Return the decoder of a stream and its frame: small. EngineError where that cannot be."""
+        ...
+
+    def install(self, stream: int, record: bytes) -> None:
+        """Encode up to the frame of a record and say nothing; go on from its decoder there.
+
+        Raises BadSnapshot.
+        """
+        ...
+
     def is_ready(self) -> bool:
         """Whether ``step`` would do something now."""
         ...

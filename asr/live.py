@@ -7,9 +7,17 @@ Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like
 
 from dataclasses import replace
 
+from asr import state
 from asr.channel import Channel, ChannelOptions, Partials
 from asr.events import Event
-from asr.interface import NoFreeSlot, Samples, StreamingEngine
+from asr.interface import (
+    FRAME_SAMPLES,
+    BadSnapshot,
+    EngineError,
+    NoFreeSlot,
+    Samples,
+    StreamingEngine,
+)
 from asr.turns import Endpointing
 
 __all__ = [
@@ -140,6 +148,63 @@ class Recognizer:
         self._wanting.pop(channel, None)
         for stream in [stream for stream, owner in self._by_stream.items() if owner == channel]:
             self._free(stream)
+
+    def snapshot(self, channel: int) -> bytes | None:
+        """All that a channel is; None while a finalize, a stop or a replay is under way."""
+        entry = self._channels[channel]
+        if not entry.is_quiet:
+            return None
+        whole = {"hearing": entry.hearing(), "reading": entry.reading()}
+        return state.pack(whole, self._engine.snapshot(entry.stream))
+
+    def record(self, channel: int) -> bytes:
+        """Return what it takes to go on behind the last final: small.
+
+        The audio before it is to be encoded again.
+        To be asked for in the step that brought the final.
+        """
+        entry = self._channels[channel]
+        if not entry.is_settled:
+            raise AssertionError("a final was read and something in front of it was not")
+        return state.pack({"reading": entry.reading()}, self._engine.record(entry.stream))
+
+    def restore(
+        self, options: ChannelOptions, *, snapshot: bytes | None, record: bytes | None
+    ) -> int:
+        """Open a channel as a snapshot (None: the start) and a later record left it.
+
+        The audio behind the snapshot is to be fed again. Raises as ``open``, and BadSnapshot.
+        """
+        channel = self.open(options)
+        try:
+            if snapshot is not None:
+                self._take_up(channel, snapshot)
+            if record is not None:
+                parts, blob = state.unpack(record)
+                entry = self._channels[channel]
+                entry.restore(entry.hearing(), parts["reading"])
+                self._engine.install(entry.stream, blob)
+        except (KeyError, TypeError, IndexError) as error:
+            self.drop(channel)
+            raise BadSnapshot("the state of a channel lacks a part") from error
+        except EngineError:
+            self.drop(channel)
+            raise
+        return channel
+
+    def _take_up(self, channel: int, snapshot: bytes) -> None:
+        parts, blob = state.unpack(snapshot)
+        entry = self._channels[channel]
+        self._free(entry.stream)
+        entry.stream = self._engine.restore(blob)
+        self._by_stream[entry.stream] = channel
+        entry.restore(parts["hearing"], parts["reading"])
+
+    def is_behind(self, channel: int) -> bool:
+        """Whether a chunk of the audio given so far is not decoded yet."""
+        entry = self._channels[channel]
+        frames = entry.heard_frames + entry.options.look_ahead
+        return entry.heard_16k >= FRAME_SAMPLES * frames + 200
 
     def is_ready(self) -> bool:
         """Whether ``step`` would do something now."""

@@ -108,6 +108,8 @@ class _Stream:
     finished: bool = False
     late: list[tuple[int, int]] = field(default_factory=list)
     """Tokens heard and not yet emitted: (due frame, id)."""
+    decode_from: int = 0
+    """Cells heard before this frame say nothing."""
     audio: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
     """Samples from the first undecoded cell on: cell ``frames - 1``."""
 
@@ -117,6 +119,10 @@ class _Stream:
         if self.fed >= FRAME_SAMPLES * (self.frames + chunk - 1) + _SECOND_FRAME_NEEDS:
             return chunk
         return max(0, frames_of(self.fed) - self.frames) if self.finished else 0
+
+    def is_silent(self) -> bool:
+        """Whether the next frame is only heard."""
+        return self.frames < self.decode_from
 
     def is_ready(self) -> bool:
         return self.finished or self.due() > 0
@@ -204,7 +210,8 @@ class ScriptedEngine:
     def snapshot(self, stream: int) -> bytes:
         """Return the stream as bytes."""
         state = self._get(stream)
-        head = [state.look_ahead, state.fed, state.frames, state.finished, state.late]
+        parts = state.look_ahead, state.fed, state.frames, state.finished, state.late
+        head = [*parts, state.decode_from]
         body = json.dumps(head).encode() + b"\n" + state.audio.tobytes()
         return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
@@ -216,10 +223,25 @@ class ScriptedEngine:
         if blob[: len(_MAGIC)] != _MAGIC or zlib.crc32(body) != crc:
             raise BadSnapshot("not a snapshot of this engine")
         head, audio = body.split(b"\n", 1)
-        look_ahead, fed, frames, finished, late = json.loads(head)
+        look_ahead, fed, frames, finished, late, decode_from = json.loads(head)
         pairs = [(due, token) for due, token in late]
         samples = np.frombuffer(audio, np.float32)
-        return self._place(_Stream(look_ahead, fed, frames, finished, pairs, samples))
+        parts = look_ahead, fed, frames, finished, pairs, decode_from
+        return self._place(_Stream(*parts, samples))
+
+    def record(self, stream: int) -> bytes:
+        """Return the tokens to come and the frame they belong to."""
+        state = self._get(stream)
+        return json.dumps([state.frames, state.late]).encode()
+
+    def install(self, stream: int, record: bytes) -> None:
+        """Say nothing up to the frame of the record, then what it had still to say."""
+        state = self._get(stream)
+        try:
+            state.decode_from, late = json.loads(record)
+        except ValueError as error:
+            raise BadSnapshot("not a record of this engine") from error
+        state.late = [(due, token) for due, token in late]
 
     def is_ready(self) -> bool:
         """Whether a stream has a whole chunk, or must be flushed."""
@@ -276,9 +298,11 @@ class ScriptedEngine:
         if frame > 0:
             cell, state.audio = state.audio[:FRAME_SAMPLES], state.audio[FRAME_SAMPLES:]
             token = _read_cell(cell)
-            if token is not None:
+            if token is not None and not state.is_silent():
                 state.late.append((frame + self._delay, token))
         state.frames += 1
+        if frame < state.decode_from:
+            return []
         said = [_token(token, frame) for due, token in state.late if due <= frame]
         state.late = [(due, token) for due, token in state.late if due > frame]
         return said

@@ -51,6 +51,8 @@ class Stream:
     """When the oldest pending chunk should be done."""
     arrived: float = 0.0
     prompt: int | None = None
+    decode_from: int = 0
+    """Frames before it are only encoded: a record of the decoder waits there."""
     chunk_s: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class Stream:
         """Copy everything but the cache rows."""
         copy = Stream(self.features.fork(), self.look_ahead, self.mel.clone(), self.frames)
         copy.is_finishing, copy.due, copy.prompt = self.is_finishing, self.due, self.prompt
+        copy.decode_from = self.decode_from
         return copy
 
     def feed(self, samples: Samples, now: float) -> None:
@@ -86,10 +89,12 @@ class Stream:
     def chunks_ready(self) -> int:
         """How many chunks could run now; the last one of a finishing stream may be short."""
         chunk = self.look_ahead + 1
-        whole = (len(self.mel) + self._missing_rows()) // (8 * chunk)
-        if not self.is_finishing:
-            return whole
-        return -(-self.frames_left() // chunk)
+        ready = (len(self.mel) + self._missing_rows()) // (8 * chunk)
+        if self.is_finishing:
+            ready = -(-self.frames_left() // chunk)
+        if self.frames < self.decode_from:  # a pass ends where decoding begins
+            ready = min(ready, -(-(self.decode_from - self.frames) // chunk))
+        return ready
 
     def frames_left(self) -> int:
         """Count the encoder frames a finishing stream still has to produce."""
@@ -119,7 +124,7 @@ class Stream:
     def state(self) -> dict[str, Tensor]:
         """Everything but the cache rows, as tensors."""
         prompt = -1 if self.prompt is None else self.prompt
-        counts = [self.look_ahead, self.frames, int(self.is_finishing), prompt]
+        counts = [self.look_ahead, self.frames, int(self.is_finishing), prompt, self.decode_from]
         return {"mel": self.mel.clone(), "stream": torch.tensor(counts)} | {
             f"features.{name}": value for name, value in self.features.state().items()
         }
@@ -127,13 +132,13 @@ class Stream:
     @classmethod
     def from_state(cls, front_end: FrontEnd, state: dict[str, Tensor]) -> "Stream":
         """Rebuild a stream from ``state()``."""
-        look_ahead, frames, is_finishing, prompt = state["stream"].tolist()
+        look_ahead, frames, is_finishing, prompt, decode_from = state["stream"].tolist()
         parts = {
             k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")
         }
         features = FeatureStream.from_state(front_end, parts)
         stream = cls(features, look_ahead, state["mel"].clone(), frames, bool(is_finishing))
-        stream.prompt = None if prompt < 0 else prompt
+        stream.prompt, stream.decode_from = None if prompt < 0 else prompt, decode_from
         return stream
 
     def _append(self, mel: Tensor) -> None:

@@ -12,10 +12,11 @@ any other is kept. A word begun before the cut and published belongs to its fina
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 from asr.events import Word
 from asr.interface import Token
+from asr.state import State
 from asr.tokenizer import WORD_START, Tokenizer
 
 _SEAM_FRAMES = 10
@@ -198,6 +199,33 @@ class Transcript:
             other._seam = _Seam(seam.cut, list(seam.expected), list(seam.said))
         other._published_ms = self._published_ms
         return other
+
+    def state(self) -> State:
+        """All that it is."""
+        seam = self._seam
+        return {
+            "words": [astuple(word) for word in self._words],
+            "open": astuple(self._open) if self._open is not None and self._is_hidden else None,
+            "is_open": self._open is not None,
+            "is_hidden": self._is_hidden,
+            "swallow": self._swallow_until,
+            "seam": None
+            if seam is None
+            else [seam.cut, *([astuple(w) for w in words] for words in (seam.expected, seam.said))],
+            "published": self._published_ms,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+        self._words = [_Growing(*word) for word in state["words"]]
+        self._is_hidden, self._open = state["is_hidden"], None
+        if state["is_open"]:
+            self._open = _Growing(*state["open"]) if self._is_hidden else self._words[-1]
+        self._swallow_until, self._published_ms = state["swallow"], state["published"]
+        self._seam = None
+        if state["seam"] is not None:
+            cut, expected, said = state["seam"]
+            self._seam = _Seam(cut, [_Growing(*w) for w in expected], [_Growing(*w) for w in said])
 
     def publish_fork(self, fork: "Transcript", cut: int) -> tuple[Word, ...]:
         """Publish all words of a ``fork`` of this transcript; its stream ended at frame ``cut``."""

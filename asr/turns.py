@@ -14,6 +14,7 @@ import numpy as np
 
 from asr.events import EagerEnd, TurnEnd, TurnResumed, TurnStart, TurnTrigger
 from asr.interface import FRAME_SAMPLES, Samples
+from asr.state import State, samples_of, text_of
 
 TurnEvent = TurnStart | EagerEnd | TurnResumed | TurnEnd
 
@@ -80,6 +81,17 @@ class Loudness:
             self._voiced.popleft()
             self._first += 1
         return bool(self._voiced) and self._first == frame and self._voiced[0]
+
+    def state(self) -> State:
+        """All that it is."""
+        voiced = [int(is_voiced) for is_voiced in self._voiced]
+        rest = text_of(self._rest)
+        return {"rest": rest, "floor": self._floor_db, "voiced": voiced, "first": self._first}
+
+    def restore(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+        self._rest, self._floor_db = samples_of(state["rest"]), state["floor"]
+        self._voiced, self._first = deque(map(bool, state["voiced"])), state["first"]
 
     def _is_loud(self, level_db: float) -> bool:
         floor = self._floor_db
@@ -183,6 +195,25 @@ class Turns:
         self._state, self._eager_text = _State.IDLE, ""
         self._ended_ms = max(now_ms, self._start_ms)
         return [*events, TurnEnd(self._turn, self._ended_ms, text, trigger)]
+
+    def state(self) -> State:
+        """All that it is, the rules apart."""
+        return {
+            "state": self._state.value,
+            "turn": self._turn,
+            "start": self._start_ms,
+            "word": self._last_word_ms,
+            "voice": self._last_voice_ms,
+            "eager": self._eager_text,
+            "ended": self._ended_ms,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take up what ``state`` gave."""
+        self._state, self._turn = _State(state["state"]), state["turn"]
+        self._start_ms, self._ended_ms = state["start"], state["ended"]
+        self._last_word_ms, self._last_voice_ms = state["word"], state["voice"]
+        self._eager_text = state["eager"]
 
     def _is_over(self, now_ms: int, silence_ms: int) -> bool:
         words, voice = now_ms - self._last_word_ms, now_ms - self._last_voice_ms

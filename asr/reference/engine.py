@@ -198,6 +198,14 @@ class NemoEngine:
         """Refuse: see ``snapshot``."""
         raise BadSnapshot("the nemo backend takes no snapshots")
 
+    def record(self, stream: int) -> bytes:
+        """Refuse: see ``snapshot``."""
+        raise EngineError("the nemo backend takes no records")
+
+    def install(self, stream: int, record: bytes) -> None:
+        """Refuse: see ``snapshot``."""
+        raise BadSnapshot("the nemo backend takes no records")
+
     def is_ready(self) -> bool:
         """Whether ``step`` would do something."""
         return any(stream.is_ready for stream in self._streams.values())

@@ -1,0 +1,46 @@
+"""Plain values and opaque bytes as one checked blob, and back: no pickle, no torch.
+
+Does: JSON with arrays, a checksum, a version; refuse what is damaged.
+Does not know: what the values mean.
+"""
+
+import base64
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+
+from asr.interface import BadSnapshot, Samples
+
+_MAGIC = b"RVC1"
+_HEAD_BYTES = len(_MAGIC) + 8
+
+State = dict[str, Any]
+"""What JSON can hold."""
+
+
+def pack(state: State, blob: bytes) -> bytes:
+    """Return magic, crc32 of the rest, length of the values, values, blob."""
+    values = json.dumps(state, separators=(",", ":")).encode()
+    body = len(values).to_bytes(4, "little") + values + blob
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def unpack(packed: bytes) -> tuple[State, bytes]:
+    """Return what ``pack`` was given. Raises BadSnapshot."""
+    crc, body = int.from_bytes(packed[4:8], "little"), packed[8:]
+    if packed[:4] != _MAGIC or len(packed) < _HEAD_BYTES or zlib.crc32(body) != crc:
+        raise BadSnapshot("not the state of a channel, or damaged")
+    end = 4 + int.from_bytes(body[:4], "little")
+    return json.loads(body[4:end]), body[end:]
+
+
+def text_of(samples: Samples) -> str:
+    """Return samples as text, bit for bit."""
+    return base64.b64encode(samples.astype("<f4").tobytes()).decode()
+
+
+def samples_of(text: str) -> Samples:
+    """Return the samples in ``text_of``'s text."""
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
