@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from asr.training.report import LOG, draw, read
+
+ROWS = [
+    {"hours": 1.0, "minutes": 2.0, "losses": {"ctc": 5.0}},
+    {
+        "hours": 2.0,
+        "minutes": 4.0,
+        "losses": {"ctc": 4.0},
+        "dev_wer": {"all": 90.0, "digits": 70.0},
+    },
+    {
+        "hours": 3.0,
+        "minutes": 6.0,
+        "losses": {"ctc": 3.0},
+        "dev_wer": {"all": 80.0, "digits": 75.0},
+    },
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / LOG).write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return tmp_path
+
+
+def test_a_report_says_what_was_heard_how_long_and_the_best_error(run: Path) -> None:
+    report = read(run)
+    assert report.figures() == {"audio_hours": 3.0, "wall_minutes": 6.0, "best_dev_wer": 0.8}
+    assert report.losses["ctc"].hours == [1.0, 2.0, 3.0]
+    assert report.errors["digits"].values == [70.0, 75.0]
+
+
+def test_the_picture_names_every_source(run: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    draw(read(run), run / "curve.svg")
+    assert "<svg" in (run / "curve.svg").read_text()
