@@ -23,6 +23,7 @@ Live speech becomes words.
   rivulet transcribe talk.flac --srt      a whole file, faster than real time, no server
   rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
   rivulet models                          the models at hand; `models inspect PATH` looks into one
+  rivulet load                            how many live streams the server holds, and how it feels
   rivulet demo                            what `make run` does: a server, the samples, a table
 
 `rivulet VERB --help` explains each with examples."""
@@ -42,6 +43,9 @@ VERBS = {
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
     "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),
     "train": Verb("clients.verbs.train", "train a model from a configuration file"),
+    "load": Verb(
+        "clients.verbs.load", "load a server with live streams and measure what they feel"
+    ),
     "demo": Verb("clients.demo", "start a server, stream the samples, print a table"),
 }
 
