@@ -25,7 +25,15 @@ from asr.events import (
     TurnTrigger,
     Word,
 )
-from asr.interface import FRAME_MS, SAMPLE_RATE_HZ, Emission, Samples, Token
+from asr.interface import (
+    FRAME_MS,
+    NO_BIASING,
+    SAMPLE_RATE_HZ,
+    Biasing,
+    Emission,
+    Samples,
+    Token,
+)
 from asr.mediaclock import MediaClock
 from asr.state import State
 from asr.tokenizer import Tokenizer
@@ -51,6 +59,7 @@ class ChannelOptions:
     words: bool = True
     """Whether finals carry their words."""
     endpointing: Endpointing = field(default_factory=Endpointing)
+    biasing: Biasing = NO_BIASING
 
 
 @dataclass(slots=True)
@@ -237,7 +246,7 @@ class Channel:
             events += self._tick(frame)
         for token in tokens:  # a flush may say more at its last frame
             events += self._token(token)
-        self._frames = max(self._frames, emission.frames)
+        self._frames = emission.frames
         if emission.finished:
             return events + self._stop()
         return events + self._partial() + self._advance()

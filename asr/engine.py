@@ -7,6 +7,7 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 from asr import snapshot
 from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
+from asr.decoder import ngram
 from asr.decoder.base import Decoder
 from asr.decoder.ctc import CtcDecoder
+from asr.decoder.fusion import Fusion
 from asr.decoder.rnnt import RnntDecoder
 from asr.encoder.batch import StepInput
 from asr.encoder.encoder import Encoder
@@ -26,7 +29,10 @@ from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
 from asr.features import FrontEnd
 from asr.interface import (
+    NO_BIASING,
+    BadBiasing,
     BadSnapshot,
+    Biasing,
     Emission,
     EngineError,
     EngineInfo,
@@ -45,6 +51,7 @@ from asr.tokenizer import Tokenizer
 
 LOUDEST = 32.0
 """Float samples are cut here (30 dB over full scale): caches stay finite whatever is sent."""
+LM_WEIGHT = 0.3
 FRONT_END = "preprocessor.featurizer."
 
 
@@ -58,6 +65,10 @@ class EngineConfig:
     decoder: Literal["auto", "rnnt", "ctc"] = "auto"
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
+    lm: str = ""
+    """A language model file made for this vocabulary; empty: none."""
+    lm_weight: float = LM_WEIGHT
+    """Its share where a stream names none."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -86,7 +97,16 @@ class Engine:
         self._pool = SlotPool.allocate(spec, config.slots, dtype=cache, device=self._device)
         self._decoder_name = _pick_decoder(config.decoder, checkpoint)
         build = RnntDecoder if self._decoder_name == "rnnt" else CtcDecoder
-        self._decoder: Decoder = build(tensors, spec, slots=config.slots, precision=self._precision)
+        self._fusion = Fusion(
+            self.tokenizer,
+            slots=config.slots,
+            device=self._device,
+            lm=ngram.load(Path(config.lm), self.tokenizer.pieces) if config.lm else None,
+            lm_weight=config.lm_weight,
+        )
+        self._decoder: Decoder = build(
+            tensors, spec, self._fusion, slots=config.slots, precision=self._precision
+        )
         self._streams: dict[int, Stream] = {}
         self._free = list(range(config.slots - 1, -1, -1))
         self.last_step: StepStats | None = None
@@ -106,6 +126,7 @@ class Engine:
             bytes_per_stream=self._pool.bytes_per_slot(),
             languages=tuple(self._spec.prompts) or self._checkpoint.languages,
             turn_tokens=self.tokenizer.turn_tokens,
+            alphabet=self._fusion.alphabet,
         )
 
     @property
@@ -118,13 +139,24 @@ class Engine:
         """Streams and forks alive."""
         return len(self._streams)
 
-    def open(self, look_ahead: int, *, language: str | None = None) -> int:
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
         """Take a slot for a new stream."""
         if look_ahead not in self._spec.look_aheads:
             known = ", ".join(map(str, self._spec.look_aheads))
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not one of {known}")
         prompt = self._prompt_id(language)
-        return self._place(Stream.start(self._front_end, look_ahead, prompt))
+        self._fusion.check(biasing)
+        slot = self._place(Stream.start(self._front_end, look_ahead, prompt))
+        self._fusion.set(slot, biasing)
+        return slot
+
+    def bias(self, stream: int, biasing: Biasing) -> None:
+        """Favour this from the next step on."""
+        self._get(stream)
+        self._fusion.check(biasing)
+        self._fusion.set(stream, biasing)
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
         """Append 16 kHz mono samples."""
@@ -143,6 +175,7 @@ class Engine:
     def drop(self, stream: int) -> None:
         """Free the slot."""
         if self._streams.pop(stream, None) is not None:
+            self._fusion.clear(stream)
             self._free.append(stream)
 
     def fork(self, stream: int) -> int:
@@ -150,12 +183,14 @@ class Engine:
         copy = self._place(self._get(stream).fork())
         self._pool.copy(stream, copy)
         self._decoder.copy(stream, copy)
+        self._fusion.copy(stream, copy)
         return copy
 
     def snapshot(self, stream: int) -> bytes:
         """All that the stream is, for ``restore`` in any engine of the same model and precision."""
         state = self._get(stream).state()
         rows = self._pool.export_row(stream) | self._decoder.export_row(stream)
+        rows |= self._fusion.export_row(stream)
         return snapshot.pack(state | rows, self._identity())
 
     def restore(self, blob: bytes) -> int:
@@ -165,7 +200,8 @@ class Engine:
         try:
             self._pool.import_row(slot, tensors)
             self._decoder.import_row(slot, tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
+            self._fusion.import_row(slot, tensors)
+        except (KeyError, ValueError, TypeError, RuntimeError, BadBiasing) as error:
             self.drop(slot)
             raise BadSnapshot("the snapshot does not fit this model") from error
         return slot
@@ -288,6 +324,7 @@ class Engine:
         slot = self._free.pop()
         self._pool.clear(slot)
         self._decoder.clear(slot)
+        self._fusion.clear(slot)
         self._streams[slot] = stream
         return slot
 

@@ -13,6 +13,7 @@ from asr.events import Event
 from asr.interface import (
     FRAME_SAMPLES,
     BadSnapshot,
+    Biasing,
     EngineError,
     NoFreeSlot,
     Samples,
@@ -81,7 +82,9 @@ class Recognizer:
         """Open a channel. Raises NoFreeSlot, UnsupportedLookAhead, AudioError (bad rate)."""
         if len(self._channels) >= self.capacity:
             raise NoFreeSlot(f"all {self.capacity} channels are taken")
-        stream = self._engine.open(options.look_ahead, language=options.language)
+        stream = self._engine.open(
+            options.look_ahead, language=options.language, biasing=options.biasing
+        )
         try:
             entry = Channel(stream, options, self._engine.tokenizer)
         except ValueError:
@@ -110,16 +113,20 @@ class Recognizer:
         partials: Partials | None = None,
         words: bool | None = None,
         endpointing: Endpointing | None = None,
+        biasing: Biasing | None = None,
     ) -> None:
-        """Change options from here on; None leaves one as it is."""
+        """Change options from here on; None leaves one as it is. Raises BadBiasing."""
         entry = self._streaming(channel)
         old = entry.options
+        if biasing is not None:
+            self._engine.bias(entry.stream, biasing)
         entry.configure(
             replace(
                 old,
                 partials=old.partials if partials is None else partials,
                 words=old.words if words is None else words,
                 endpointing=old.endpointing if endpointing is None else endpointing,
+                biasing=old.biasing if biasing is None else biasing,
             )
         )
 
@@ -198,6 +205,7 @@ class Recognizer:
         self._free(entry.stream)
         entry.stream = self._engine.restore(blob)
         self._by_stream[entry.stream] = channel
+        self._engine.bias(entry.stream, entry.options.biasing)
         entry.restore(parts["hearing"], parts["reading"])
 
     def is_behind(self, channel: int) -> bool:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from asr.interface import (
-    NO_BIASING,
     FRAME_SAMPLES,
+    NO_BIASING,
     BadBiasing,
     BadSnapshot,
     Biasing,

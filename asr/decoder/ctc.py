@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import confidence
+from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
@@ -19,11 +20,17 @@ class CtcDecoder:
     """One linear head; the state of a stream is its last label, blank included."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], spec: ModelSpec, *, slots: int, precision: Precision
+        self,
+        tensors: Mapping[str, Tensor],
+        spec: ModelSpec,
+        fusion: Fusion,
+        *,
+        slots: int,
+        precision: Precision,
     ) -> None:
         weight = tensors[f"{spec.ctc_prefix}.weight"]
         self._head = make_linear(weight, tensors[f"{spec.ctc_prefix}.bias"], precision)
-        self._blank = spec.blank
+        self._blank, self._fusion = spec.blank, fusion
         self._last_S = torch.full((slots + 1,), spec.blank, device=weight.device)
 
     def clear(self, slot: int) -> None:
@@ -48,6 +55,8 @@ class CtcDecoder:
         """Decode every valid frame of the batch at once."""
         logits = self._head(x_BTD)
         label = logits.argmax(-1)
+        if (favoured := self._fusion.rows(slots_B)) is not None:
+            label[favoured] = self._favoured(logits[favoured], slots_B[favoured], valid_B[favoured])
         before = torch.cat([self._last_S[slots_B][:, None], label[:, :-1]], 1)
         steps = torch.arange(label.shape[1], device=label.device)
         exists = steps < valid_B[:, None]
@@ -67,3 +76,18 @@ class CtcDecoder:
         ):
             tokens[row].append(Token(token, frame, score))
         return tokens
+
+    def _favoured(self, logits_NTV: Tensor, slots_N: Tensor, valid_N: Tensor) -> Tensor:
+        """Return the labels [N, T] of rows that favour something, frame by frame."""
+        last, hints = self._last_S[slots_N], self._fusion.look(slots_N)
+        labels = torch.full_like(logits_NTV[..., 0], self._blank, dtype=torch.long)
+        for t in range(labels.shape[1]):
+            label = self._fusion.choose(logits_NTV[:, t], hints, last)
+            exists = t < valid_N
+            said = torch.nonzero(exists & (label != self._blank) & (label != last)).squeeze(1)
+            if len(said):
+                self._fusion.advance(slots_N[said], label[said], hints.take(said))
+                hints.put(said, self._fusion.look(slots_N[said]))
+            last = torch.where(exists, label, last)
+            labels[:, t] = label
+        return labels

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import confidence
+from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
@@ -24,9 +25,16 @@ class RnntDecoder:
     """Prediction network, joint, and their state by slot: h, c, projected prediction g."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], spec: ModelSpec, *, slots: int, precision: Precision
+        self,
+        tensors: Mapping[str, Tensor],
+        spec: ModelSpec,
+        fusion: Fusion,
+        *,
+        slots: int,
+        precision: Precision,
     ) -> None:
         self._blank, self._max_symbols = spec.blank, spec.max_symbols
+        self._fusion = fusion
         self._embedding = tensors["decoder.prediction.embed.weight"].float()
         device = self._embedding.device
         self._lstm = nn.LSTM(self._embedding.shape[1], spec.pred_hidden, spec.pred_layers)
@@ -91,7 +99,7 @@ class RnntDecoder:
         while len(active):
             g = self._g_SJ[slots_B[active]]
             logits = self._out(F.relu(encoded[active] + g[:, None]))
-            label = logits.argmax(-1)
+            label = self._labels(logits, slots_B[active])
             wanted = (steps >= at[active, None]) & (steps < valid_B[active, None])
             emits = wanted & (label != self._blank)
             has_token, frame = emits.max(-1)
@@ -102,6 +110,7 @@ class RnntDecoder:
             chosen = label[pick, frame]
             sure = confidence(logits[pick, frame], chosen)
             self._advance(chosen, slots_B[active])
+            self._say(chosen, slots_B[active])
             symbols[active] = torch.where(frame == at[active], symbols[active], 0) + 1
             is_full = symbols[active] >= self._max_symbols
             at[active] = frame + is_full
@@ -112,6 +121,19 @@ class RnntDecoder:
             ):
                 tokens[row].append(Token(token, time, score))
         return tokens
+
+    def _labels(self, logits_NTV: Tensor, slots_N: Tensor) -> Tensor:
+        """Return the best label of each frame, in the light of what the rows favour."""
+        label = logits_NTV.argmax(-1)
+        if (favoured := self._fusion.rows(slots_N)) is not None:
+            hints = self._fusion.look(slots_N[favoured])
+            label[favoured] = self._fusion.choose(logits_NTV[favoured], hints)
+        return label
+
+    def _say(self, tokens_N: Tensor, slots_N: Tensor) -> None:
+        if (favoured := self._fusion.rows(slots_N)) is not None:
+            slots = slots_N[favoured]
+            self._fusion.advance(slots, tokens_N[favoured], self._fusion.look(slots))
 
     def _advance(self, tokens_N: Tensor, slots_N: Tensor) -> None:
         h, c, g = self._predict(tokens_N, self._h_LSP[:, slots_N], self._c_LSP[:, slots_N])

@@ -1,0 +1,254 @@
+"""Phrases as an automaton over pieces: what each next piece gains, and what it gives back.
+
+Does: spelled phrases -> states; (state, piece) -> (state, gain), for many streams at once.
+Does not know: audio, acoustic scores, when a gain may count (``asr.decoder.fusion`` decides).
+
+Aho-Corasick with scores. A state is the longest end of what was said that begins a phrase, and all
+of it counts as paid. When the next piece fits none, the pieces that drop out in front give back
+their pay, but for whole phrases among them: a broken-off prefix gains nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from asr.decoder.spelling import Spelling
+
+
+@dataclass(slots=True)
+class _Node:
+    parent: int
+    piece: int
+    depth: int
+    pay: float = 0.0
+    """Nats of this piece: the best of the phrases through here."""
+    paid: float = 0.0
+    """Nats of all pieces up to here."""
+    kept: float = 0.0
+    """Nats of the best set of whole phrases up to here that do not overlap."""
+    is_end: bool = False
+    fail: int = 0
+    shorter_end: int = 0
+    """The longest proper suffix that is a whole phrase, 0 if none."""
+    children: dict[int, int] = field(default_factory=dict)
+
+
+class Automaton:
+    """The phrases of one stream, compiled. State 0 is the start."""
+
+    def __init__(self, phrases: Mapping[Spelling, float], vocabulary: int) -> None:
+        nodes = _trie(phrases)
+        order = _link(nodes)
+        self.states = len(nodes)
+        self._came_from = [(node.parent, node.piece) for node in nodes]
+        # A state's own moves: where it does not go the way state 0 would go.
+        moves: list[dict[int, tuple[int, float]]] = [{} for _ in nodes]
+        for state in order[1:]:
+            moves[state] = _moves(nodes, state, moves)
+        flat = [(piece, *move) for own in moves for piece, move in own.items()]
+        counts = torch.tensor([len(own) for own in moves])
+        self.count = counts
+        self.begin = counts.cumsum(0) - counts
+        self.piece = torch.tensor([piece for piece, _, _ in flat], dtype=torch.long)
+        self.next = torch.tensor([state for _, state, _ in flat], dtype=torch.long)
+        self.gain = torch.tensor([gain for _, _, gain in flat], dtype=torch.float32)
+        self.given_back = torch.tensor([n.paid - n.kept for n in nodes], dtype=torch.float32)
+        self.first_next = torch.zeros(vocabulary, dtype=torch.long)
+        self.first_gain = torch.zeros(vocabulary)
+        for piece, child in nodes[0].children.items():
+            self.first_next[piece], self.first_gain[piece] = child, nodes[child].paid
+
+    def path(self, state: int) -> list[int]:
+        """Return the pieces that lead to a state."""
+        pieces = []
+        while state:
+            state, piece = self._came_from[state]
+            pieces.append(piece)
+        return pieces[::-1]
+
+    def step(self, state: int, piece: int) -> tuple[int, float]:
+        """Return the next state and what the piece gains."""
+        begin = int(self.begin[state])
+        end = begin + int(self.count[state])
+        for position in range(begin, end):
+            if int(self.piece[position]) == piece:
+                return int(self.next[position]), float(self.gain[position])
+        gain = float(self.first_gain[piece] - self.given_back[state])
+        return int(self.first_next[piece]), gain
+
+    def follow(self, pieces: Iterable[int]) -> int:
+        """Return the state behind these pieces."""
+        state = 0
+        for piece in pieces:
+            state, _ = self.step(state, piece)
+        return state
+
+
+def _trie(phrases: Mapping[Spelling, float]) -> list[_Node]:
+    nodes = [_Node(0, -1, 0)]
+    for spelling, weight in phrases.items():
+        at = 0
+        for piece in spelling if weight > 0 else ():
+            if piece not in nodes[at].children:
+                nodes[at].children[piece] = len(nodes)
+                nodes.append(_Node(at, piece, nodes[at].depth + 1))
+            at = nodes[at].children[piece]
+            nodes[at].pay = max(nodes[at].pay, weight)
+        nodes[at].is_end = at != 0
+    return nodes
+
+
+def _link(nodes: list[_Node]) -> list[int]:
+    """Set failure links and scores; return the states, short ones first."""
+    order, waiting = list[int](), deque([0])
+    while waiting:
+        state = waiting.popleft()
+        order.append(state)
+        node = nodes[state]
+        waiting.extend(node.children.values())
+        if state:
+            parent = nodes[node.parent]
+            node.fail = _fall(nodes, node.parent, node.piece)
+            node.paid = parent.paid + node.pay
+            fail = nodes[node.fail]
+            node.shorter_end = node.fail if fail.is_end else fail.shorter_end
+            node.kept = _kept(nodes, state)
+    return order
+
+
+def _fall(nodes: list[_Node], state: int, piece: int) -> int:
+    """Where a piece leads from the failure chain of a state."""
+    while state:
+        state = nodes[state].fail
+        if piece in nodes[state].children:
+            return nodes[state].children[piece]
+    return 0
+
+
+def _kept(nodes: list[_Node], state: int) -> float:
+    node = nodes[state]
+    kept = nodes[node.parent].kept
+    end = state if node.is_end else node.shorter_end
+    while end:
+        before = _prefix(nodes, state, node.depth - nodes[end].depth)
+        kept = max(kept, nodes[before].kept + nodes[end].paid)
+        end = nodes[end].shorter_end
+    return kept
+
+
+def _prefix(nodes: list[_Node], state: int, depth: int) -> int:
+    while nodes[state].depth > depth:
+        state = nodes[state].parent
+    return state
+
+
+def _moves(
+    nodes: list[_Node], state: int, moves: list[dict[int, tuple[int, float]]]
+) -> dict[int, tuple[int, float]]:
+    """Return the moves to states longer than one piece; all others are those of state 0."""
+    node, own = nodes[state], dict[int, tuple[int, float]]()
+    for piece, (following, _) in moves[node.fail].items():
+        dropped = _prefix(nodes, state, node.depth + 1 - nodes[following].depth)
+        own[piece] = following, nodes[following].paid - node.paid + nodes[dropped].kept
+    for piece, child in node.children.items():
+        own[piece] = child, nodes[child].pay
+    return own
+
+
+class BoostPool:
+    """The automaton and the state of every stream, by slot; streams may share an automaton."""
+
+    def __init__(self, *, slots: int, vocabulary: int, device: torch.device) -> None:
+        self._vocabulary, self._device = vocabulary, device
+        self._automata: dict[int, Automaton] = {}
+        self._state_S = torch.zeros(slots + 1, dtype=torch.long, device=device)
+        self._union: _Union | None = None
+
+    def set(self, slot: int, automaton: Automaton | None) -> None:
+        """Give a slot other phrases; what was said last goes on in them."""
+        said = self.path(slot)
+        if automaton is None:
+            self._automata.pop(slot, None)
+        else:
+            self._automata[slot] = automaton
+        self._state_S[slot] = automaton.follow(said) if automaton else 0
+        self._union = None
+
+    def clear(self, slot: int) -> None:
+        """Set a slot to the start of a stream without phrases."""
+        self._state_S[slot] = 0
+        if self._automata.pop(slot, None) is not None:
+            self._union = None
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy a slot."""
+        self.set(target, self._automata.get(source))
+        self._state_S[target] = self._state_S[source]
+
+    def path(self, slot: int) -> list[int]:
+        """Return the pieces of a phrase that a slot has begun."""
+        automaton = self._automata.get(slot)
+        return automaton.path(int(self._state_S[slot])) if automaton else []
+
+    def follow(self, slot: int, pieces: Iterable[int]) -> None:
+        """Put a slot behind these pieces."""
+        automaton = self._automata.get(slot)
+        self._state_S[slot] = automaton.follow(pieces) if automaton else 0
+
+    def look(self, slots_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gain and next state of every piece [N, V] for each slot."""
+        if self._union is None:
+            self._union = _Union(self._automata, len(self._state_S), self._vocabulary, self._device)
+        return self._union.look(slots_N, self._state_S[slots_N])
+
+    def move(self, slots_N: Tensor, states_N: Tensor) -> None:
+        """Put slots into the states that ``look`` named."""
+        self._state_S[slots_N] = states_N
+
+
+class _Union:
+    """All automata in use, one behind the other; number 0 has no phrase."""
+
+    def __init__(
+        self, automata: Mapping[int, Automaton], slots: int, vocabulary: int, device: torch.device
+    ) -> None:
+        parts = [Automaton({}, vocabulary), *dict.fromkeys(automata.values())]
+        number = {id(part): i for i, part in enumerate(parts)}
+        self._number_S = torch.zeros(slots, dtype=torch.long, device=device)
+        for slot, automaton in automata.items():
+            self._number_S[slot] = number[id(automaton)]
+        states = torch.tensor([0, *(part.states for part in parts)]).cumsum(0)
+        moves = torch.tensor([0, *(len(part.piece) for part in parts)]).cumsum(0)
+        self._base_K = states[:-1].to(device)
+        begin = [part.begin + moves[i] for i, part in enumerate(parts)]
+        self._begin, self._count = (
+            torch.cat(each).to(device) for each in (begin, [part.count for part in parts])
+        )
+        # One move more that fits no piece: where a row has fewer moves than the longest one.
+        self._piece = torch.cat([p.piece for p in parts] + [torch.tensor([vocabulary])]).to(device)
+        self._next = torch.cat([p.next for p in parts] + [torch.tensor([0])]).to(device)
+        self._gain = torch.cat([p.gain for p in parts] + [torch.tensor([0.0])]).to(device)
+        self._given_back = torch.cat([p.given_back for p in parts]).to(device)
+        self._first_next = torch.stack([p.first_next for p in parts]).to(device)
+        self._first_gain = torch.stack([p.first_gain for p in parts]).to(device)
+
+    def look(self, slots_N: Tensor, states_N: Tensor) -> tuple[Tensor, Tensor]:
+        number = self._number_S[slots_N]
+        at = self._base_K[number] + states_N
+        gain = self._first_gain[number] - self._given_back[at][:, None]
+        following = self._first_next[number]
+        count = self._count[at]
+        widest = int(count.max())
+        if widest:
+            step = torch.arange(widest, device=count.device)
+            move = self._begin[at][:, None] + step
+            move = torch.where(step < count[:, None], move, len(self._piece) - 1)
+            piece = self._piece[move]
+            spare = piece.new_zeros(len(at), 1)  # a column for the move that fits nothing
+            gain = torch.cat([gain, spare.float()], 1).scatter(1, piece, self._gain[move])[:, :-1]
+            following = torch.cat([following, spare], 1).scatter(1, piece, self._next[move])
+            following = following[:, :-1]
+        return gain, following

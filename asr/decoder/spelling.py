@@ -1,0 +1,100 @@
+"""The ways a phrase can be written in the pieces of a vocabulary.
+
+Does: phrase -> spellings (lower case, capitalised where the model has capitals), each as ids of
+pieces; the characters a model can write.
+Does not know: models, scores. No torch: a gateway checks phrases with it.
+"""
+
+import functools
+import unicodedata
+from collections.abc import Iterable
+
+from asr.tokenizer import TURN_PIECES, WORD_START, Tokenizer
+
+_SPECIAL = frozenset({"<unk>", "<pad>", "<s>", "</s>", *TURN_PIECES})
+Spelling = tuple[int, ...]
+
+
+def alphabet(pieces: Iterable[str]) -> str:
+    """Return the characters that some piece has, sorted."""
+    characters = {c for piece in pieces if piece not in _SPECIAL for c in piece}
+    return "".join(sorted(characters - {WORD_START}))
+
+
+def writings(phrase: str, letters: str) -> tuple[str, ...]:
+    """Return the forms of a phrase that can be written; none when a letter or digit is unknown.
+
+    Punctuation that the model never writes is left out.
+    """
+    plain = unicodedata.normalize("NFC", phrase).replace("\u2019", "'")
+    lower = plain.lower()
+    forms = dict.fromkeys((plain, lower, lower[:1].upper() + lower[1:], plain.upper()))
+    if any(c.islower() for c in letters):
+        del forms[plain.upper()]
+        forms[plain] = None  # it may have been all capitals
+    return tuple(dict.fromkeys(text for form in forms if (text := _written(form, letters))))
+
+
+def _written(text: str, letters: str) -> str:
+    kept = []
+    for character in text:
+        if character in letters:
+            kept.append(character)
+        elif character.isspace() or unicodedata.category(character)[0] in "PS":
+            kept.append(" ")
+        else:
+            return ""
+    return " ".join("".join(kept).split())
+
+
+def spellings(phrase: str, tokenizer: Tokenizer) -> tuple[Spelling, ...]:
+    """Return every writing of a phrase as pieces: SentencePiece's own, and the shortest."""
+    found = dict[Spelling, None]()
+    for text in writings(phrase, _letters(tokenizer.pieces)):
+        if own := _encoded(text, tokenizer):
+            found[own] = None
+        if short := shortest(text, tokenizer.pieces):
+            found[short] = None
+    return tuple(found)
+
+
+def shortest(text: str, pieces: tuple[str, ...]) -> Spelling:
+    """Return the spelling of fewest pieces, long ones first; () if there is none."""
+    marked, ids = WORD_START + text.replace(" ", WORD_START), _ids(pieces)
+    longest = max(map(len, ids))
+    behind: list[Spelling | None] = [None] * len(marked) + [()]
+    for start in range(len(marked) - 1, -1, -1):
+        for end in range(min(len(marked), start + longest), start, -1):
+            rest, piece = behind[end], ids.get(marked[start:end])
+            if piece is None or rest is None:
+                continue
+            best = behind[start]
+            if best is None or len(rest) + 1 < len(best):
+                behind[start] = (piece, *rest)
+    return behind[0] or ()
+
+
+def _encoded(text: str, tokenizer: Tokenizer) -> Spelling:
+    """SentencePiece's spelling; () without its model or with an unknown piece."""
+    if not tokenizer.model_proto:
+        return ()
+    processor = _processor(tokenizer.model_proto)
+    ids = tuple(processor.encode(text))
+    return () if processor.unk_id() in ids else ids
+
+
+@functools.lru_cache(maxsize=2)
+def _processor(proto: bytes):  # type: ignore[no-untyped-def] # sentencepiece has no types
+    import sentencepiece  # not where phrases are only checked
+
+    return sentencepiece.SentencePieceProcessor(model_proto=proto)
+
+
+@functools.lru_cache(maxsize=2)
+def _letters(pieces: tuple[str, ...]) -> str:
+    return alphabet(pieces)
+
+
+@functools.lru_cache(maxsize=2)
+def _ids(pieces: tuple[str, ...]) -> dict[str, int]:
+    return {piece: number for number, piece in enumerate(pieces) if piece not in _SPECIAL}
