@@ -7,10 +7,12 @@ Does not know: workers, sockets, clocks, sessions in progress.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asr.decoder.spelling import writings
 from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
 from server.wire.errors import BadRequest, UnsupportedLanguage
 from server.wire.messages import (
     AudioFormat,
+    Boosts,
     Chunk,
     Configure,
     Endpointing,
@@ -36,6 +38,7 @@ class Agreement:
     partials: PartialsMode
     words: bool
     endpointing: Endpointing
+    boost: link.Phrases = ()
 
     @property
     def chunk_ms(self) -> int:
@@ -72,6 +75,7 @@ class Agreement:
             turns=to_turns(self.endpointing),
             partials=self.partials,
             words=self.words,
+            boost=self.boost,
         )
 
 
@@ -84,6 +88,7 @@ def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
         partials=start.partials or "all",
         words=start.words,
         endpointing=_checked(start.endpointing or Endpointing()),
+        boost=_boost(start.boost or (), model) if model.alphabet else (),
     )
 
 
@@ -99,6 +104,7 @@ def change(agreement: Agreement, wish: Configure, model: link.Model) -> Agreemen
         agreement,
         partials=wish.partials or agreement.partials,
         endpointing=agreement.endpointing if rules is None else _checked(rules, is_fatal=False),
+        boost=agreement.boost if wish.boost is None else _boost(wish.boost, model, is_fatal=False),
     )
 
 
@@ -162,3 +168,14 @@ def _checked(rules: Endpointing, *, is_fatal: bool = True) -> Endpointing:
             param="endpointing.eager_ms",
         )
     return rules
+
+
+def _boost(wish: Boosts, model: link.Model, *, is_fatal: bool = True) -> link.Phrases:
+    if wish and not model.alphabet:
+        raise BadRequest("this engine cannot boost phrases", is_fatal=is_fatal, param="boost")
+    for number, phrase in enumerate(wish):
+        if not writings(phrase.phrase, model.alphabet):
+            where = f"boost[{number}].phrase"
+            why = "is empty or has a letter or digit that this model does not write"
+            raise BadRequest(f"{where} {why}", is_fatal=is_fatal, param=where)
+    return tuple((phrase.phrase, phrase.weight) for phrase in wish)

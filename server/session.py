@@ -265,7 +265,7 @@ class Session:
         self._model = model
         self.agreement = negotiation.agree(start, model, self._config)
         self._decoded = [0] * start.audio.channels
-        if start.boost:
+        if start.boost and not model.alphabet:
             self._ignored += ("boost",)
         self._command(self.agreement.to_open(self.identity.number))
         self._enter(Phase.OPENING, now)
@@ -315,7 +315,8 @@ class Session:
             raise
         rules = wish.endpointing
         turns = None if rules is None else negotiation.to_turns(rules)
-        self._command(link.Configure(self.identity.number, turns, wish.partials))
+        boost = None if wish.boost is None else self.agreement.boost
+        self._command(link.Configure(self.identity.number, turns, wish.partials, boost))
         applied = self.agreement.to_wire()
         self._say(wire.Configured(req=wish.req, at=self.at, applied=applied))
 

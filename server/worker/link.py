@@ -27,6 +27,8 @@ _HEAD_BYTES = 4
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 PartialsMode = Literal["all", "stable", "none"]
+Phrases = tuple[tuple[str, float], ...]
+"""(phrase, weight), as boosted."""
 FailureCode = Literal["bad_request", "unsupported_audio", "over_capacity", "internal"]
 
 KINDS: tuple[type[Event], ...] = (
@@ -76,6 +78,7 @@ class Open(Value, frozen=True, tag=True):
     turns: Turns
     partials: PartialsMode
     words: bool
+    boost: Phrases = ()
 
 
 class Audio(Value, frozen=True, tag=True):
@@ -99,6 +102,7 @@ class Configure(Value, frozen=True, tag=True):
     session: int
     turns: Turns | None
     partials: PartialsMode | None
+    boost: Phrases | None = None
 
 
 class Finalize(Value, frozen=True, tag=True):
@@ -142,6 +146,8 @@ class Model(Value, frozen=True, tag=True):
     decoder: str
     bytes_per_stream: int
     languages: tuple[str, ...]
+    alphabet: str = ""
+    """Characters that boosted phrases may have; empty: the engine cannot boost."""
 
 
 class Ready(Value, frozen=True, tag=True):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from asr.audio import AudioError, decode
 from asr.events import Event, Stopped
-from asr.interface import EngineError, NoFreeSlot, StepStats, StreamingEngine
+from asr.interface import Biasing, EngineError, NoFreeSlot, Phrase, StepStats, StreamingEngine
 from asr.live import ChannelOptions, Endpointing, LiveError, Recognizer
 from server.worker import link
 
@@ -108,6 +108,7 @@ class Host:
             decoder=info.decoder,
             bytes_per_stream=info.bytes_per_stream,
             languages=info.languages,
+            alphabet=info.alphabet,
         )
 
     def _has_work(self) -> bool:
@@ -146,6 +147,7 @@ class Host:
             partials=command.partials,
             words=command.words,
             endpointing=_endpointing(command.turns),
+            biasing=_biasing(command.boost),
         )
         for position in range(command.channels):
             channel = self._recognizer.open(options)
@@ -162,11 +164,14 @@ class Host:
                     recognizer.feed(channel, samples, now=sent)
             case link.Gap(samples=lost):
                 _each(channels, lambda channel: recognizer.gap(channel, lost))
-            case link.Configure(turns=turns, partials=partials):
+            case link.Configure(turns=turns, partials=partials, boost=boost):
                 rules = None if turns is None else _endpointing(turns)
+                biasing = None if boost is None else _biasing(boost)
                 _each(
                     channels,
-                    lambda c: recognizer.configure(c, endpointing=rules, partials=partials),
+                    lambda c: recognizer.configure(
+                        c, endpointing=rules, partials=partials, biasing=biasing
+                    ),
                 )
             case link.Finalize(req=req):
                 _each(channels, lambda channel: recognizer.finalize(channel, req))
@@ -234,3 +239,7 @@ def _endpointing(turns: link.Turns) -> Endpointing:
         eager_ms=turns.eager_ms,
         max_turn_ms=turns.max_turn_ms,
     )
+
+
+def _biasing(phrases: link.Phrases) -> Biasing:
+    return Biasing(phrases=tuple(Phrase(text, weight) for text, weight in phrases))
