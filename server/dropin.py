@@ -22,6 +22,7 @@ from server.session import RETRY_AFTER_S
 from server.talk import House, Line, Talk
 from server.wire.adapter import Adapter, Frame, Hello, Refused
 from server.wire.deepgram import DeepgramServer
+from server.wire.flux import FluxServer
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ MAX_QUERY_FIELDS = 1_200
 
 WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
     "/v1/listen": DeepgramServer,
+    "/v2/listen": FluxServer,
 }
 
 
@@ -81,6 +83,11 @@ class DropIns:
         """Return the figures of the sessions in progress."""
         return [figures for talk in self._talks if (figures := talk.conversation()) is not None]
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a session could be placed now."""
+        return self._house.manager.has_room
+
     def speaks(self, path: str) -> bool:
         """Whether a WebSocket at this path is a foreign wire."""
         return path in WEBSOCKETS
@@ -117,7 +124,7 @@ class DropIns:
 
     def refusal(self, hello: Hello) -> Response | None:
         """Return why nobody can be served now, as clients that retry on 503 read it."""
-        if self._house.manager.has_room:
+        if self.has_room:
             return None
         text = "every slot of this server is taken" if hello.model else "the model is loading"
         body = {"error": text, "err_msg": text, "request_id": hello.name}

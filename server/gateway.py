@@ -20,11 +20,13 @@ from websockets.typing import Subprotocol
 
 from server.config import ServerConfig
 from server.connection import Connection
+from server.door import door
 from server.dropin import DropIns, subprotocols_of
 from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
+from server.posts import Posts
 from server.session import RETRY_AFTER_S, Identity, Session
 from server.talk import House
 from server.wire.errors import ForbiddenOrigin, OverCapacity
@@ -68,10 +70,13 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
+        posts = Posts(self._dropins, self._site, self._may_serve)
         self._server = await serve(
             self._serve,
             self._config.host,
             self._config.port,
+            create_connection=door(posts.answer),
+            open_timeout=None,  # the door has its own: a long body is no slow handshake
             compression=None,  # PCM hardly shrinks, and nobody can send a bomb
             max_size=MAX_MESSAGE_BYTES,
             max_queue=None,  # every read is drained at once; a paused socket hides who has left
@@ -137,12 +142,18 @@ class Gateway:
 
     def _foreign(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer the handshake of a wire that is not ours."""
-        if not self._may_connect(request.headers):
-            return refusal(HTTPStatus.FORBIDDEN, "pages of this origin may not connect here")
-        if self._is_full() or self._is_draining:
-            text = "this server takes no more connections now"
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=round(RETRY_AFTER_S))
+        status = self._may_serve(request.headers)
+        if status is not HTTPStatus.OK:
+            wait_s = round(RETRY_AFTER_S) if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+            return refusal(status, status.description, retry_after_s=wait_s)
         return self._dropins.handshake(socket, request)
+
+    def _may_serve(self, headers: Headers) -> HTTPStatus:
+        """Whether one more client of a foreign wire may come, as an HTTP status."""
+        if not self._may_connect(headers):
+            return HTTPStatus.FORBIDDEN
+        is_open = not (self._is_full() or self._is_draining)
+        return HTTPStatus.OK if is_open else HTTPStatus.SERVICE_UNAVAILABLE
 
     def _identify(self) -> Identity:
         return Identity(

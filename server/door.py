@@ -1,0 +1,200 @@
+"""The first bytes on our port: a WebSocket handshake, or a plain request with a body.
+
+Does: tell them apart, read head and body within bounds of size and time, write an answer, close.
+Does not know: what a request means (``Posts``), WebSocket frames (websockets).
+
+``websockets`` drops a POST without an answer: here its parser never sees one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+
+from server.wire.adapter import Frame
+from server.wire.errors import BadRequest, MessageTooBig, RemoteProtocolError
+from server.wire.rest import Head, json_answer, read_head
+
+OPEN_S = 10.0
+BODY_S = 120.0
+CLOSE_S = 10.0
+MAX_HEAD_BYTES = 32 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+_METHODS = (b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ")
+
+Answering = Callable[["Door", Head], Awaitable[None]]
+
+
+def door(answering: Answering) -> type["Door"]:
+    """Return the kind of connection that has its requests answered by this."""
+
+    class Ours(Door):
+        async def answer(self, head: Head) -> None:
+            await answering(self, head)
+
+    return Ours
+
+
+class Door(ServerConnection):
+    """A connection that is either."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._first = b""
+        self._decided: asyncio.Future[bool] = self.loop.create_future()
+        """Whether it is a request with a body."""
+        self._reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES, loop=self.loop)
+
+    # ---- what asyncio calls
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to whom they belong."""
+        if not self._decided.done():
+            data = self._first + data
+            if any(len(data) < len(m) and m.startswith(data) for m in _METHODS):
+                self._first = data
+                return
+            self._decided.set_result(data.startswith(_METHODS))
+            if self._decided.result():
+                self._reader.set_transport(self.transport)
+        if self._decided.result():
+            self._reader.feed_data(data)
+        else:
+            super().data_received(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Go on writing to a client that has only ended its request."""
+        if self._decided.done() and self._decided.result():
+            self._reader.feed_eof()
+            return True
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wake whoever reads."""
+        self._reader.feed_eof()
+        super().connection_lost(exc)
+
+    # ---- what websockets calls
+
+    async def handshake(self, *args: Any, **options: Any) -> None:
+        """Answer a request whole, or shake hands."""
+        async with asyncio.timeout(OPEN_S):
+            waited: list[asyncio.Future[Any]] = [self._decided, self.connection_lost_waiter]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not self._decided.done():
+                return
+            if not self._decided.result():
+                await super().handshake(*args, **options)
+                return
+        await self._request()
+
+    # ---- requests with a body
+
+    def size_of(self, head: Head) -> int:
+        """Return how long a body may be; raises BadRequest, MessageTooBig."""
+        return MAX_BODY_BYTES if "transfer-encoding" in head.headers else _length(head)
+
+    async def answer(self, head: Head) -> None:
+        """Answer a request."""
+        raise NotImplementedError
+
+    async def body(self, head: Head) -> bytes:
+        """Read the body of a request; raises RemoteProtocolError, ConnectionError."""
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        coding = head.headers.get("transfer-encoding", "").lower()
+        try:
+            async with asyncio.timeout(BODY_S):
+                if coding == "chunked":
+                    return await self._chunks()
+                if coding:
+                    raise BadRequest("this transfer-encoding is not taken")
+                return await self._reader.readexactly(_length(head))
+        except TimeoutError as error:
+            raise BadRequest("the body did not come in time") from error
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError from error
+        except (asyncio.LimitOverrunError, ValueError) as error:
+            raise BadRequest("the body cannot be read") from error
+
+    async def write(self, data: bytes) -> None:
+        """Write; raises ConnectionError when nobody reads."""
+        if self.transport.is_closing():
+            raise ConnectionError
+        self.transport.write(data)
+        await self.drain()
+
+    async def finish(self) -> None:
+        """Close behind what was written."""
+        self.transport.close()
+        await asyncio.wait([self.connection_lost_waiter], timeout=CLOSE_S)
+        self.transport.abort()
+
+    async def gone(self) -> None:
+        """Wait until the connection is no more."""
+        await asyncio.wait([self.connection_lost_waiter])
+
+    async def _request(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_S):
+                raw = await self._reader.readuntil(b"\r\n\r\n")
+            await self.answer(read_head(raw[:-4]))
+        except RemoteProtocolError as error:
+            await self._refuse(413 if isinstance(error, MessageTooBig) else 400, error.message)
+        except asyncio.LimitOverrunError:
+            await self._refuse(431, "the head is too long")
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            self.transport.abort()
+
+    async def _refuse(self, status: int, text: str) -> None:
+        self.transport.write(json_answer(status, {"error": text}))
+        await self.finish()
+
+    async def _chunks(self) -> bytes:
+        body = bytearray()
+        while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+            if size < 0 or len(body) + size > MAX_BODY_BYTES:
+                raise MessageTooBig(f"a body is at most {MAX_BODY_BYTES} bytes")
+            body += (await self._reader.readexactly(size + 2))[:-2]
+        while await self._reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # trailers say nothing to us
+        return bytes(body)
+
+
+def _length(head: Head) -> int:
+    text = head.headers.get("content-length", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise BadRequest("content-length is no number")
+    length = int(text)
+    if length > MAX_BODY_BYTES:
+        raise MessageTooBig(f"a body is at most {MAX_BODY_BYTES} bytes")
+    return length
+
+
+class PostLine:
+    """A request that is being answered (server.talk.Line)."""
+
+    may_half_close = False
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield nothing, until the client is gone."""
+        await self._door.gone()
+        nothing: tuple[Frame, ...] = ()
+        for frame in nothing:
+            yield frame
+
+    async def send(self, frame: Frame) -> None:
+        """Write a piece of the answer."""
+        await self._door.write(frame if isinstance(frame, bytes) else frame.encode())
+
+    async def close(self, code: int, reason: str) -> None:
+        """End the answer."""
+        await self._door.finish()
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self._door.transport.abort()

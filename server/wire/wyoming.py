@@ -1,0 +1,229 @@
+"""Wyoming, the wire of Home Assistant's voice satellites (TCP, a port of its own), server side.
+
+Does: bytes -> events (a JSON line, data, payload) -> requests; stable growth and finals -> events.
+Does not know: sockets, clocks, mDNS. Chunks are appended by clients: only stable words go there.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import msgspec
+
+from server.wire import messages as native
+from server.wire.adapter import (
+    Adapter,
+    Growth,
+    Hello,
+    audio_format,
+    integer_in,
+    object_in,
+    phrases_in,
+    read_json,
+    text_in,
+    to_json,
+)
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, MessageTooBig, UnsupportedAudio
+
+VERSION = "1.5.4"
+MAX_LINE_BYTES = 65_536
+MAX_BODY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of either side."""
+
+    type: str
+    data: JsonObject = field(default_factory=dict)
+    payload: bytes = b""
+
+
+def encode(event: Event) -> bytes:
+    """Return the bytes of an event."""
+    head: JsonObject = {"type": event.type, "version": VERSION}
+    data = msgspec.json.encode(event.data) if event.data else b""
+    if data:
+        head["data_length"] = len(data)
+    if event.payload:
+        head["payload_length"] = len(event.payload)
+    return to_json(head).encode() + b"\n" + data + event.payload
+
+
+class Reader:
+    """Bytes in any pieces -> events."""
+
+    def __init__(self) -> None:
+        self._seen = bytearray()
+
+    def push(self, data: bytes) -> list[Event]:
+        """Return the events that are whole now; raises RemoteProtocolError."""
+        self._seen += data
+        events = list[Event]()
+        while (event := self._next()) is not None:
+            events.append(event)
+        return events
+
+    def _next(self) -> Event | None:
+        line_end = self._seen.find(b"\n", 0, MAX_LINE_BYTES)
+        if line_end < 0:
+            if len(self._seen) >= MAX_LINE_BYTES:
+                raise MessageTooBig("an event line is too long")
+            return None
+        head = read_json(bytes(self._seen[:line_end]))
+        data_length = _length(head.get("data_length"))
+        payload_length = _length(head.get("payload_length"))
+        begin = line_end + 1
+        end = begin + data_length + payload_length
+        if len(self._seen) < end:
+            return None
+        kind = head.get("type")
+        if not isinstance(kind, str):
+            raise BadRequest("an event has a type")
+        data = object_in(head.get("data"))
+        if data_length:
+            data = data | read_json(bytes(self._seen[begin : begin + data_length]))
+        payload = bytes(self._seen[begin + data_length : end])
+        del self._seen[:end]
+        return Event(kind, data, payload)
+
+
+class WyomingServer(Adapter):
+    """A client of a Wyoming speech-to-text service; one utterance after another."""
+
+    start_s: ClassVar[float | None] = 3_600.0
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__(hello)
+        self._reader = Reader()
+        self._language = ""
+        self._phrases: list[native.Boost] = []
+        self._growth = Growth()
+        self._text: list[str] = []
+        self._has_begun = False
+        """Whether transcript-start was said."""
+        self._is_waiting = False
+        """Audio has stopped; its transcript is owed."""
+
+    def on_binary(self, data: bytes) -> None:
+        """Take bytes of the stream."""
+        for event in self._reader.push(data):
+            self._take(event)
+
+    def on_partial(self, message: native.Partial) -> None:
+        """Give words that will not change."""
+        self._chunk(self._growth.partial(message))
+
+    def on_final(self, message: native.Final) -> None:
+        """Give the rest of a segment."""
+        if message.text:
+            self._chunk(self._growth.final(message))
+            self._text.append(message.text)
+
+    def on_done(self, message: native.Done) -> None:
+        """Give the whole."""
+        self._say_transcript()
+
+    def on_error(self, error: native.Error) -> None:
+        """Say it; a connection that cannot be read is closed."""
+        self._event("error", {"text": error.message, "code": error.code})
+        self._is_waiting = self._has_begun = False
+        self.end(1011, error.message)
+
+    # ---- inside
+
+    def _take(self, event: Event) -> None:
+        match event.type:
+            case "describe":
+                self._event("info", info(self.hello))
+            case "ping":
+                self._event("pong", event.data)
+            case "transcribe":
+                self._language = text_in(event.data.get("language"))
+                self._phrases = phrases_in(event.data.get("transcript_terms"))
+            case "audio-start":
+                self._start(event.data)
+            case "audio-chunk":
+                if self.format is None:
+                    self._start(event.data)
+                self.audio(event.payload)
+            case "audio-stop":
+                self._stop()
+            case _:
+                pass  # satellites send events of other services, too
+
+    def _start(self, data: JsonObject) -> None:
+        if self.format is not None:
+            raise BadRequest("audio-start before audio-stop")
+        width = integer_in(data.get("width", 2), "width")
+        if width != 2:
+            raise UnsupportedAudio("samples must have 2 bytes")
+        rate = integer_in(data.get("rate", 16_000), "rate")
+        audio = audio_format("pcm_s16le", rate, integer_in(data.get("channels", 1), "channels"))
+        self._text, self._has_begun, self._growth = [], False, Growth()
+        self.start(audio, partials="stable", language=self._language, phrases=self._phrases)
+
+    def _stop(self) -> None:
+        if self._is_waiting:
+            return
+        self._is_waiting = True
+        if self.format is None:
+            self._text = []
+            self._say_transcript()
+        self.stop()
+
+    def _chunk(self, text: str) -> None:
+        if not text:
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            self._event("transcript-start", self._spoken())
+        elif self._text and not text.startswith(" "):
+            text = f" {text}"
+        self._event("transcript-chunk", {"text": text})
+
+    def _say_transcript(self) -> None:
+        self._is_waiting = False
+        if not self._has_begun:
+            self._event("transcript-start", self._spoken())
+        self._event("transcript-stop", {})
+        self._event("transcript", {"text": " ".join(self._text)} | self._spoken())
+        self._has_begun = False
+
+    def _spoken(self) -> JsonObject:
+        languages = self.hello.languages
+        return {"language": self._language or (languages[0] if languages else "en")}
+
+    def _event(self, kind: str, data: JsonObject) -> None:
+        self.send(encode(Event(kind, data)))
+
+
+def info(hello: Hello) -> JsonObject:
+    """Return what the service is."""
+    maker = {"name": "rivulet", "url": "https://example.org/rivulet"}
+    about = {"attribution": maker, "installed": True, "version": "1"}
+    model = about | {
+        "name": hello.model,
+        "description": "streaming speech recognition",
+        "languages": list(hello.languages),
+    }
+    service = about | {
+        "name": "rivulet",
+        "description": "streaming speech recognition",
+        "models": [model],
+        "supports_transcript_streaming": True,
+        "requires_external_vad": False,
+        "prefers_auto_gain_enabled": False,
+        "prefers_noise_reduction_enabled": False,
+    }
+    others = ("tts", "handle", "intent", "wake", "mic", "snd")
+    return {"asr": [service]} | {name: [] for name in others}
+
+
+def _length(value: object) -> int:
+    if value is None:
+        return 0
+    length = integer_in(value, "length")
+    if not 0 <= length <= MAX_BODY_BYTES:
+        raise MessageTooBig("an event is too long")
+    return length
