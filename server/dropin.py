@@ -23,6 +23,7 @@ from server.talk import House, Line, Talk
 from server.wire.adapter import Adapter, Frame, Hello, Refused
 from server.wire.deepgram import DeepgramServer
 from server.wire.flux import FluxServer
+from server.wire.openai_realtime import RealtimeServer
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ MAX_QUERY_FIELDS = 1_200
 WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
     "/v1/listen": DeepgramServer,
     "/v2/listen": FluxServer,
+    "/v1/realtime": RealtimeServer,
 }
 
 

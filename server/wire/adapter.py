@@ -170,6 +170,9 @@ class Adapter:
     def on_done(self, message: native.Done) -> None:
         """All of the session is said."""
 
+    def on_mistake(self, error: native.Error) -> None:
+        """Take the refusal of one request; the session goes on."""
+
     def on_error(self, error: native.Error) -> None:
         """Say a fatal error in the wire's own form, and end or go on without a session."""
         raise NotImplementedError
@@ -287,8 +290,10 @@ class Adapter:
                 self.on_done(message)
             case native.Error(fatal=True):
                 self.on_error(message)
+            case native.Error():
+                self.on_mistake(message)
             case _:
-                pass  # a gap, a lag, a goaway, a small mistake: no foreign wire can say it
+                pass  # a gap, a lag, a goaway: no foreign wire can say it
 
 
 class Growth:

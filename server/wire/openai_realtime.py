@@ -1,0 +1,282 @@
+"""OpenAI's realtime transcription wire (``/v1/realtime``), server side, GA and beta dialects.
+
+Does: session.update, input_audio_buffer.* -> requests; turns, stable growth and finals -> items.
+Does not know: sockets, clocks. Deltas are appended by clients: stable words only. An ``error``
+event ends many clients for good: only what cannot go on is one.
+
+A session of the engine begins with the first audio and ends when nothing is heard for long; the
+socket outlives it, so that a pooled one costs nothing.
+"""
+
+import base64
+import binascii
+from collections import deque
+from typing import ClassVar
+
+from server.wire import messages as native
+from server.wire.adapter import Adapter, Growth, Hello, read_json, seconds
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest
+from server.wire.openai_session import Settings, expiry_of
+
+MAX_EVENT_BYTES = 21 * 1024 * 1024
+"""15 MiB of audio in base64, and its frame."""
+FATAL: dict[str, str] = {"over_capacity": "server_error", "internal": "server_error"}
+
+
+class RealtimeServer(Adapter):
+    """A client of ``/v1/realtime?intent=transcription``."""
+
+    subprotocols: ClassVar[tuple[str, ...]] = ("realtime",)
+    max_message_bytes: ClassVar[int] = MAX_EVENT_BYTES
+    start_s: ClassVar[float | None] = 3_600.0
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__(hello)
+        offered = hello.headers.get("sec-websocket-protocol", "")
+        self._is_beta = (
+            "realtime=v1" in hello.headers.get("openai-beta", "")
+            or "openai-beta.realtime-v1" in offered
+        )
+        self._settings = Settings(model=hello.get("model") or hello.model)
+        self._events = self._items = 0
+        self._previous: str | None = None
+        self._growth = Growth()
+        self._open_item = ""
+        """The item of the open turn, while the server owns turns."""
+        self._committed: deque[str] = deque()
+        """Items that wait for their words; an empty name is audio that was cleared."""
+        self._pending: list[native.Final] = []
+        """Finals of a client's turn before it commits."""
+        self._offset_ms = self._length_ms = 0.0
+        """Audio before the session under way, and of it."""
+
+    def on_open(self) -> None:
+        """Greet: clients configure only after it."""
+        self._say(f"{self._session_word}.created", session=self._session())
+
+    def on_text(self, text: str) -> None:
+        """Take a client event."""
+        event = read_json(text, limit=MAX_EVENT_BYTES)
+        kind = event.get("type")
+        match kind:
+            case "session.update" | "transcription_session.update":
+                self._update(event)
+            case "input_audio_buffer.append":
+                self._append(event)
+            case "input_audio_buffer.commit":
+                self._commit()
+            case "input_audio_buffer.clear":
+                self._clear()
+            case _:
+                raise BadRequest("this server only transcribes: unknown event type", param="type")
+
+    def on_binary(self, data: bytes) -> None:
+        """Refuse: audio comes as base64 in events."""
+        raise BadRequest("audio comes in input_audio_buffer.append")
+
+    def on_partial(self, message: native.Partial) -> None:
+        """Give words that will not change."""
+        if self._settings.has_turns and self._open_item:
+            self._delta(self._open_item, self._growth.partial(message))
+
+    def on_final(self, message: native.Final) -> None:
+        """Finish an item."""
+        if self._settings.has_turns:
+            self._finish_turn(message)
+        else:
+            self._finish_commit(message)
+
+    def on_turn(self, message: native.Turn) -> None:
+        """Begin an item."""
+        if message.event == "start" and self._settings.has_turns:
+            self._open_item = self._new_item()
+            self._say(
+                "input_audio_buffer.speech_started",
+                audio_start_ms=self._at(message.at_ms),
+                item_id=self._open_item,
+            )
+
+    def on_done(self, message: native.Done) -> None:
+        """Forget the session; the next audio begins another."""
+        self._forget()
+
+    def on_error(self, error: native.Error) -> None:
+        """Say what cannot go on; silence ends the engine's session only."""
+        if error.code == "idle_timeout":
+            self._forget()
+            return
+        kind = FATAL.get(error.code, "invalid_request_error")
+        self._say(
+            "error",
+            error={
+                "type": kind,
+                "code": error.code,
+                "message": error.message,
+                "param": error.param,
+                "event_id": None,
+            },
+        )
+        if kind == "server_error":
+            self.end(1013 if error.code == "over_capacity" else 1011, error.message)
+        elif error.code != "bad_request":
+            self._forget()
+
+    def on_mistake(self, error: native.Error) -> None:
+        """Fail the item whose commit was refused."""
+        if error.code == "rate_limited" and self._committed:
+            item = self._committed.pop()
+            if item and not self._settings.has_turns:
+                about = {"type": "invalid_request_error", "code": error.code}
+                self._say_of(item, "failed", error=about | {"message": error.message})
+
+    # ---- client events
+
+    def _update(self, event: JsonObject) -> None:
+        wish = event.get("session")
+        if not isinstance(wish, dict):
+            raise BadRequest("session must be an object", param="session")
+        before = self._settings
+        settings = before.updated(wish)
+        if settings.must_restart(before):
+            self.stop()
+        elif settings.endpointing() != before.endpointing():
+            self.configure(endpointing=settings.endpointing())
+        self._settings = settings
+        self._say(f"{self._session_word}.updated", session=self._session())
+
+    def _append(self, event: JsonObject) -> None:
+        text = event.get("audio")
+        if not isinstance(text, str):
+            raise BadRequest("audio must be base64", param="audio")
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise BadRequest("audio must be base64", param="audio") from error
+        if self.format is None:
+            self._offset_ms, self._length_ms = self._offset_ms + self._length_ms, 0.0
+            self.start(
+                self._settings.audio,
+                endpointing=self._settings.endpointing(),
+                partials="stable",
+                language=self._settings.language,
+                latency=self.hello.get("latency"),
+            )
+        self._length_ms += (
+            len(data) / self._settings.audio.frame_bytes * 1_000 / (self._settings.audio.rate)
+        )
+        self.audio(data)
+
+    def _commit(self) -> None:
+        if self._settings.has_turns:
+            if self.format is not None:
+                self._committed.append("commit")
+                self.finalize()
+            return
+        item = self._new_item()
+        self._say_committed(item)
+        self._committed.append(item)
+        if self.format is None:
+            self._answer_commit()
+        else:
+            self.finalize()
+
+    def _clear(self) -> None:
+        if self.format is not None and not self._settings.has_turns:
+            self._committed.append("")
+            self.finalize()
+        self._say("input_audio_buffer.cleared")
+
+    # ---- items
+
+    def _finish_turn(self, final: native.Final) -> None:
+        is_asked = final.cause == "finalize" and bool(self._committed)
+        if is_asked:
+            self._committed.popleft()
+        if not final.text and not is_asked:
+            return
+        item = self._open_item or self._new_item()
+        self._delta(item, self._growth.final(final))
+        if self._open_item:
+            at = self._at(final.end_ms)
+            self._say("input_audio_buffer.speech_stopped", audio_end_ms=at, item_id=item)
+        self._open_item = ""
+        self._say_committed(item)
+        self._completed(item, final.text, final.end_ms - final.start_ms)
+
+    def _finish_commit(self, final: native.Final) -> None:
+        if final.text:
+            self._pending.append(final)
+        if final.cause == "finalize" and self._committed:
+            self._answer_commit()
+
+    def _answer_commit(self) -> None:
+        item, finals = self._committed.popleft(), self._pending
+        self._pending = []
+        if not item:
+            return  # the client threw this audio away
+        text = " ".join(final.text for final in finals)
+        self._delta(item, text)
+        length_ms = finals[-1].end_ms - finals[0].start_ms if finals else 0
+        self._completed(item, text, length_ms)
+
+    def _forget(self) -> None:
+        """Answer what still waits: the session that would have is over."""
+        while self._committed:
+            if self._settings.has_turns:
+                self._committed.popleft()
+            else:
+                self._answer_commit()
+        self._open_item, self._growth = "", Growth()
+
+    def _say_committed(self, item: str) -> None:
+        before, self._previous = self._previous, item
+        self._say("input_audio_buffer.committed", previous_item_id=before, item_id=item)
+        body = {
+            "id": item,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_audio", "transcript": None}],
+        }
+        for word in ("created",) if self._is_beta else ("added", "done"):
+            self._say(f"conversation.item.{word}", previous_item_id=before, item=body)
+
+    def _delta(self, item: str, text: str) -> None:
+        if text:
+            self._say_of(item, "delta", delta=text)
+
+    def _completed(self, item: str, text: str, length_ms: int) -> None:
+        usage = {"type": "duration", "seconds": seconds(length_ms)}
+        self._say_of(item, "completed", transcript=text, usage=usage)
+
+    def _say_of(self, item: str, word: str, **fields: object) -> None:
+        kind = f"conversation.item.input_audio_transcription.{word}"
+        self._say(kind, item_id=item, content_index=0, **fields)
+
+    # ---- inside
+
+    @property
+    def _session_word(self) -> str:
+        return "transcription_session" if self._is_beta else "session"
+
+    def _session(self) -> JsonObject:
+        about: JsonObject = {
+            "id": f"sess_{self.hello.name.replace('-', '')[:24]}",
+            "object": "realtime.transcription_session",
+            "expires_at": expiry_of(self.hello.born_s),
+        }
+        return about | (self._settings.beta() if self._is_beta else self._settings.ga())
+
+    def _at(self, milliseconds: int) -> int:
+        return milliseconds + round(self._offset_ms)
+
+    def _new_item(self) -> str:
+        self._items += 1
+        return f"item_{self.hello.name[:8]}_{self._items}"
+
+    def _say(self, kind: str, **fields: object) -> None:
+        self._events += 1
+        event_id = f"event_{self.hello.name[:8]}_{self._events}"
+        self.send_json({"type": kind, "event_id": event_id} | fields)
