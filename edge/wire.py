@@ -12,7 +12,7 @@ length u32. Offsets count samples of the leg since it began.
 | WELCOME | down, first | - | Welcome |
 | OPEN | up | oldest sample the node still has | Open |
 | NEED | down | send from here | Credit |
-| AUDIO | up | of its first sample | samples, encoded as they came |
+| AUDIO | up | of its first sample | samples as they came (flags: how many, of an Opus packet) |
 | SILENCE | up | of its first sample | u64: so many samples were lost or never sent |
 | ACK | down | received up to here | Credit |
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
@@ -34,7 +34,7 @@ MAX_PAYLOAD_BYTES = 65_536
 CREDIT = struct.Struct(">QQ")
 COUNT = struct.Struct(">Q")
 ANSWER = 1
-"""Flag of a PING that answers one."""
+"""Flag of a PING or CLOSE that answers one; after the answer to its CLOSE a leg is forgotten."""
 PARTIAL = 1
 """Flag of a RESULT that has no number: the next one replaces it, nobody acknowledges it."""
 

@@ -1,0 +1,342 @@
+"""The core's side of the uplink: nodes dial in, their legs become ordinary sessions of a server.
+
+Does: accept nodes (certificate, join token), fence older connections and older owners of a leg,
+keep legs over cuts, acknowledge, end those whose node does not come back.
+Does not know: how a leg is recognised (edge.coreleg), engines, adapters.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from edge import wire
+from edge.coreleg import CoreLeg, OnFinal
+from edge.tls import peer_name
+from edge.wire import ANSWER, Close, CloseReason, Frame, FrameError, FrameReader, Hello, Kind, Open
+
+logger = logging.getLogger(__name__)
+
+HELLO_S = 5.0
+SILENT_S = 6.0
+"""A connection that said nothing for so long is dead: nodes send a heartbeat each second."""
+ACK_S = 0.1
+_READ_BYTES = 65_536
+_MAX_UNREAD_BYTES = 4 * 1024 * 1024
+"""A node that does not read is dropped; it finds its results when it comes back."""
+MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreConfig:
+    """Settings of the core's side."""
+
+    url: str
+    """Stream URL of the server that recognises."""
+    host: str = "127.0.0.1"
+    port: int = 8770
+    tls: ssl.SSLContext | None = None
+    tokens: frozenset[str] = frozenset()
+    """Join tokens; none: whoever gets through TLS may join."""
+    window_ms: int = 60_000
+    linger_s: float = 600.0
+    max_legs: int = 1_000
+
+
+class Refused(Exception):
+    """The node is told why and let go."""
+
+    def __init__(self, reason: CloseReason, text: str) -> None:
+        super().__init__(text)
+        self.reason: CloseReason = reason
+
+
+@dataclass(slots=True)
+class _Held:
+    """A leg and who owns it."""
+
+    leg: CoreLeg
+    node: str
+    epoch: int
+    connection: "_Connection | None" = None
+    expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class NodeStatus:
+    """A node as the registry knows it."""
+
+    hello: Hello
+    is_up: bool = True
+    heard: float = 0.0
+
+
+@dataclass(slots=True)
+class Core:
+    """All nodes and legs of one core."""
+
+    config: CoreConfig
+    on_final: OnFinal = lambda *_: None
+    nodes: dict[str, NodeStatus] = field(default_factory=dict)
+    legs: dict[str, _Held] = field(default_factory=dict)
+    name: str = field(default_factory=lambda: secrets.token_hex(4))
+    _connections: dict[str, "_Connection"] = field(default_factory=dict)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+    # ---- nodes
+
+    def join(self, connection: "_Connection", hello: Hello) -> None:
+        """Take a node's connection; an older one of the same node is fenced. Raises Refused."""
+        if self.config.tokens and hello.token not in self.config.tokens:
+            raise Refused("unauthorized", "this core asks for a join token")
+        if connection.certified and connection.certified != hello.node:
+            raise Refused("unauthorized", "the certificate names another node")
+        older = self._connections.get(hello.node)
+        if older is not None:
+            if older.epoch >= hello.epoch and not older.is_stale():
+                raise Refused("fenced", "a newer connection of this node is here")
+            older.drop("fenced", "a newer connection of this node is here")
+        connection.node, connection.epoch = hello.node, hello.epoch
+        self._connections[hello.node] = connection
+        self.nodes[hello.node] = NodeStatus(hello)
+        logger.info("node joined", extra={"node": hello.node, "zone": hello.zone})
+
+    def leave(self, connection: "_Connection") -> None:
+        """Let a connection go; its legs wait for another one."""
+        if self._connections.get(connection.node) is connection:
+            del self._connections[connection.node]
+            self.nodes[connection.node].is_up = False
+        for session, held in list(self.legs.items()):
+            if held.connection is connection:
+                held.leg.detach()
+                held.connection = None
+                self._expire_later(session, held)
+
+    # ---- legs
+
+    def open(self, connection: "_Connection", frame: Frame) -> CoreLeg:
+        """Begin a leg or go on with it. Raises Refused, FrameError."""
+        opening = wire.body_of(frame, Open)
+        held = self.legs.get(opening.session)
+        if held is None:
+            held = self._begin(connection, opening, frame.offset)
+        elif not held.leg.knows(opening.secret):
+            raise Refused("unauthorized", "not the secret of this session")
+        else:
+            self._take_over(connection, held, opening)
+        if held.expiry is not None:
+            held.expiry.cancel()
+            held.expiry = None
+        held.connection, held.node, held.epoch = connection, connection.node, opening.epoch
+        held.leg.attach(frame.leg, opening, connection.send)
+        return held.leg
+
+    def _begin(self, connection: "_Connection", opening: Open, base: int) -> _Held:
+        if len(self.legs) >= self.config.max_legs:
+            raise Refused("refused", "this core has as many legs as it takes")
+        if not MIN_RATE_HZ <= opening.rate <= MAX_RATE_HZ:
+            raise Refused("refused", f"rate must be {MIN_RATE_HZ}..{MAX_RATE_HZ} Hz")
+        leg = CoreLeg(
+            opening,
+            base,
+            url=self.config.url,
+            window_ms=self.config.window_ms,
+            on_final=self.on_final,
+        )
+        leg.start()
+        held = _Held(leg, connection.node, opening.epoch)
+        self.legs[opening.session] = held
+        return held
+
+    def _take_over(self, connection: "_Connection", held: _Held, opening: Open) -> None:
+        """Decide between two who both think they own a leg: the higher epoch does."""
+        if held.node != connection.node and opening.epoch <= held.epoch:
+            raise Refused("fenced", "another node goes on with this session")
+        if held.node != connection.node:
+            held.leg.fence("another node goes on with this session")
+
+    def _expire_later(self, session: str, held: _Held) -> None:
+        loop = asyncio.get_running_loop()
+        held.expiry = loop.call_later(self.config.linger_s, self._expire, session)
+
+    def owns(self, connection: "_Connection", leg: CoreLeg) -> bool:
+        """Whether the leg's audio comes over this connection."""
+        held = self.legs.get(leg.opening.session)
+        return held is not None and held.leg is leg and held.connection is connection
+
+    def _expire(self, session: str) -> None:
+        held = self.legs.get(session)
+        if held is not None:
+            logger.info("leg expired", extra={"session": session, "node": held.node})
+            self.forget(session)
+
+    def forget(self, session: str) -> None:
+        """End a leg. Idempotent."""
+        held = self.legs.pop(session, None)
+        if held is not None:
+            if held.expiry is not None:
+                held.expiry.cancel()
+            task = asyncio.get_running_loop().create_task(held.leg.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """End everything."""
+        for connection in list(self._connections.values()):
+            connection.abort()
+        for held in self.legs.values():
+            if held.expiry is not None:
+                held.expiry.cancel()
+        await asyncio.gather(*(held.leg.close() for held in self.legs.values()))
+        await asyncio.gather(*self._closing)
+        self.legs.clear()
+
+
+class _Connection:
+    """One node's socket."""
+
+    def __init__(
+        self, core: Core, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.node, self.epoch = "", 0
+        self.certified = peer_name(writer.get_extra_info("peercert"))
+        self._core, self._reader, self._writer = core, reader, writer
+        self._legs: dict[int, CoreLeg] = {}
+        self._frames = FrameReader()
+        self._heard = asyncio.get_running_loop().time()
+
+    def is_stale(self) -> bool:
+        """Whether it was silent so long that it is probably dead."""
+        return asyncio.get_running_loop().time() - self._heard > 1.0
+
+    async def run(self) -> None:
+        """Serve the node until it leaves."""
+        acking: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await self._hello()
+            acking = asyncio.create_task(self._acknowledge())
+            self._receive(first)
+            while True:
+                async with asyncio.timeout(SILENT_S):
+                    data = await self._reader.read(_READ_BYTES)
+                if not data:
+                    return
+                self._receive(self._frames.feed(data))
+        except Refused as refused:
+            self.drop(refused.reason, str(refused))
+        except FrameError as error:
+            logger.info("node dropped", extra={"node": self.node, "reason": str(error)})
+            self.drop("bad_frame", str(error))
+        except (OSError, TimeoutError):
+            return
+        finally:
+            if acking is not None:
+                acking.cancel()
+                await asyncio.gather(acking, return_exceptions=True)
+            self._core.leave(self)
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._writer.drain()
+            self.abort()
+
+    def send(self, frame: Frame) -> None:
+        """Hand a frame over; a node that does not read is dropped."""
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.abort()
+        elif not self._writer.transport.is_closing():
+            self._writer.write(frame.pack())
+
+    def drop(self, reason: CloseReason, text: str) -> None:
+        """Tell the node why, then let it go."""
+        self.send(Frame(Kind.CLOSE, payload=Close(reason=reason, text=text[:200]).pack()))
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Let the node go at once."""
+        self._writer.transport.abort()
+
+    async def _hello(self) -> list[Frame]:
+        while True:
+            data = await self._reader.read(_READ_BYTES)
+            if not data:
+                raise OSError("the node left")
+            if found := self._frames.feed(data):
+                break
+        if found[0].kind is not Kind.HELLO:
+            raise FrameError(f"{found[0].kind.name} before HELLO")
+        self._core.join(self, wire.body_of(found[0], Hello))
+        config = self._core.config
+        welcome = wire.Welcome(
+            core=self._core.name,
+            window_ms=config.window_ms,
+            linger_ms=round(config.linger_s * 1000),
+        )
+        self.send(Frame(Kind.WELCOME, payload=welcome.pack()))
+        return found[1:]
+
+    def _receive(self, frames: list[Frame]) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        for frame in frames:
+            if frame.kind is Kind.PING:
+                self.send(frame._replace(flags=ANSWER))
+            elif frame.kind is Kind.OPEN:
+                self._open(frame)
+            elif frame.leg in self._legs:
+                self._of_leg(self._legs[frame.leg], frame)
+            # else: the leg was refused while the frame was on its way
+
+    def _of_leg(self, leg: CoreLeg, frame: Frame) -> None:
+        if not self._core.owns(self, leg):
+            return  # fenced: what an older owner still says changes nothing
+        if frame.kind is Kind.CLOSE and frame.flags & ANSWER:
+            del self._legs[frame.leg]
+            self._core.forget(leg.opening.session)
+        else:
+            leg.receive(frame)
+
+    def _open(self, frame: Frame) -> None:
+        try:
+            self._legs[frame.leg] = self._core.open(self, frame)
+        except Refused as refused:
+            close = Close(reason=refused.reason, text=str(refused))
+            self.send(Frame(Kind.CLOSE, frame.leg, 0, close.pack()))
+
+    async def _acknowledge(self) -> None:
+        while True:
+            await asyncio.sleep(ACK_S)
+            for leg in self._legs.values():
+                leg.acknowledge()
+
+
+@contextlib.asynccontextmanager
+async def accepting(core: Core) -> AsyncIterator[int]:
+    """Listen for nodes; gives the port. Raises OSError."""
+    serving = set[asyncio.Task[None]]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            await _Connection(core, reader, writer).run()
+        finally:
+            serving.discard(task)
+
+    config = core.config
+    server = await asyncio.start_server(
+        serve, config.host, config.port, ssl=config.tls, limit=2 * _READ_BYTES
+    )
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await core.close()
+        for task in serving:
+            task.cancel()  # strangers who never said who they are
+        await asyncio.gather(*serving, return_exceptions=True)

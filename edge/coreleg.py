@@ -1,0 +1,229 @@
+"""One leg as the core holds it: audio in by offset, words out by number; it outlives connections.
+
+Does: take each sample once whatever is repeated, ask for what is missing, grant credit, number the
+finals and keep those that the node has not acknowledged. Under the policy ``edge`` it takes the
+node's finals instead, each once, and no audio at all.
+Does not know: sockets, TLS, which node may come.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+from collections.abc import Callable
+
+from edge import wire
+from edge.recogniser import LegAudio, LegRefused, Recogniser, Start
+from edge.ring import AudioRing
+from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
+
+MAX_RING_BYTES = 64 * 1024 * 1024
+"""Never reached: credit keeps the ring below the window and one segment."""
+
+Send = Callable[[Frame], None]
+OnFinal = Callable[[Open, int, Result], None]
+
+
+def hashed(secret: str) -> bytes:
+    """Return what is kept of a secret."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class CoreLeg:
+    """``attach`` connects it to a node, ``detach`` leaves it waiting for one."""
+
+    def __init__(
+        self, opening: Open, base: int, *, url: str, window_ms: int, on_final: OnFinal
+    ) -> None:
+        self.opening = opening
+        self.is_complete = False
+        """All is said; what is left is that the node hears it."""
+        self.refusal = ""
+        self._secret = hashed(opening.secret)
+        self._on_final = on_final
+        self._window = window_ms * opening.rate // 1000
+        self._ring = AudioRing(
+            sample_bytes=wire.SAMPLE_BYTES[opening.encoding],
+            memory_bytes=MAX_RING_BYTES,
+            base=max(base, opening.covered) if opening.policy != "edge" else 0,
+        )
+        self._results: dict[int, Result] = {}
+        """Finals that the node has not acknowledged."""
+        self._partial: Result | None = None
+        self._total: int | None = None
+        self._send: Send | None = None
+        self._number = 0
+        self._told: tuple[int, Credit] | None = None
+        self._finals = opening.finals if opening.policy != "edge" else 0
+        start = Start(self._ring.base, opening.finals)
+        self._recogniser = Recogniser(url, LegAudio.of(opening), self._ring, self, start)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def finals(self) -> int:
+        """Finals in all so far."""
+        return self._finals if self.opening.policy == "edge" else self._recogniser.finals
+
+    @property
+    def received(self) -> int:
+        """Samples received."""
+        return self._ring.head
+
+    @property
+    def done(self) -> int:
+        """Samples decoded."""
+        return self._recogniser.done
+
+    def knows(self, secret: str) -> bool:
+        """Whether this is the secret the leg was opened with."""
+        return hmac.compare_digest(self._secret, hashed(secret))
+
+    # ---- life
+
+    def start(self) -> None:
+        """Begin to recognise."""
+        if self.opening.policy != "edge":
+            self._task = asyncio.create_task(self._recognise())
+
+    async def close(self) -> None:
+        """End at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._ring.close()
+
+    async def _recognise(self) -> None:
+        try:
+            await self._recogniser.run()
+        except LegRefused as error:
+            self.refusal = str(error)
+        self.is_complete = True
+        self._finish()
+
+    # ---- the node
+
+    def attach(self, number: int, opening: Open, send: Send) -> None:
+        """Go on with a node: say what it lacks, ask for what we lack."""
+        self.opening = opening
+        self._send, self._number, self._told = send, number, None
+        self._drop_results(opening.finals)
+        for at, result in sorted(self._results.items()):
+            self._say(Kind.RESULT, at, result.pack())
+        if self.opening.policy == "edge":
+            self._say(Kind.NEED, self._finals, Credit(0, 0).pack())
+        else:
+            self._say(Kind.NEED, self._ring.head, self._credit().pack())
+        if self.is_complete:
+            self._finish()
+
+    def detach(self) -> None:
+        """Wait for a node to come back."""
+        self._send = None
+
+    def receive(self, frame: Frame) -> None:
+        """Take a frame of the node; raises FrameError."""
+        match frame.kind:
+            case Kind.AUDIO if self.opening.policy != "edge":
+                self._audio(frame)
+            case Kind.SILENCE if self.opening.policy != "edge":
+                self._take(frame.offset, wire.count_of(frame), None)
+            case Kind.RESULT if self.opening.policy == "edge":
+                self._result(frame)
+            case Kind.RESULT_ACK:
+                self._drop_results(frame.offset)
+            case Kind.CLOSE:
+                self._end(frame.offset)
+            case _:
+                raise FrameError(f"{frame.kind.name} on a leg of policy {self.opening.policy}")
+
+    def acknowledge(self) -> None:
+        """Say how far we are, if that has moved."""
+        if self._send is None or self.opening.policy == "edge" or self.is_complete:
+            return
+        now = (self._ring.head, self._credit())
+        if now != self._told:
+            self._told = now
+            self._say(Kind.ACK, now[0], now[1].pack())
+
+    def fence(self, why: str) -> None:
+        """Tell the node that another one goes on with this leg."""
+        self._say(Kind.CLOSE, self.finals, Close(reason="fenced", text=why).pack())
+        self._send = None
+
+    def _audio(self, frame: Frame) -> None:
+        size = wire.SAMPLE_BYTES[self.opening.encoding]
+        if size and len(frame.payload) % size:
+            raise FrameError(f"{len(frame.payload)} bytes are no whole samples")
+        samples = len(frame.payload) // size if size else frame.flags
+        self._take(frame.offset, samples, frame.payload)
+
+    def _take(self, offset: int, samples: int, data: bytes | None) -> None:
+        """Append what is new: a repeat is trimmed, a hole is asked for."""
+        if offset + samples > self._credit().limit:
+            raise FrameError("audio beyond the credit")
+        if offset > self._ring.head:
+            self._say(Kind.NEED, self._ring.head, self._credit().pack())
+            return
+        known = self._ring.head - offset
+        if known >= samples:
+            return
+        size = wire.SAMPLE_BYTES[self.opening.encoding]
+        if known and data is not None and not size:
+            return  # packets do not overlap by parts
+        self._ring.append(samples - known, None if data is None else data[known * size :])
+        self._recogniser.changed()
+
+    def _end(self, total: int) -> None:
+        if self.opening.policy == "edge":
+            self.is_complete = True
+            self._finish()
+        elif total == self._ring.head:
+            self._ring.end()
+            self._recogniser.changed()
+        else:
+            self._say(Kind.NEED, self._ring.head, self._credit().pack())
+
+    def _result(self, frame: Frame) -> None:
+        result = wire.body_of(frame, Result)
+        if frame.offset == self._finals:
+            self._finals += 1
+            self._on_final(self.opening, frame.offset, result)
+        self._say(Kind.RESULT_ACK, self._finals)
+
+    # ---- the recogniser
+
+    def final(self, number: int, result: Result) -> None:
+        """Keep a final until the node has it."""
+        self._results[number] = result
+        self._on_final(self.opening, number, result)
+        self._say(Kind.RESULT, number, result.pack())
+
+    def partial(self, result: Result) -> None:
+        """Pass the open text on; who is not there misses it."""
+        self._say(Kind.RESULT, 0, result.pack(), flags=PARTIAL)
+
+    def progressed(self) -> None:
+        """Forget audio whose words are final."""
+        self._ring.release(self._recogniser.safe)
+
+    # ----
+
+    def _credit(self) -> Credit:
+        return Credit(self._recogniser.safe, self._recogniser.done + self._window)
+
+    def _drop_results(self, before: int) -> None:
+        for number in [number for number in self._results if number < before]:
+            del self._results[number]
+
+    def _finish(self) -> None:
+        if self.refusal:
+            close = Close(reason="refused", text=self.refusal)
+        else:
+            close = Close(reason="done")
+        self._say(Kind.CLOSE, self.finals, close.pack())
+        self._ring.release(self._ring.head)
+
+    def _say(self, kind: Kind, offset: int, payload: bytes = b"", *, flags: int = 0) -> None:
+        if self._send is not None:
+            self._send(Frame(kind, self._number, offset, payload, flags))

@@ -1,0 +1,169 @@
+"""One leg at the node: its audio, its words, and what of both the link still owes, without I/O.
+
+Does: frames to send (from where the core asks, within its credit), frames received (needs, acks,
+results, each final once); goes on after a cut by offset. Under the policy ``edge`` no frame with
+audio is ever made; the finals go up instead, by number.
+Does not know: sockets, clocks, who recognises.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edge import wire
+from edge.ring import AudioRing
+from edge.transcript import Transcript
+from edge.wire import PARTIAL, Close, Frame, FrameError, Kind, Open, Result
+
+MAX_FRAME_SAMPLES = 8_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Leg:
+    """``number`` names it on the link, ``opening.session`` everywhere."""
+
+    number: int
+    opening: Open
+    ring: AudioRing
+    transcript: Transcript = field(default_factory=Transcript)
+    acked: int = 0
+    """Audio that the core has (or, under ``edge``, finals)."""
+    covered: int = 0
+    """Samples whose words are final or that held none: nobody asks for them again."""
+    closed: Close | None = None
+    """What the core said at the end."""
+    audio_frames: int = 0
+    """Frames with audio that were made: 0 for ever under ``edge``."""
+    news: list[Result | None] = field(default_factory=list)
+    """Finals that came since somebody looked; None: the open text changed."""
+    is_complete: bool = False
+    """Under ``edge``: every final is known, the link may close."""
+    _sent: int | None = None
+    """None: the core has not said yet where to go on."""
+    _limit: int = 0
+    _answered: int = 0
+    _has_closed: bool = False
+
+    @property
+    def policy(self) -> wire.Policy:
+        """Who is the authority of the words."""
+        return self.opening.policy
+
+    @property
+    def backlog(self) -> int:
+        """Samples that the core does not have yet; under ``edge``, finals."""
+        if self.policy == "edge":
+            return len(self.transcript.finals) - self.acked
+        return self.ring.head - self.acked
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more happens on the link."""
+        return self.closed is not None
+
+    # ---- to the core
+
+    def open_frame(self) -> Frame:
+        """Say, on a fresh connection, who we are and what we have."""
+        self._sent, self._has_closed = None, False
+        self._answered = len(self.transcript.finals)
+        opening = msgspec.structs.replace(
+            self.opening, finals=len(self.transcript.finals), covered=self.covered
+        )
+        return Frame(Kind.OPEN, self.number, self.ring.base, opening.pack())
+
+    def goodbye(self) -> Frame:
+        """Say that we have all of a leg that is over: the core may forget it."""
+        finals = len(self.transcript.finals)
+        return Frame(Kind.CLOSE, self.number, finals, Close().pack(), wire.ANSWER)
+
+    def frames_to_send(self, max_bytes: int) -> Iterator[Frame]:
+        """Yield what may go now, a little more than ``max_bytes`` at most."""
+        if self.is_over:
+            return
+        have = len(self.transcript.finals)
+        if self.policy != "edge" and self._answered < have:
+            self._answered = have
+            yield Frame(Kind.RESULT_ACK, self.number, have)
+        if self._sent is None:
+            return
+        sending = self._results if self.policy == "edge" else self._audio
+        yield from sending(max_bytes)
+
+    def _audio(self, max_bytes: int) -> Iterator[Frame]:
+        assert self._sent is not None
+        while self._sent < self._limit and max_bytes > 0:
+            wish = min(MAX_FRAME_SAMPLES, self._limit - self._sent)
+            span = self.ring.read(self._sent, wish)
+            if span is None:
+                break
+            if span.data is None:
+                count = min(span.samples, self._limit - self._sent)
+                payload = wire.COUNT.pack(count)
+                yield Frame(Kind.SILENCE, self.number, self._sent, payload)
+                self._sent += count
+            else:
+                self.audio_frames += 1
+                flags = 0 if wire.SAMPLE_BYTES[self.opening.encoding] else span.samples
+                yield Frame(Kind.AUDIO, self.number, self._sent, span.data, flags)
+                self._sent = span.end
+                max_bytes -= len(span.data)
+        if self.ring.is_ended and self._sent >= self.ring.head and not self._has_closed:
+            self._has_closed = True
+            yield Frame(Kind.CLOSE, self.number, self.ring.head, Close().pack())
+
+    def _results(self, max_bytes: int) -> Iterator[Frame]:
+        assert self._sent is not None
+        finals = self.transcript.finals
+        while self._sent < len(finals) and max_bytes > 0:
+            payload = finals[self._sent].pack()
+            yield Frame(Kind.RESULT, self.number, self._sent, payload)
+            self._sent += 1
+            max_bytes -= len(payload)
+        if self.is_complete and self._sent >= len(finals) and not self._has_closed:
+            self._has_closed = True
+            yield Frame(Kind.CLOSE, self.number, self.ring.head, Close().pack())
+
+    # ---- from the core
+
+    def receive(self, frame: Frame) -> None:
+        """Take a frame of this leg; raises FrameError."""
+        match frame.kind:
+            case Kind.NEED if self.policy == "edge":
+                self._sent = self.acked = min(frame.offset, len(self.transcript.finals))
+            case Kind.NEED:
+                self._sent = frame.offset
+                self._credit(frame)
+            case Kind.ACK:
+                self._credit(frame)
+            case Kind.RESULT_ACK:
+                self.acked = max(self.acked, min(frame.offset, len(self.transcript.finals)))
+            case Kind.RESULT:
+                self._result(frame)
+            case Kind.CLOSE:
+                self.closed = wire.body_of(frame, Close)
+                if self.closed.reason == "done":
+                    self.transcript.settle()
+            case _:
+                raise FrameError(f"a core does not send {frame.kind.name}")
+
+    def _credit(self, frame: Frame) -> None:
+        credit = wire.credit_of(frame)
+        self.acked = min(max(self.acked, frame.offset), self.ring.head)
+        self._limit = credit.limit
+        self.cover(credit.safe)
+
+    def cover(self, samples: int) -> None:
+        """Note up to where words are final, and forget that audio."""
+        self.covered = min(max(self.covered, samples), self.ring.head)
+        self.ring.release(self.covered)
+
+    def _result(self, frame: Frame) -> None:
+        result = wire.body_of(frame, Result)
+        if frame.flags & PARTIAL:
+            self.transcript.partial = result
+            self.news.append(None)
+        elif self.transcript.final(frame.offset, result):
+            self.news.append(result)
+            self.cover(result.end_ms * self.opening.rate // 1000)

@@ -1,0 +1,269 @@
+"""An edge node: legs from its adapters, a link to the core, recognition on the spot by policy.
+
+Does: open legs, keep their audio, let the one authority of each session speak (the core, or the
+node itself under ``edge``), give provisional text during a cut under ``core+local``.
+Does not know: telephony protocols, sockets of callers, arguments.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from edge import wire
+from edge.leg import Leg
+from edge.recogniser import LegAudio, LegRefused, Recogniser, Start
+from edge.ring import AudioRing
+from edge.spill import SpillBudget, SpillFile
+from edge.uplink import Uplink
+from edge.wire import Close, Encoding, Open, Policy, Result
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 0.1
+
+EventKind = Literal["partial", "final", "provisional", "closed"]
+OnEvent = Callable[["NodeLeg", EventKind, Result | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Settings of a node."""
+
+    name: str
+    policy: Policy = "core"
+    latency: Literal["low", "balanced", "accurate"] | None = None
+    language: str | None = None
+    memory_ms: int = 60_000
+    """Audio of a leg in memory; what is older is spilled."""
+    spill_folder: Path | None = None
+    """None: audio beyond the memory is lost, by name."""
+    spill_bytes: int = 1 << 30
+    max_legs: int = 1_000
+    suspect_s: float = 0.75
+    """Under ``core+local``: the core was silent so long that provisional text begins."""
+
+
+class TooManyLegs(Exception):
+    """The node takes no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """What an adapter knows of a leg that begins."""
+
+    encoding: Encoding
+    rate: int
+    name: str = ""
+    session: str = ""
+    """Empty: a new one. A session that moved here brings its name, secret and epoch."""
+    secret: str = ""
+    epoch: int = 1
+
+
+class Node:
+    """Call ``run`` as a task; adapters call ``open`` and feed what they get."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        uplink: Uplink | None,
+        local_url: str = "",
+        on_event: OnEvent = lambda *_: None,
+    ) -> None:
+        self.config = config
+        self.uplink = uplink
+        self.legs: dict[int, NodeLeg] = {}
+        self.losses: dict[str, int] = {}
+        """Samples lost, by cause."""
+        self.closed: dict[str, int] = {}
+        """Legs that are over, by reason."""
+        self._local_url = local_url
+        self._on_event = on_event
+        self._next = 0
+        self._budget = SpillBudget(config.spill_bytes)
+        if uplink is not None:
+            uplink.on_news = self._news
+
+    def open(self, caller: Caller) -> "NodeLeg":
+        """Begin a leg. Raises TooManyLegs."""
+        if len(self.legs) >= self.config.max_legs:
+            raise TooManyLegs(f"this node takes {self.config.max_legs} legs")
+        self._next += 1
+        opening = Open(
+            session=caller.session or secrets.token_hex(16),
+            secret=caller.secret or secrets.token_urlsafe(24),
+            encoding=caller.encoding,
+            rate=caller.rate,
+            epoch=caller.epoch,
+            policy=self.config.policy,
+            latency=self.config.latency,
+            language=self.config.language,
+            name=caller.name,
+        )
+        leg = NodeLeg(self, Leg(number=self._next, opening=opening, ring=self._ring(caller)))
+        self.legs[self._next] = leg
+        if self.uplink is not None:
+            self.uplink.add(leg.leg)
+        if opening.policy == "edge":
+            leg.recognise(Start())
+        return leg
+
+    async def run(self) -> None:
+        """Keep the link and watch it, until cancelled."""
+        tasks = [asyncio.create_task(self._watch())]
+        if self.uplink is not None:
+            tasks.append(asyncio.create_task(self.uplink.run()))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(leg.stop_local() for leg in list(self.legs.values())))
+            for leg in self.legs.values():
+                leg.leg.ring.close()
+
+    def tell(self, leg: "NodeLeg", kind: EventKind, result: Result | None) -> None:
+        """Hand an event of a leg to whoever listens."""
+        self._on_event(leg, kind, result)
+
+    def over(self, leg: "NodeLeg", closed: Close) -> None:
+        """Forget a leg."""
+        if self.legs.pop(leg.leg.number, None) is None:
+            return
+        if self.uplink is not None:
+            self.uplink.legs.pop(leg.leg.number, None)
+        self.closed[closed.reason] = self.closed.get(closed.reason, 0) + 1
+        for loss in leg.leg.ring.losses:
+            self.losses[loss.cause] = self.losses.get(loss.cause, 0) + loss.end - loss.begin
+        leg.leg.ring.close()
+        leg.is_over.set()
+        self.tell(leg, "closed", None)
+
+    @property
+    def local_url(self) -> str:
+        """The node's own server; empty: it has none."""
+        return self._local_url
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Audio on the node's disk."""
+        return self._budget.used_bytes
+
+    def _ring(self, caller: Caller) -> AudioRing:
+        folder = self.config.spill_folder
+        size = wire.SAMPLE_BYTES[caller.encoding]
+        bytes_per_s = caller.rate * size if size else 4_000
+        return AudioRing(
+            sample_bytes=size,
+            memory_bytes=self.config.memory_ms * bytes_per_s // 1000,
+            open_spill=None if folder is None else lambda: SpillFile(folder, self._budget),
+        )
+
+    def _news(self, leg: Leg) -> None:
+        """Pass on what the core said of a leg."""
+        here = self.legs.get(leg.number)
+        if here is None:
+            return
+        news, leg.news = leg.news, []
+        for result in news:
+            self.tell(here, "partial" if result is None else "final", result)
+        if leg.closed is not None:
+            self.over(here, leg.closed)
+
+    async def _watch(self) -> None:
+        """Begin and end provisional recognition as the link goes and comes."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.config.policy != "core+local" or self.uplink is None:
+                continue
+            is_cut = not self.uplink.state.is_up or self.uplink.silent_s > self.config.suspect_s
+            for leg in list(self.legs.values()):
+                if is_cut and leg.local is None:
+                    leg.recognise(Start(leg.leg.covered))
+                elif not is_cut and leg.local is not None:
+                    await leg.stop_local()
+
+
+@dataclass(slots=True, eq=False)
+class NodeLeg:
+    """What an adapter feeds; also hears the node's own recogniser."""
+
+    node: Node
+    leg: Leg
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    """All is said, or it ended otherwise (``leg.closed`` tells)."""
+    local: asyncio.Task[None] | None = None
+    _recogniser: Recogniser | None = None
+
+    # ---- audio
+
+    def append(self, samples: int, data: bytes | None) -> None:
+        """Take audio that follows what came before; None: it was lost on its way here."""
+        if not self.leg.ring.is_ended:
+            self.leg.ring.append(samples, data)
+            self._changed()
+
+    def end(self) -> None:
+        """No more audio."""
+        self.leg.ring.end()
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.node.uplink is not None:
+            self.node.uplink.changed()
+        if self._recogniser is not None:
+            self._recogniser.changed()
+
+    # ---- recognition on the spot
+
+    def recognise(self, start: Start) -> None:
+        """Begin to recognise here."""
+        audio = LegAudio.of(self.leg.opening)
+        self._recogniser = Recogniser(self.node.local_url, audio, self.leg.ring, self, start)
+        self.local = asyncio.create_task(self._run(self._recogniser))
+
+    async def stop_local(self) -> None:
+        """End recognition here; what it said stays until the core replaces it."""
+        if self.local is not None:
+            self.local.cancel()
+            await asyncio.gather(self.local, return_exceptions=True)
+        self.local = self._recogniser = None
+
+    async def _run(self, recogniser: Recogniser) -> None:
+        try:
+            await recogniser.run()
+            closed = Close()
+        except LegRefused as error:
+            logger.warning("leg refused here", extra={"leg": self.leg.number})
+            closed = Close(reason="refused", text=str(error))
+        if self.leg.policy != "edge":
+            return
+        self.leg.is_complete = True
+        self._changed()
+        if self.node.uplink is None or closed.reason != "done":
+            self.node.over(self, closed)
+
+    def final(self, number: int, result: Result) -> None:
+        """Take a final of the node's own recogniser."""
+        if self.leg.policy == "edge":
+            if self.leg.transcript.final(number, result):
+                self.node.tell(self, "final", result)
+            self._changed()
+        elif self.leg.transcript.provisionally(result):
+            self.node.tell(self, "provisional", result)
+
+    def partial(self, result: Result) -> None:
+        """Take open text of the node's own recogniser."""
+        self.leg.transcript.partial = result
+        self.node.tell(self, "partial" if self.leg.policy == "edge" else "provisional", result)
+
+    def progressed(self) -> None:
+        """Forget audio whose words are final: only where the node is the authority."""
+        if self.leg.policy == "edge" and self._recogniser is not None:
+            self.leg.cover(self._recogniser.safe)

@@ -1,0 +1,222 @@
+"""One leg's audio through sessions of a rivulet server, wherever that server runs.
+
+Does: pull audio from the leg's ring, hand finals, partials and progress on; begin a new session
+behind the last final when one fails, so that no audio goes unheard; pause a session whose audio
+stays away (a cut link), so that its clock stands still.
+Does not know: links, policies, who keeps the results. On a core the server is the core's own; on
+a node that recognises on the spot it is the node's.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from clients.connection import Connection, RivuletError, connect
+from edge.opus import OpusDecoder, is_available
+from edge.ring import AudioRing, Span
+from edge.wire import Encoding, Open, Result, Word
+from server.wire.messages import Ack, AudioFormat, Done, Final, LatencyClass, Partial
+
+logger = logging.getLogger(__name__)
+
+PAUSE_AFTER_S = 5.0
+"""A session without audio is paused after so long; servers end idle ones after 30 s."""
+SAFE_MARGIN_S = 2
+"""While nothing is being said, audio this old is not asked for again."""
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
+_FOR_GOOD = {
+    "bad_request",
+    "unsupported_audio",
+    "unsupported_language",
+    "unauthorized",
+    "forbidden_origin",
+}
+
+
+class LegRefused(Exception):
+    """The server will never take this leg; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegAudio:
+    """What a leg sounds like and how it is to be recognised."""
+
+    encoding: Encoding
+    rate: int
+    latency: LatencyClass | None = None
+    language: str | None = None
+
+    @classmethod
+    def of(cls, opening: Open) -> "LegAudio":
+        """Return what an OPEN asks for."""
+        return cls(
+            encoding=opening.encoding,
+            rate=opening.rate,
+            latency=opening.latency,
+            language=opening.language,
+        )
+
+    @property
+    def format(self) -> AudioFormat:
+        """The format a server is told: telephony codes go as they came, Opus is decoded."""
+        if self.encoding == "opus":
+            return AudioFormat(encoding="pcm_s16le", rate=self.rate)
+        return AudioFormat(encoding=self.encoding, rate=self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to begin: with which sample, and with which number the first final."""
+
+    at: int = 0
+    finals: int = 0
+
+
+class Listener(Protocol):
+    """Who hears the words."""
+
+    def final(self, number: int, result: Result) -> None:
+        """Take a final; numbers count up by one."""
+
+    def partial(self, result: Result) -> None:
+        """Take the open text; the next one replaces it."""
+
+    def progressed(self) -> None:
+        """Note that ``done`` or ``safe`` moved."""
+
+
+class Recogniser:
+    """Paired with a ring: call ``changed`` whenever the ring grew or ended."""
+
+    def __init__(
+        self, url: str, audio: LegAudio, ring: AudioRing, listener: Listener, start: Start
+    ) -> None:
+        self.finals = start.finals
+        """The number of the next final."""
+        self.done = self.safe = start.at
+        """Samples decoded; samples whose words are final, or that held none."""
+        self.sessions = 0
+        """Sessions begun: more than one means that some failed."""
+        self._url, self._audio, self._ring, self._listener = url, audio, ring, listener
+        self._more = asyncio.Event()
+        self._is_open = False
+        """Words were said that are not final yet."""
+        self._failures = 0
+
+    def changed(self) -> None:
+        """Look at the ring again."""
+        self._more.set()
+
+    async def run(self) -> None:
+        """Recognise until the ring is ended and all is said. Raises LegRefused."""
+        if self._audio.encoding == "opus" and not is_available():
+            raise LegRefused("Opus needs the library libopus (libopus0) where it is recognised")
+        while True:
+            try:
+                await self._session()
+                return
+            except RivuletError as error:
+                if error.code in _FOR_GOOD:
+                    raise LegRefused(str(error)) from error
+                logger.info("leg begins another session", extra={"code": error.code})
+                wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**self._failures)
+                self._failures += 1
+                await asyncio.sleep(error.retry_after_s or wait_s)
+
+    async def _session(self) -> None:
+        origin, self._is_open = self.safe, False
+        async with connect(
+            self._url,
+            audio=self._audio.format,
+            latency=self._audio.latency,
+            language=self._audio.language,
+            words=True,
+        ) as connection:
+            self.sessions += 1
+            sending = asyncio.create_task(self._send(connection, origin))
+            try:
+                async for message in connection:
+                    if isinstance(message, Done):
+                        self._move(self._ring.head, self._ring.head)
+                    else:
+                        self._hear(message, origin)
+                if sending.done():
+                    sending.result()
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    # ---- up
+
+    async def _send(self, connection: Connection, origin: int) -> None:
+        cursor, opus = origin, None
+        if self._audio.encoding == "opus":
+            opus = OpusDecoder(self._audio.rate)
+        while True:
+            span = self._ring.read(cursor, self._audio.rate)
+            if span is None:
+                if self._ring.is_ended:
+                    await connection.stop()
+                    return
+                await self._wait(connection)
+            else:
+                await _send_span(connection, span, opus)
+                cursor = span.end
+
+    async def _wait(self, connection: Connection) -> None:
+        """Wait for more audio; the session is paused meanwhile when that takes long."""
+        self._more.clear()
+        try:
+            async with asyncio.timeout(PAUSE_AFTER_S):
+                await self._more.wait()
+        except TimeoutError:
+            await connection.pause()
+            await self._more.wait()
+            await connection.resume()
+
+    # ---- down
+
+    def _hear(self, message: object, origin: int) -> None:
+        begin_ms = origin * 1000 // self._audio.rate
+        match message:
+            case Final():
+                end = origin + message.end_ms * self._audio.rate // 1000
+                number, self.finals = self.finals, self.finals + 1
+                self._is_open, self._failures = False, 0
+                self._listener.final(number, _result(message, begin_ms))
+                self._move(self.done, end)
+            case Partial():
+                self._is_open = bool(message.text)
+                self._listener.partial(_result(message, begin_ms))
+            case Ack():
+                done = origin + message.done
+                quiet = self.safe if self._is_open else done - SAFE_MARGIN_S * self._audio.rate
+                self._move(done, quiet)
+
+    def _move(self, done: int, safe: int) -> None:
+        self.done = max(self.done, done)
+        self.safe = max(self.safe, min(safe, self._ring.head))
+        self._listener.progressed()
+
+
+async def _send_span(connection: Connection, span: Span, opus: OpusDecoder | None) -> None:
+    if span.data is None:
+        await connection.gap(span.samples)
+    elif opus is None:
+        await connection.send(span.data)
+    else:
+        await connection.send(opus.decode(span.data, span.samples))
+
+
+def _result(message: Final | Partial, begin_ms: int) -> Result:
+    words = (message.words or ()) if isinstance(message, Final) else ()
+    return Result(
+        text=message.text,
+        start_ms=begin_ms + message.start_ms,
+        end_ms=begin_ms + message.end_ms,
+        words=tuple(
+            Word(w.w, begin_ms + w.s, begin_ms + w.e, 1.0 if w.c is None else w.c) for w in words
+        ),
+        cause=message.cause if isinstance(message, Final) else "",
+    )

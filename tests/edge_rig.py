@@ -1,0 +1,157 @@
+"""A core with a scripted engine, a bad link and a node, all on loopback."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from asr.interface import Samples
+from asr.scripted import WORDS, silence, utter
+from edge.core import Core, CoreConfig, accepting
+from edge.node import Caller, Node, NodeConfig, NodeLeg
+from edge.uplink import CoreAddress, Timing, Uplink
+from edge.wire import Hello, Policy, Result
+from server.app import Running
+from tests.io.serving import serving
+from tests.link import Link, linked
+
+RATE_HZ = 8_000
+PACKET = 160
+FAST = Timing(
+    dial_s=0.2,
+    heartbeat_s=0.02,
+    dead_s=0.15,
+    idle_heartbeat_s=0.02,
+    idle_dead_s=0.15,
+    first_backoff_s=0.01,
+    max_backoff_s=0.05,
+    turned_away_s=0.05,
+)
+
+
+def mulaw(samples: Samples) -> bytes:
+    """G.711 mu-law of samples, written from the standard and not from our decoder."""
+    x = np.clip(samples * 32768, -32635, 32635).astype(np.int32)
+    sign = (x < 0).astype(np.int32) << 7
+    x = np.abs(x) + 132
+    exponent = np.floor(np.log2(x)).astype(np.int32) - 7
+    code = sign | exponent << 4 | (x >> (exponent + 3)) & 15
+    return (~code & 255).astype(np.uint8).tobytes()
+
+
+def sentences(count: int, *, seed: int = 0, words: int = 6) -> list[str]:
+    """So many sentences of the scripted vocabulary."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, words)) for _ in range(count)]
+
+
+def spoken(texts: list[str], *, pause_ms: int = 960) -> bytes:
+    """Mu-law of sentences with pauses between them."""
+    parts = [part for text in texts for part in (utter(text, rate=RATE_HZ), _pause(pause_ms))]
+    audio = mulaw(np.concatenate(parts))
+    return audio + b"\xff" * (-len(audio) % PACKET)
+
+
+def _pause(ms: int) -> Samples:
+    return silence(ms, rate=RATE_HZ)
+
+
+@dataclass(slots=True)
+class Rig:
+    """Everything at hand."""
+
+    server: Running
+    core: Core
+    link: Link
+    node: Node
+    uplink: Uplink
+    finals: list[tuple[str, int, Result]] = field(default_factory=list)
+    """What the core was told or said: session, number, final."""
+    events: list[tuple[int, str, Result | None]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, condition: Callable[[], bool], what: str = "") -> None:
+        """Wait for a condition that an event of the node or a moment may bring about."""
+        async with asyncio.timeout(15):
+            while not condition():
+                self.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await self.changed.wait()
+
+    def open(self, **options: str | int) -> NodeLeg:
+        """Begin a mu-law leg."""
+        return self.node.open(Caller(encoding="mulaw", rate=RATE_HZ, **options))  # type: ignore[arg-type]
+
+
+def feed(leg: NodeLeg, audio: bytes) -> None:
+    """Append audio packet by packet."""
+    for at in range(0, len(audio), PACKET):
+        packet = audio[at : at + PACKET]
+        leg.append(len(packet), packet)
+
+
+async def words_of(leg: NodeLeg) -> str:
+    """Wait for the end of a leg; its final text."""
+    async with asyncio.timeout(15):
+        await leg.is_over.wait()
+    assert leg.leg.closed is None or leg.leg.closed.reason == "done", leg.leg.closed
+    return leg.leg.transcript.final_text()
+
+
+@contextlib.asynccontextmanager
+async def rig(
+    policy: Policy = "core",
+    *,
+    timing: Timing = FAST,
+    spill: Path | None = None,
+    memory_ms: int = 60_000,
+    window_ms: int = 60_000,
+    delay_s: float = 0.0,
+    loss: float = 0.0,
+    rto_s: float = 5.0,
+    slots: int = 32,
+    suspect_s: float = 0.08,
+) -> AsyncIterator[Rig]:
+    """A running core, link and node."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(slots=slots))
+        url = server.addresses.websocket
+        core = Core(CoreConfig(url=url, port=0, window_ms=window_ms))
+        port = await stack.enter_async_context(accepting(core))
+        link = await stack.enter_async_context(
+            linked(port, delay_s=delay_s, loss=loss, rto_s=rto_s)
+        )
+        uplink = Uplink(
+            CoreAddress(host="127.0.0.1", port=link.port),
+            lambda epoch: Hello(node="n1", epoch=epoch),
+            timing=timing,
+        )
+        config = NodeConfig(
+            name="n1",
+            policy=policy,
+            latency="low",
+            memory_ms=memory_ms,
+            spill_folder=spill,
+            suspect_s=suspect_s,
+        )
+        node = Node(config, uplink=uplink, local_url="" if policy == "core" else url)
+        made = Rig(server, core, link, node, uplink)
+
+        def note(leg: NodeLeg, kind: str, result: Result | None) -> None:
+            made.events.append((leg.leg.number, kind, result))
+            made.changed.set()
+
+        node._on_event = note
+        core.on_final = lambda opening, number, result: made.finals.append(
+            (opening.session, number, result)
+        )
+        running = asyncio.create_task(node.run())
+        try:
+            yield made
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
