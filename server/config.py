@@ -41,6 +41,11 @@ class ServerConfig:
     slots: int = 64
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
     max_connections: int = 1_000
+    wyoming_port: int | None = None
+    """Home Assistant's wire, for instance on 10300; None: off, as with the ports below."""
+    vosk_port: int | None = None
+    sherpa_port: int | None = None
+    grpc_port: int | None = None
     origins: tuple[str, ...] = ()
     """Web origins besides our own whose pages may connect."""
     limits: Limits = field(default_factory=Limits)
@@ -52,8 +57,10 @@ class ServerConfig:
     """Sessions may go on this long after a request to end the server."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise ConfigError(f"port must be 0..65535, not {self.port}")
+        for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= 65_535:
+                raise ConfigError(f"{name} must be 0..65535, not {port}")
         for name in ("workers", "max_connections"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

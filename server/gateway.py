@@ -26,6 +26,7 @@ from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
+from server.ports import Ports
 from server.posts import Posts
 from server.session import RETRY_AFTER_S, Identity, Session
 from server.talk import House
@@ -59,6 +60,8 @@ class Gateway:
         self._dropins = DropIns(
             House(config=config, manager=manager, metrics=metrics, identify=self._identify)
         )
+        self.ports = Ports(config, self._dropins, self._turned_away)
+        """Wires that have a port of their own."""
         self._site = Site(
             {
                 "/livez": lambda: json_answer({"live": True}),
@@ -88,6 +91,12 @@ class Gateway:
             server_header=None,
             logger=_quiet_logger(),
         )
+        try:
+            await self.ports.start()
+        except OSError:
+            self.ports.close()
+            self._server.close()
+            raise
 
     @property
     def port(self) -> int:
@@ -102,6 +111,7 @@ class Gateway:
             return
         self._is_draining = True
         self._server.close(close_connections=False)
+        self.ports.close()
         drain_s = self._config.drain_s
         for connection in list(self._connections):
             connection.session.drain(deadline_ms=round(drain_s * 1000))
@@ -142,11 +152,14 @@ class Gateway:
 
     def _foreign(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer the handshake of a wire that is not ours."""
-        status = self._may_serve(request.headers)
-        if status is not HTTPStatus.OK:
-            wait_s = round(RETRY_AFTER_S) if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-            return refusal(status, status.description, retry_after_s=wait_s)
-        return self._dropins.handshake(socket, request)
+        return self._turned_away(request.headers) or self._dropins.handshake(socket, request)
+
+    def _turned_away(self, headers: Headers) -> Response | None:
+        status = self._may_serve(headers)
+        if status is HTTPStatus.OK:
+            return None
+        wait_s = round(RETRY_AFTER_S) if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+        return refusal(status, status.description, retry_after_s=wait_s)
 
     def _may_serve(self, headers: Headers) -> HTTPStatus:
         """Whether one more client of a foreign wire may come, as an HTTP status."""

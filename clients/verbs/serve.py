@@ -16,6 +16,14 @@ examples:
   rivulet serve --host 0.0.0.0 --port 9000 --workers 8
   rivulet serve --model nemotron.nemo --look-ahead 1 --precision fp32"""
 
+WIRES = {
+    "wyoming": "Wyoming (Home Assistant: 10300)",
+    "vosk": "the vosk server's wire (2700)",
+    "sherpa": "sherpa-onnx's streaming wire (6006)",
+    "grpc": "NVIDIA Riva's gRPC (50051)",
+}
+"""Wires that cannot share our port."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
@@ -31,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="a web origin that may connect"
     )
+    for name, wire in WIRES.items():
+        parser.add_argument(
+            f"--{name}-port", type=int, metavar="N", help=f"also speak {wire} on a port of its own"
+        )
     add_model_arguments(parser)
 
 
@@ -52,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "origins": tuple(args.origin),
         "workers": args.workers,
         "slots": args.slots,
+        **{f"{name}_port": getattr(args, f"{name}_port") for name in WIRES},
     }
     with engine_side() as side:
         return int(side.serve({k: v for k, v in settings.items() if v is not None}, announce))

@@ -1,0 +1,128 @@
+"""Wires that cannot share our port: each listens on its own, when it is asked to.
+
+Does: open and close those listeners; a connection becomes a talk.
+Does not know: what the wires say.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from server.config import ServerConfig
+from server.dropin import DropIns, SocketLine
+from server.wire.adapter import Adapter, Frame, Hello
+from server.wire.sherpa import SherpaServer
+from server.wire.vosk import VoskServer
+from server.wire.wyoming import WyomingServer
+
+READ_BYTES = 65_536
+CLOSE_S = 5.0
+PING_S = 20.0
+
+MayConnect = Callable[[Headers], Response | None]
+
+
+class StreamLine:
+    """A TCP connection (server.talk.Line)."""
+
+    may_half_close = True
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield bytes as they come."""
+        while data := await self._reader.read(READ_BYTES):
+            yield data
+
+    async def send(self, frame: Frame) -> None:
+        """Write bytes."""
+        self._writer.write(frame if isinstance(frame, bytes) else frame.encode())
+        await self._writer.drain()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close; the wire has no codes."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self._writer.transport.abort()
+
+
+class Ports:
+    """The listeners beside our main port."""
+
+    def __init__(self, config: ServerConfig, dropins: DropIns, may_connect: MayConnect) -> None:
+        self._config = config
+        self._dropins = dropins
+        self._may_connect = may_connect
+        self._servers = dict[str, Server | asyncio.Server]()
+
+    def port_of(self, wire: str) -> int:
+        """Return the port a wire listens on."""
+        port: int = next(iter(self._servers[wire].sockets)).getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        config = self._config
+        if config.wyoming_port is not None:
+            self._servers["wyoming"] = await asyncio.start_server(
+                self._serve_stream, config.host, config.wyoming_port
+            )
+        if config.vosk_port is not None:
+            self._servers["vosk"] = await self._websocket(VoskServer, config.vosk_port)
+        if config.sherpa_port is not None:
+            self._servers["sherpa"] = await self._websocket(SherpaServer, config.sherpa_port)
+
+    def close(self) -> None:
+        """Listen no more; the talks are ended by their owner."""
+        for server in self._servers.values():
+            if isinstance(server, Server):
+                server.close(close_connections=False)
+            else:
+                server.close()
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        return self._may_connect(headers) or self._dropins.refusal(self._dropins.hello("", {}))
+
+    async def _websocket(self, wire: Callable[[Hello], Adapter], port: int) -> Server:
+        async def run(socket: ServerConnection) -> None:
+            adapter = wire(self._dropins.hello("", {}))
+            await self._dropins.serve(adapter, SocketLine(socket))
+
+        def check(socket: ServerConnection, request: Request) -> Response | None:
+            return self._refusal(request.headers)
+
+        return await serve(
+            run,
+            self._config.host,
+            port,
+            compression=None,
+            max_queue=None,
+            close_timeout=CLOSE_S,
+            ping_interval=PING_S,
+            ping_timeout=PING_S,
+            process_request=check,
+            server_header=None,
+            logger=logging.getLogger("server.websockets"),
+        )
+
+    async def _serve_stream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        line = StreamLine(reader, writer)
+        if self._refusal(Headers()) is not None:
+            line.abort()  # it has no words before 'describe'; Home Assistant tries again
+            return
+        await self._dropins.serve(WyomingServer(self._dropins.hello("", {})), line)
