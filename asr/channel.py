@@ -246,7 +246,7 @@ class Channel:
             events += self._tick(frame)
         for token in tokens:  # a flush may say more at its last frame
             events += self._token(token)
-        self._frames = emission.frames
+        self._frames = max(self._frames, emission.frames)
         if emission.finished:
             return events + self._stop()
         return events + self._partial() + self._advance()
