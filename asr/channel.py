@@ -178,9 +178,8 @@ class Channel:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the state is whole: no copy of the stream is out, nothing is being replayed."""
-        is_whole = not self._log and self.fork is None and not self.is_stopping
-        return is_whole and self._heard_frames >= self._frames
+        """Whether the state is whole: no copy of the stream is out, nobody waits for its end."""
+        return not self._log and self.fork is None and not self.is_stopping
 
     @property
     def heard_16k(self) -> int:

@@ -157,7 +157,7 @@ class Recognizer:
             self._free(stream)
 
     def snapshot(self, channel: int) -> bytes | None:
-        """All that a channel is; None while a finalize, a stop or a replay is under way."""
+        """All that a channel is; None while a finalize or a stop is under way."""
         entry = self._channels[channel]
         if not entry.is_quiet:
             return None

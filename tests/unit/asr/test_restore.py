@@ -171,6 +171,16 @@ def test_words_are_said_once_with_finalizes_and_gaps_between(
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("killed", range(14, 40, 3))
+def test_a_gap_before_a_record_is_not_passed_again(killed: int) -> None:
+    rules = Endpointing(silence_ms=2_000, max_turn_ms=1_000)  # cut turns leave words open
+    options = ChannelOptions(look_ahead=1, endpointing=rules)
+    inputs = cut(speech(pauses_ms=80), 1_600)
+    inputs.insert(8, 48_000)
+    again = live(scripted, options, inputs, {killed: "kill"}).finals
+    assert again == live(scripted, options, inputs, {}).finals
+
+
 def test_a_turn_that_was_logged_is_not_begun_again() -> None:
     options = ChannelOptions(look_ahead=1, endpointing=Endpointing(silence_ms=300))
     inputs = cut(speech(), 1_600)
