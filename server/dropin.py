@@ -6,6 +6,7 @@ Does not know: what the wires say, how engines work.
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,9 +22,11 @@ from server.metrics import Conversation
 from server.session import RETRY_AFTER_S
 from server.talk import House, Line, Talk
 from server.wire.adapter import Adapter, Frame, Hello, Refused
+from server.wire.assemblyai import AssemblyServer
 from server.wire.deepgram import DeepgramServer
 from server.wire.flux import FluxServer
 from server.wire.openai_realtime import RealtimeServer
+from server.wire.speechmatics import SpeechmaticsServer
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,10 @@ WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
     "/v1/listen": DeepgramServer,
     "/v2/listen": FluxServer,
     "/v1/realtime": RealtimeServer,
+    "/v3/ws": AssemblyServer,
+    "/v2": SpeechmaticsServer,
 }
+_LANGUAGE_PATH = re.compile(r"/v2/[a-z]{2,3}(-[a-z]+)?/?")
 
 
 class SocketLine:
@@ -92,7 +98,7 @@ class DropIns:
 
     def speaks(self, path: str) -> bool:
         """Whether a WebSocket at this path is a foreign wire."""
-        return path in WEBSOCKETS
+        return _wire_at(path) is not None
 
     def handshake(self, socket: ServerConnection, request: Request) -> Response | None:
         """Prepare the adapter of a socket; a response refuses it."""
@@ -101,7 +107,9 @@ class DropIns:
         if (full := self.refusal(hello)) is not None:
             return full
         try:
-            adapter = WEBSOCKETS[path](hello)
+            wire = _wire_at(path)
+            assert wire is not None
+            adapter = wire(hello)
         except Refused as refused:
             return json_response(refused.body, HTTPStatus(refused.status))
         socket.protocol.max_message_size = adapter.max_message_bytes
@@ -167,6 +175,13 @@ class DropIns:
         except TimeoutError:
             for talk in list(self._talks):
                 talk.abort()
+
+
+def _wire_at(path: str) -> Callable[[Hello], Adapter] | None:
+    found = WEBSOCKETS.get(path.rstrip("/"))
+    if found is None and _LANGUAGE_PATH.fullmatch(path):
+        return SpeechmaticsServer  # their older clients put the language into the path
+    return found
 
 
 def subprotocols_of(socket: ServerConnection) -> tuple[str, ...]:

@@ -121,6 +121,7 @@ class Gateway:
             connection.session.leave(now=asyncio.get_running_loop().time())
             connection.pump()
         await asyncio.gather(self._empty_within(FLUSH_S), self._dropins.stop(flush_s=FLUSH_S))
+        await self.ports.end()
         for connection in list(self._connections):
             connection.close()
         await self._empty_within(1.0)

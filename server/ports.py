@@ -7,6 +7,7 @@ Does not know: what the wires say.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -18,6 +19,9 @@ from server.wire.adapter import Adapter, Frame, Hello
 from server.wire.sherpa import SherpaServer
 from server.wire.vosk import VoskServer
 from server.wire.wyoming import WyomingServer
+
+if TYPE_CHECKING:
+    from server.grpc_port import GrpcPort
 
 READ_BYTES = 65_536
 CLOSE_S = 5.0
@@ -67,9 +71,12 @@ class Ports:
         self._dropins = dropins
         self._may_connect = may_connect
         self._servers = dict[str, Server | asyncio.Server]()
+        self._grpc: GrpcPort | None = None
 
     def port_of(self, wire: str) -> int:
         """Return the port a wire listens on."""
+        if wire == "grpc" and self._grpc is not None:
+            return int(self._grpc.port)
         port: int = next(iter(self._servers[wire].sockets)).getsockname()[1]
         return port
 
@@ -84,6 +91,13 @@ class Ports:
             self._servers["vosk"] = await self._websocket(VoskServer, config.vosk_port)
         if config.sherpa_port is not None:
             self._servers["sherpa"] = await self._websocket(SherpaServer, config.sherpa_port)
+        if config.grpc_port is not None:
+            await self._start_grpc()
+
+    async def end(self) -> None:
+        """End what outlives its talks."""
+        if self._grpc is not None:
+            await self._grpc.stop()
 
     def close(self) -> None:
         """Listen no more; the talks are ended by their owner."""
@@ -92,6 +106,14 @@ class Ports:
                 server.close(close_connections=False)
             else:
                 server.close()
+
+    async def _start_grpc(self) -> None:
+        try:
+            from server.grpc_port import GrpcPort  # grpcio is needed by nobody else
+        except ModuleNotFoundError as error:
+            raise OSError(None, "the gRPC port needs the package grpcio") from error
+        self._grpc = GrpcPort(self._config, self._dropins)
+        await self._grpc.start()
 
     def _refusal(self, headers: Headers) -> Response | None:
         return self._may_connect(headers) or self._dropins.refusal(self._dropins.hello("", {}))

@@ -102,7 +102,7 @@ class Talk:
     async def run(self) -> None:
         """Serve the client until it, we or the engine end it."""
         writer = asyncio.create_task(self._write())
-        is_gone = False
+        is_gone = True
         try:
             self._adapter.begin()
             self.pump()
@@ -113,9 +113,9 @@ class Talk:
                 self._adapter.hang_up()
                 self.pump()
                 await writer  # the rest is on its way
-            is_gone = not self._line.may_half_close
+                is_gone = False
         except ConnectionError:
-            is_gone = True
+            pass  # however it went, it is gone
         finally:
             self._release()
             self._over()

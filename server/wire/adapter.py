@@ -96,7 +96,8 @@ class Adapter:
         self._requests: list[Request] = []
         self._frames: list[Frame] = []
         self._rest = b""
-        self._sessions = 0
+        self.sessions = 0
+        """Asked for and not over; what is told is of the oldest."""
 
     # ---- for the connection
 
@@ -120,8 +121,8 @@ class Adapter:
         if isinstance(message, native.Done) or (
             isinstance(message, native.Error) and message.fatal
         ):
-            self._sessions -= 1
-            if self._sessions <= 0:  # else the next one is asked for already
+            self.sessions -= 1
+            if self.sessions <= 0:  # else the next one is asked for already
                 self.format = None
         self._guarded(lambda: self._dispatch(message))
 
@@ -191,7 +192,7 @@ class Adapter:
     ) -> None:
         """Ask for a session."""
         self.format, self._rest = audio, b""
-        self._sessions += 1
+        self.sessions += 1
         boost = tuple(dict.fromkeys(phrases))[:1_000]
         self._ask(
             native.Start(

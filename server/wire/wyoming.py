@@ -2,6 +2,7 @@
 
 Does: bytes -> events (a JSON line, data, payload) -> requests; stable growth and finals -> events.
 Does not know: sockets, clocks, mDNS. Chunks are appended by clients: only stable words go there.
+We say that we need no voice detection of theirs: an utterance ends at a pause, by our endpointing.
 """
 
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, MessageTooBig, UnsupportedAudio
 
 VERSION = "1.5.4"
+PAUSES_MS: dict[str, int] = {"aggressive": 400, "default": 800, "relaxed": 1_250}
+"""Silence that ends an utterance, by ``vad_sensitivity``."""
 MAX_LINE_BYTES = 65_536
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -102,8 +105,10 @@ class WyomingServer(Adapter):
         self._text: list[str] = []
         self._has_begun = False
         """Whether transcript-start was said."""
-        self._is_waiting = False
-        """Audio has stopped; its transcript is owed."""
+        self._owes_transcript = False
+        self._is_deaf = False
+        """The utterance is answered; what comes until its end is not heard."""
+        self._pause_ms = PAUSES_MS["default"]
 
     def on_binary(self, data: bytes) -> None:
         """Take bytes of the stream."""
@@ -112,22 +117,31 @@ class WyomingServer(Adapter):
 
     def on_partial(self, message: native.Partial) -> None:
         """Give words that will not change."""
-        self._chunk(self._growth.partial(message))
+        if self._is_owed():
+            self._chunk(self._growth.partial(message))
 
     def on_final(self, message: native.Final) -> None:
         """Give the rest of a segment."""
-        if message.text:
+        if message.text and self._is_owed():
             self._chunk(self._growth.final(message))
             self._text.append(message.text)
 
+    def on_turn(self, message: native.Turn) -> None:
+        """End the utterance at a pause."""
+        is_pause = message.event == "end" and message.trigger in ("silence", "model")
+        if is_pause and self.format is not None and self._is_owed():
+            self._is_deaf = True
+            self._say_transcript()
+            self.stop()
+
     def on_done(self, message: native.Done) -> None:
         """Give the whole."""
-        self._say_transcript()
+        if self._owes_transcript and not self.sessions:
+            self._say_transcript()
 
     def on_error(self, error: native.Error) -> None:
         """Say it; a connection that cannot be read is closed."""
         self._event("error", {"text": error.message, "code": error.code})
-        self._is_waiting = self._has_begun = False
         self.end(1011, error.message)
 
     # ---- inside
@@ -140,37 +154,52 @@ class WyomingServer(Adapter):
                 self._event("pong", event.data)
             case "transcribe":
                 self._language = text_in(event.data.get("language"))
-                self._phrases = phrases_in(event.data.get("transcript_terms"))
+                names = phrases_in(event.data.get("transcript_names"))
+                self._phrases = names + phrases_in(event.data.get("transcript_terms"))
+                wish = text_in(event.data.get("vad_sensitivity"))
+                self._pause_ms = PAUSES_MS.get(wish, PAUSES_MS["default"])
             case "audio-start":
                 self._start(event.data)
             case "audio-chunk":
-                if self.format is None:
+                if self.format is None and not self._is_deaf:
                     self._start(event.data)
-                self.audio(event.payload)
+                if not self._is_deaf:
+                    self.audio(event.payload)
             case "audio-stop":
                 self._stop()
             case _:
                 pass  # satellites send events of other services, too
 
     def _start(self, data: JsonObject) -> None:
-        if self.format is not None:
-            raise BadRequest("audio-start before audio-stop")
+        if self._owes_transcript:
+            raise BadRequest("audio-start before the transcript of what came before")
         width = integer_in(data.get("width", 2), "width")
         if width != 2:
             raise UnsupportedAudio("samples must have 2 bytes")
         rate = integer_in(data.get("rate", 16_000), "rate")
         audio = audio_format("pcm_s16le", rate, integer_in(data.get("channels", 1), "channels"))
         self._text, self._has_begun, self._growth = [], False, Growth()
-        self.start(audio, partials="stable", language=self._language, phrases=self._phrases)
+        self._owes_transcript, self._is_deaf = True, False
+        self.start(
+            audio,
+            endpointing=native.Endpointing(silence_ms=self._pause_ms),
+            partials="stable",
+            language=self._language,
+            phrases=self._phrases,
+        )
+
+    def _is_owed(self) -> bool:
+        """Whether what the session says is of the utterance that waits for its transcript."""
+        return self._owes_transcript and self.sessions == 1
 
     def _stop(self) -> None:
-        if self._is_waiting:
-            return
-        self._is_waiting = True
-        if self.format is None:
+        if self._is_deaf:
+            self._is_deaf = False  # it was answered before it ended
+        elif self.format is not None:
+            self.stop()
+        elif not self._owes_transcript:
             self._text = []
             self._say_transcript()
-        self.stop()
 
     def _chunk(self, text: str) -> None:
         if not text:
@@ -183,7 +212,7 @@ class WyomingServer(Adapter):
         self._event("transcript-chunk", {"text": text})
 
     def _say_transcript(self) -> None:
-        self._is_waiting = False
+        self._owes_transcript = False
         if not self._has_begun:
             self._event("transcript-start", self._spoken())
         self._event("transcript-stop", {})

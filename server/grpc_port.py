@@ -1,0 +1,164 @@
+"""NVIDIA Riva's gRPC on a port of its own; needs the package ``grpcio``.
+
+Does: calls -> talks, byte for byte; statuses.
+Does not know: what the messages mean (``server.wire.riva``): they stay bytes, no generated code.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from server import media
+from server.config import ServerConfig
+from server.dropin import DropIns
+from server.wire import protobuf as pb
+from server.wire.adapter import Frame
+from server.wire.errors import RemoteProtocolError
+from server.wire.rest import Recording
+from server.wire.riva import (
+    INVALID_ARGUMENT,
+    RESOURCE_EXHAUSTED,
+    RivaFile,
+    RivaServer,
+    read_config,
+)
+
+SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
+MAX_FILE_BYTES = 64 * 1024 * 1024
+_CONTAINERS = (b"RIFF", b"fLaC", b"OggS")
+_STATUSES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class CallLine:
+    """A call under way (server.talk.Line)."""
+
+    may_half_close = True
+
+    def __init__(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        self._requests = requests
+        self._context = context
+        self._status = (0, "")
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield requests."""
+        async for request in self._requests:
+            yield request
+
+    async def send(self, frame: Frame) -> None:
+        """Write a response."""
+        await self._context.write(frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Keep the status for the end of the call."""
+        self._status = (code, reason)
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self._status = (_unavailable(), "the server gives up")
+
+    async def finish(self) -> None:
+        """End the call with its status."""
+        code, reason = self._status
+        if code:
+            await self._context.abort(_STATUSES.get(code, grpc.StatusCode.UNAVAILABLE), reason)
+
+
+class GrpcPort:
+    """The listener."""
+
+    def __init__(self, config: ServerConfig, dropins: DropIns) -> None:
+        self._config = config
+        self._dropins = dropins
+        self._server: Any = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", MAX_FILE_BYTES)],
+            maximum_concurrent_rpcs=self._config.max_connections,
+        )
+        methods = {
+            "StreamingRecognize": grpc.stream_stream_rpc_method_handler(self._stream),
+            "Recognize": grpc.unary_unary_rpc_method_handler(self._file),
+        }
+        handler = grpc.method_handlers_generic_handler(SERVICE, methods)
+        self._server.add_generic_rpc_handlers((handler,))
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{self._config.grpc_port}")
+        except RuntimeError as error:
+            raise OSError(None, f"gRPC: {error}") from error
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no more calls; those under way are ended by their owner."""
+        if self._server is not None:
+            await self._server.stop(grace=None)
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        if not self._dropins.has_room:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "every slot is taken")
+        line = CallLine(requests, context)
+        await self._dropins.serve(RivaServer(self._dropins.hello("", {})), line)
+        await line.finish()
+
+    async def _file(self, request: bytes, context: Any) -> bytes:
+        if not self._dropins.has_room:
+            await context.abort(_STATUSES[RESOURCE_EXHAUSTED], "every slot is taken")
+        try:
+            adapter = await self._heard(request)
+        except RemoteProtocolError as error:
+            await context.abort(_STATUSES[INVALID_ARGUMENT], error.message)
+            raise
+        line = _Whole()
+        await self._dropins.serve(adapter, line)
+        if line.status[0]:
+            await context.abort(_STATUSES[line.status[0]], line.status[1])
+        return line.answer
+
+    async def _heard(self, request: bytes) -> RivaFile:
+        fields = pb.Fields(request)
+        config = read_config(fields.message(1))
+        data = fields.data(2)
+        if data.startswith(_CONTAINERS):
+            keep = config.channels > 1
+            recording = await asyncio.to_thread(media.decode, data, "keep" if keep else "mix")
+        else:
+            audio = config.audio
+            recording = Recording(audio, data[: len(data) // audio.frame_bytes * audio.frame_bytes])
+        return RivaFile(self._dropins.hello("", {}), recording, config)
+
+
+class _Whole:
+    """A call with one request and one response (server.talk.Line)."""
+
+    may_half_close = True
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self.status = (0, "")
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield nothing: the request is known."""
+        nothing: tuple[Frame, ...] = ()
+        for frame in nothing:
+            yield frame
+
+    async def send(self, frame: Frame) -> None:
+        """Keep the response."""
+        self.answer = frame if isinstance(frame, bytes) else frame.encode()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Keep the status."""
+        self.status = (code, reason)
+
+    def abort(self) -> None:
+        """Cut it off."""
+        self.status = (_unavailable(), "the server gives up")
+
+
+def _unavailable() -> int:
+    return int(grpc.StatusCode.UNAVAILABLE.value[0])

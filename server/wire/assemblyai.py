@@ -1,0 +1,181 @@
+"""AssemblyAI's streaming wire, version 3 (``/v3/ws``), server side.
+
+Does: query, audio, ForceEndpoint, UpdateConfiguration, Terminate -> requests; partials and finals
+-> numbered Turns.
+Does not know: sockets, clocks. A turn's transcript holds the words that will not change; the open
+tail is in its words, marked as not final.
+"""
+
+from typing import ClassVar
+
+from server.wire import messages as native
+from server.wire.adapter import (
+    Adapter,
+    Hello,
+    Refused,
+    audio_format,
+    integer_in,
+    number_in,
+    phrases_in,
+    read_json,
+    silence,
+    spread,
+)
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
+
+ENCODINGS: dict[str, str] = {"pcm_s16le": "pcm_s16le", "pcm_mulaw": "mulaw"}
+SESSION_S = 10_800
+CLOSE_CODES: dict[str, int] = {
+    "bad_request": 3007,
+    "unsupported_audio": 3007,
+    "too_far_ahead": 3007,
+    "idle_timeout": 3008,
+    "session_limit": 3008,
+    "over_capacity": 3009,
+    "rate_limited": 3009,
+}
+"""By native error; any other is 3005."""
+_SILENCES = ("min_turn_silence", "min_end_of_turn_silence_when_confident")
+
+
+class AssemblyServer(Adapter):
+    """A client of ``/v3/ws``."""
+
+    start_s: ClassVar[float | None] = 60.0
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__(hello)
+        try:
+            self._audio = _audio_of(hello)
+            self._endpointing = _endpointing_of(
+                {name: hello.get(name) or None for name in _SILENCES}
+            )
+        except RemoteProtocolError as error:
+            raise Refused(400, {"error": error.message}) from error
+        self._is_formatted = hello.is_set("format_turns")
+        self._order = 0
+
+    def on_open(self) -> None:
+        """Greet, ask for a session."""
+        expires = self.hello.born_s + SESSION_S
+        self.send_json({"type": "Begin", "id": self.hello.name, "expires_at": expires})
+        self.start(
+            self._audio,
+            endpointing=self._endpointing,
+            language=self.hello.get("language"),
+            phrases=phrases_in(self.hello.get("keyterms_prompt")),
+            latency=self.hello.get("latency"),
+        )
+
+    def on_text(self, text: str) -> None:
+        """Take a control message."""
+        value = read_json(text)
+        match value.get("type"):
+            case "Terminate":
+                self.stop()
+            case "ForceEndpoint":
+                self.finalize()
+            case "KeepAlive":
+                self.configure()
+            case "UpdateConfiguration":
+                self._update(value)
+            case _:
+                raise BadRequest("unknown type")
+
+    def on_binary(self, data: bytes) -> None:
+        """Take audio; what follows Terminate is not heard."""
+        if self.format is not None:
+            self.audio(data)
+
+    def on_partial(self, message: native.Partial) -> None:
+        """Say how the turn goes on."""
+        settled = len(message.stable.split())
+        words = spread(message.text, message.start_ms, message.end_ms)
+        self._turn(message.stable, words, 0.0, settled=settled)
+
+    def on_final(self, message: native.Final) -> None:
+        """End a turn."""
+        if message.text:
+            words = list(message.words or ())
+            confidence = message.confidence or 0.0
+            self._turn(message.text, words, confidence, settled=len(words), is_end=True)
+            self._order += 1
+
+    def on_turn(self, message: native.Turn) -> None:
+        """Tell of the first sound of speech."""
+        if message.event == "start":
+            self.send_json({"type": "SpeechStarted", "timestamp": message.at_ms})
+
+    def on_done(self, message: native.Done) -> None:
+        """Say goodbye."""
+        duration_s = round(message.samples / self._audio.rate)
+        self.send_json(
+            {
+                "type": "Termination",
+                "audio_duration_seconds": duration_s,
+                "session_duration_seconds": duration_s,
+            }
+        )
+        self.end()
+
+    def on_error(self, error: native.Error) -> None:
+        """Say it and close: every error of this wire is fatal."""
+        code = CLOSE_CODES.get(error.code, 3005)
+        self.send_json({"type": "Error", "error_code": code, "error": error.message})
+        self.end(code, error.message)
+
+    # ---- inside
+
+    def _update(self, value: JsonObject) -> None:
+        phrases = phrases_in(value["keyterms_prompt"]) if "keyterms_prompt" in value else None
+        rules = None
+        if any(value.get(name) is not None for name in _SILENCES):
+            rules = self._endpointing = _endpointing_of(value)
+        self.configure(endpointing=rules, phrases=phrases)
+
+    def _turn(
+        self,
+        text: str,
+        words: list[native.WordSpan],
+        confidence: float,
+        *,
+        settled: int,
+        is_end: bool = False,
+    ) -> None:
+        self.send_json(
+            {
+                "type": "Turn",
+                "turn_order": self._order,
+                "turn_is_formatted": is_end and self._is_formatted,
+                "end_of_turn": is_end,
+                "transcript": text,
+                "end_of_turn_confidence": confidence,
+                "words": [
+                    {
+                        "start": word.s,
+                        "end": word.e,
+                        "confidence": confidence if word.c is None else word.c,
+                        "text": word.w,
+                        "word_is_final": i < settled,
+                    }
+                    for i, word in enumerate(words)
+                ],
+            }
+        )
+
+
+def _audio_of(hello: Hello) -> native.AudioFormat:
+    name = hello.get("encoding") or "pcm_s16le"
+    if name not in ENCODINGS:
+        raise UnsupportedAudio("encoding must be pcm_s16le or pcm_mulaw")
+    return audio_format(
+        ENCODINGS[name], integer_in(hello.get("sample_rate") or 16_000, "sample_rate")
+    )
+
+
+def _endpointing_of(value: JsonObject) -> native.Endpointing:
+    for name in _SILENCES:
+        if value.get(name) is not None:
+            return native.Endpointing(silence_ms=silence(number_in(value[name], name)))
+    return native.Endpointing()

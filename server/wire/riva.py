@@ -1,0 +1,189 @@
+"""NVIDIA Riva's speech recognition over gRPC, server side: the messages, without gRPC.
+
+Does: StreamingRecognize and Recognize requests -> requests; partials and finals -> responses.
+Does not know: gRPC, sockets, clocks. The code of an ending is a gRPC status.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from server.wire import messages as native
+from server.wire import protobuf as pb
+from server.wire.adapter import Adapter, Hello, audio_format, phrase, silence
+from server.wire.errors import BadRequest, UnsupportedAudio
+from server.wire.rest import FileServer, Recording
+
+ENCODINGS: dict[int, str] = {1: "pcm_s16le", 3: "mulaw", 20: "alaw"}
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL, DEADLINE_EXCEEDED = 3, 8, 13, 4
+STATUS: dict[str, int] = {
+    "bad_request": INVALID_ARGUMENT,
+    "unsupported_audio": INVALID_ARGUMENT,
+    "unsupported_language": INVALID_ARGUMENT,
+    "too_far_ahead": RESOURCE_EXHAUSTED,
+    "over_capacity": RESOURCE_EXHAUSTED,
+    "rate_limited": RESOURCE_EXHAUSTED,
+    "idle_timeout": DEADLINE_EXCEEDED,
+    "session_limit": DEADLINE_EXCEEDED,
+}
+INTERIM_STABILITY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """RecognitionConfig as far as it is heeded."""
+
+    encoding: int
+    rate: int
+    channels: int
+    language: str
+    has_words: bool
+    phrases: tuple[native.Boost, ...]
+    endpointing: native.Endpointing
+
+    @property
+    def audio(self) -> native.AudioFormat:
+        """The announced format; raises UnsupportedAudio."""
+        if self.encoding not in ENCODINGS:
+            raise UnsupportedAudio("encoding must be LINEAR_PCM, MULAW or ALAW")
+        return audio_format(ENCODINGS[self.encoding], self.rate or 16_000, self.channels or 1)
+
+
+def read_config(fields: pb.Fields) -> Config:
+    """Return a RecognitionConfig; raises BadRequest."""
+    phrases = list[native.Boost]()
+    for context in fields.messages(6):
+        weight = context.floating(4)
+        found = [phrase(text, weight if weight > 0 else 2.0) for text in context.texts(1)]
+        phrases += [boost for boost in found if boost is not None]
+    stop_ms = fields.message(25).integer(3)  # EndpointingConfig.stop_history
+    endpointing = native.Endpointing(silence_ms=silence(stop_ms)) if stop_ms > 0 else None
+    return Config(
+        encoding=fields.integer(1),
+        rate=fields.integer(2),
+        channels=fields.integer(7),
+        language=fields.text(3),
+        has_words=bool(fields.integer(8)),
+        phrases=tuple(phrases),
+        endpointing=endpointing or native.Endpointing(),
+    )
+
+
+def alternative(
+    text: str, confidence: float, words: tuple[native.WordSpan, ...], *, has_words: bool
+) -> bytes:
+    """Return a SpeechRecognitionAlternative."""
+    spans = b""
+    for word in words if has_words else ():
+        spans += pb.data(
+            3,
+            pb.integer(1, word.s)
+            + pb.integer(2, word.e)
+            + pb.text(3, word.w)
+            + pb.floating(4, confidence if word.c is None else word.c),
+        )
+    return pb.text(1, text) + pb.floating(2, confidence) + spans
+
+
+class RivaServer(Adapter):
+    """A client of StreamingRecognize; a binary message is one request of the stream."""
+
+    max_message_bytes: ClassVar[int] = 4 * 1024 * 1024
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__(hello)
+        self._config: Config | None = None
+        self._has_interim = False
+        self._done_s = 0.0
+        self._rate = 1
+
+    def on_binary(self, data: bytes) -> None:
+        """Take a StreamingRecognizeRequest: the configuration first, then audio."""
+        request = pb.Fields(data)
+        if self._config is None:
+            if not request.has(1):
+                raise BadRequest("the first request must hold streaming_config")
+            self._begin(request.message(1))
+        elif request.has(1):
+            raise BadRequest("streaming_config comes once")
+        if (audio := request.data(2)) and self.format is not None:
+            self.audio(audio)
+
+    def on_end_of_input(self) -> None:
+        """Flush; without a session there is nothing to say."""
+        if self.format is None and not self.sessions:
+            self.end(0)
+        self.stop()
+
+    def on_partial(self, message: native.Partial) -> None:
+        """Give the open segment."""
+        if self._has_interim:
+            heard = alternative(message.text, 0.0, (), has_words=False)
+            self._result(heard, message.channel, pb.floating(3, INTERIM_STABILITY))
+
+    def on_final(self, message: native.Final) -> None:
+        """Give a finished segment; its text ends with a space, as clients append."""
+        if message.text and self._config is not None:
+            text, confidence = f"{message.text} ", message.confidence or 0.0
+            words = message.words or ()
+            heard = alternative(text, confidence, words, has_words=self._config.has_words)
+            self._result(heard, message.channel, pb.integer(2, 1) + pb.floating(3, 1.0))
+
+    def on_progress(self, message: native.Ack) -> None:
+        """Keep the clock: results tell it."""
+        self._done_s = message.done / self._rate
+
+    def on_done(self, message: native.Done) -> None:
+        """End well."""
+        self.end(0)
+
+    def on_error(self, error: native.Error) -> None:
+        """End with a status."""
+        self.end(STATUS.get(error.code, INTERNAL), error.message)
+
+    def _begin(self, fields: pb.Fields) -> None:
+        self._config = config = read_config(fields.message(1))
+        self._has_interim = bool(fields.integer(2))
+        self._rate = config.audio.rate
+        self.start(
+            config.audio,
+            endpointing=config.endpointing,
+            partials="all" if self._has_interim else "none",
+            language=config.language,
+            phrases=config.phrases,
+        )
+
+    def _result(self, heard: bytes, channel: int, rest: bytes) -> None:
+        result = pb.data(1, heard) + rest + pb.integer(5, channel + 1)
+        self.send(pb.data(1, result + pb.floating(6, self._done_s)))
+
+
+class RivaFile(FileServer):
+    """A client of Recognize: a whole file in one request."""
+
+    def __init__(self, hello: Hello, recording: Recording, config: Config) -> None:
+        super().__init__(hello, recording)
+        self._config = config
+
+    def wishes(self) -> tuple[str, list[native.Boost]]:
+        """Return language and phrases."""
+        return self._config.language, list(self._config.phrases)
+
+    def on_done(self, message: native.Done) -> None:
+        """Answer with every segment as a result."""
+        results = b""
+        for final in self.finals:
+            heard = alternative(
+                f"{final.text} ",
+                final.confidence or 0.0,
+                final.words or (),
+                has_words=self._config.has_words,
+            )
+            end_s = final.end_ms / 1_000
+            tag = pb.integer(2, final.channel + 1) + pb.floating(3, end_s)
+            results += pb.data(1, pb.data(1, heard) + tag)
+        self.send(results)
+        self.end(0)
+
+    def on_error(self, error: native.Error) -> None:
+        """End with a status."""
+        self.end(STATUS.get(error.code, INTERNAL), error.message)
