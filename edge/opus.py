@@ -62,6 +62,7 @@ class OpusDecoder:
 
     def __init__(self, rate: int) -> None:
         error = ctypes.c_int()
+        self.rate = rate
         self._library = _library()
         self._state = self._library.opus_decoder_create(rate, 1, ctypes.byref(error))
         if error.value != _OK:
@@ -71,8 +72,12 @@ class OpusDecoder:
         """Return exactly ``samples`` of 16-bit audio; a broken packet is concealed."""
         pcm = ctypes.create_string_buffer(2 * samples)
         got = self._library.opus_decode(self._state, packet, len(packet), pcm, samples, 0)
-        if got != samples:  # the decoder's own concealment keeps the time
-            self._library.opus_decode(self._state, None, 0, pcm, samples, 0)
+        return pcm.raw if got == samples else self.conceal(samples)
+
+    def conceal(self, samples: int) -> bytes:
+        """Return what the decoder makes of a packet that is missing."""
+        pcm = ctypes.create_string_buffer(2 * samples)
+        self._library.opus_decode(self._state, None, 0, pcm, samples, 0)
         return pcm.raw
 
     def __del__(self) -> None:

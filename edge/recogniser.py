@@ -202,7 +202,10 @@ class Recogniser:
 
 async def _send_span(connection: Connection, span: Span, opus: OpusDecoder | None) -> None:
     if span.data is None:
-        await connection.gap(span.samples)
+        if opus is not None and span.samples <= opus.rate // 8:
+            await connection.send(opus.conceal(span.samples))
+        else:
+            await connection.gap(span.samples)
     elif opus is None:
         await connection.send(span.data)
     else:

@@ -1,0 +1,1 @@
+"""Feeds that arrive at a node, each a parser without I/O: bytes in, events out."""

@@ -1,0 +1,97 @@
+"""Whatever a peer sends, a feed answers with events or a FeedError."""
+
+import contextlib
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.adapters.audiosocket import AudioSocket
+from edge.adapters.events import Audio, Event, FeedError, Started
+from edge.adapters.l16 import L16
+from edge.adapters.rtp import RtpStream
+from edge.adapters.twilio import Twilio
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["event", "start", "media", "payload", "track", "mediaFormat", "dtmf"])
+            | st.text(max_size=6),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+EVENTS = st.sampled_from(["connected", "start", "media", "dtmf", "mark", "stop", "x"])
+TWILIO = st.builds(
+    lambda event, rest: json.dumps({**rest, "event": event}),
+    EVENTS,
+    st.dictionaries(st.sampled_from(["start", "media", "dtmf", "streamSid"]), JSON, max_size=4),
+)
+FRAMES = st.builds(
+    lambda kind, body: bytes([kind]) + len(body).to_bytes(2, "big") + body,
+    st.sampled_from([0, 1, 3, 0x10, 0x11, 0x12, 0x16, 0x18, 0xFF, 0x55]),
+    st.binary(max_size=40) | st.binary(min_size=16, max_size=16),
+)
+
+
+def drive(calls: list[tuple[Callable[..., list[Event]], object]]) -> None:
+    """Make the calls; audio only comes behind a start."""
+    events = list[Event]()
+    with contextlib.suppress(FeedError):
+        for receive, data in calls:
+            events += receive(data)
+    kinds = [type(event) for event in events]
+    assert Audio not in kinds or kinds.index(Started) < kinds.index(Audio)
+
+
+@given(st.lists(FRAMES | st.binary(max_size=30), max_size=12))
+def test_audiosocket(pieces: list[bytes]) -> None:
+    call = AudioSocket()
+    drive([(call.receive, piece) for piece in pieces])
+
+
+@given(st.lists(TWILIO | JSON.map(json.dumps) | st.text(max_size=40), max_size=8))
+def test_twilio(texts: list[str]) -> None:
+    stream = Twilio()
+    drive([(stream.receive_text, text) for text in texts])
+
+
+@given(st.lists(st.binary(max_size=40) | st.text(max_size=40) | JSON.map(json.dumps), max_size=8))
+def test_l16(pieces: list[bytes | str]) -> None:
+    stream = L16()
+    drive(
+        [(stream.receive_text if isinstance(p, str) else stream.receive_binary, p) for p in pieces]
+    )
+
+
+@given(
+    st.lists(
+        st.binary(max_size=40)
+        | st.builds(
+            lambda first, kind, rest: bytes([0x80 | first, kind]) + rest,
+            st.integers(0, 63),
+            st.sampled_from([0, 8, 11, 13, 96, 101]),
+            st.binary(max_size=60),
+        ),
+        max_size=20,
+    )
+)
+def test_rtp_never_raises_and_never_gives_an_empty_piece(datagrams: list[bytes]) -> None:
+    stream = RtpStream()
+    pieces = []
+    for number, datagram in enumerate(datagrams):
+        pieces += stream.receive(datagram, now=number * 0.02)
+    pieces += stream.handle_timer(now=99.0) + stream.flush()
+    assert all(piece.samples > 0 for piece in pieces)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_half_a_sample_never_passes(rate: int) -> None:
+    with pytest.raises(FeedError):
+        L16(rate=rate).receive_binary(b"\0")

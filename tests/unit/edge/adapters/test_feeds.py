@@ -1,0 +1,175 @@
+"""AudioSocket, Twilio and L16: what peers say becomes the same few events."""
+
+import base64
+import json
+import struct
+import uuid
+from typing import Any
+
+import pytest
+
+from edge.adapters import twilio
+from edge.adapters.audiosocket import AudioSocket
+from edge.adapters.events import Audio, Digit, Ended, Event, FeedError, Started
+from edge.adapters.l16 import L16
+from edge.adapters.twilio import Twilio
+
+CALL = uuid.UUID("11223344-5566-7788-99aa-bbccddeeff00")
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">BH", kind, len(payload)) + payload
+
+
+def socket_call() -> bytes:
+    return (
+        frame(0x01, CALL.bytes)
+        + frame(0x10, b"\x05\x00\xfa\xff")
+        + frame(0x03, b"7")
+        + frame(0x77, b"later")
+        + frame(0x10, b"\x01\x00")
+        + frame(0x00)
+    )
+
+
+CALL_EVENTS: list[Event] = [
+    Started(str(CALL), "pcm_s16le", 8_000),
+    Audio(b"\x05\x00\xfa\xff"),
+    Digit("7"),
+    Audio(b"\x01\x00"),
+    Ended(),
+]
+
+
+@pytest.mark.parametrize("cut", range(1, len(socket_call())))
+def test_an_audiosocket_call_does_not_depend_on_how_it_is_cut(cut: int) -> None:
+    call, raw = AudioSocket(), socket_call()
+    assert call.receive(raw[:cut]) + call.receive(raw[cut:]) == CALL_EVENTS
+
+
+def test_audiosocket_at_16_khz_says_so() -> None:
+    events = AudioSocket().receive(frame(1, CALL.bytes) + frame(0x12, b"ab"))
+    assert events[0] == Started(str(CALL), "pcm_s16le", 16_000)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        frame(0x10, b"ab"),
+        frame(1, b"short"),
+        frame(1, CALL.bytes) * 2,
+        frame(1, CALL.bytes) + frame(0x10, b"abc"),
+        frame(1, CALL.bytes) + frame(0x10, b"ab") + frame(0x12, b"ab"),
+    ],
+)
+def test_an_audiosocket_that_breaks_its_rules_is_named(raw: bytes) -> None:
+    with pytest.raises(FeedError):
+        AudioSocket().receive(raw)
+
+
+def test_an_error_of_asterisk_ends_the_call() -> None:
+    assert AudioSocket().receive(frame(1, CALL.bytes) + frame(0xFF, b"\x01")) == [
+        Ended("the peer reports an error")
+    ]
+
+
+def message(event: str, **fields: Any) -> str:
+    return json.dumps({"event": event, "streamSid": "MZ1", "sequenceNumber": "1", **fields})
+
+
+def media(payload: bytes, stamp: str = "0", track: str = "inbound") -> str:
+    text = base64.b64encode(payload).decode()
+    return message("media", media={"track": track, "timestamp": stamp, "payload": text})
+
+
+START = message(
+    "start",
+    start={
+        "streamSid": "MZ1",
+        "callSid": "CA1",
+        "tracks": ["inbound", "outbound"],
+        "customParameters": {},
+        "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+    },
+)
+
+
+def test_a_twilio_stream_in_the_order_of_its_documentation() -> None:
+    stream, events = Twilio(), list[Event]()
+    for text in (
+        '{"event":"connected","protocol":"Call","version":"1.0.0"}',
+        START,
+        media(b"\xff" * 160, "20"),
+        media(b"\x00" * 160, "40", "outbound"),
+        message("dtmf", dtmf={"track": "inbound_track", "digit": "5"}),
+        message("mark", mark={"name": "m"}),
+        message("stop", stop={"callSid": "CA1"}),
+        media(b"\xff" * 160),
+    ):
+        events += stream.receive_text(text)
+    assert events == [
+        Started("CA1", "mulaw", 8_000, ("inbound", "outbound")),
+        Audio(b"\xff" * 160, "inbound", 160),
+        Audio(b"\x00" * 160, "outbound", 320),
+        Digit("5"),
+        Ended(),
+    ]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["not json"],
+        ["[]"],
+        [media(b"ab")],
+        [START, START],
+        [START, media(b"ab", track="third")],
+        [START, message("media", media={"payload": "%%%"})],
+        [START, message("media")],
+        [message("start")],
+        [START.replace("8000", "16000")],
+    ],
+)
+def test_a_twilio_stream_that_breaks_the_rules_is_named(texts: list[str]) -> None:
+    stream = Twilio()
+    with pytest.raises(FeedError):
+        for text in texts:
+            stream.receive_text(text)
+
+
+def test_the_signature_is_that_of_the_documentation() -> None:
+    # Twilio's worked example of request validation (a POST): URL and sorted parameters in one.
+    url = (
+        "https://mycompany.com/myapp.php?foo=1&bar=2CallSidCA1234567890ABCDE"
+        "Caller+12349013030Digits1234From+12349013030To+18005551212"
+    )
+    assert twilio.signature(url, "12345") == "0/KCTR6DLpKmkAf8muzZqo1nDgQ="
+
+
+def test_a_wrong_signature_is_no_signature() -> None:
+    good = twilio.signature("wss://edge.example/twilio", "secret")
+    assert twilio.is_signed("wss://edge.example/twilio/", good, "secret")
+    assert not twilio.is_signed("wss://edge.example/other", good, "secret")
+    assert not twilio.is_signed("wss://edge.example/twilio", good, "other")
+    assert not twilio.is_signed("wss://edge.example/twilio", "é", "secret")
+
+
+def test_vonage_names_the_rate_and_freeswitch_the_address() -> None:
+    vonage = L16()
+    vonage.receive_text('{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}')
+    assert vonage.receive_binary(b"ab")[0] == Started("", "pcm_s16le", 8_000)
+    fork = L16(rate=8_000)
+    assert fork.receive_text("anything at all") == []
+    assert fork.receive_text('{"callid":"c1"}') == []
+    assert fork.receive_binary(b"ab") == [Started("c1", "pcm_s16le", 8_000), Audio(b"ab")]
+    assert fork.receive_binary(b"cd") == [Audio(b"cd")]
+    assert fork.receive_binary(b"") == []
+
+
+def test_l16_that_breaks_the_rules_is_named() -> None:
+    with pytest.raises(FeedError):
+        L16().receive_binary(b"abc")
+    with pytest.raises(FeedError):
+        L16(rate=11_025).receive_binary(b"ab")
+    with pytest.raises(FeedError):
+        L16().receive_text('{"event":"websocket:connected","content-type":"audio/opus"}')
