@@ -78,7 +78,6 @@ class Subsampling(nn.Module):
                 x = _mask(F.relu(x), frames)
         return self.out(x.transpose(1, 2).flatten(2)), frames
 
-
     def _first(self, x: Tensor) -> Tensor:
         """Multiply patches by the first filters, channels last: half the time of a convolution."""
         conv = self.conv[0]
