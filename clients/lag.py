@@ -80,9 +80,9 @@ class LagMeter:
         self._done = max(self._done, done)
 
     def seen(self, done: int, now: float) -> None:
-        """Take note of a result that tells how far it reaches, from a server that is often silent.
+        """Take note of a result that stands for one chunk, which ends at ``done``.
 
-        Chunks without a result of their own are left out instead of counted as late.
+        Chunks of which the server never spoke are left out instead of counted as late.
         """
         done = min(done, self.schedule.total_samples)
         if done > self._done:

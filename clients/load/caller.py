@@ -115,9 +115,9 @@ class Caller:
 
     def _take(self, event: Event, meter: LagMeter | None, schedule: Schedule, now: float) -> None:
         match event:
-            case Progress(samples, is_every) if meter is not None:
+            case Progress(samples, is_cumulative) if meter is not None:
                 known = len(meter.lags_s)
-                (meter.ack if is_every else meter.seen)(samples, now)
+                (meter.ack if is_cumulative else meter.seen)(samples, now)
                 series = self.tally.lags[self.call.latency]
                 for due, lag in zip(meter.dues_s[known:], meter.lags_s[known:], strict=True):
                     series.add(due - self.zero_s, lag)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+Numbers = Sequence[float] | NDArray[np.float64]
 BIN_S = 1.0
 
 
@@ -20,7 +22,7 @@ class Drift(NamedTuple):
     """Standard error of it."""
 
 
-def drift_of(at_s: Sequence[float], lags_s: Sequence[float]) -> Drift:
+def drift_of(at_s: Numbers, lags_s: Numbers) -> Drift:
     """Fit a line through the median lag of each second: one bad second moves it little."""
     at, lags = np.asarray(at_s, float), np.asarray(lags_s, float)
     if not len(at):

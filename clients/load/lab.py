@@ -40,6 +40,7 @@ class Laboratory:
     quiet: Point | None = None
     points: list[Point] = field(default_factory=list)
     _texts: dict[tuple[int, str], str] = field(default_factory=dict)
+    _models: list[dict[str, object]] = field(default_factory=list)
     _host: Host = field(init=False)
     _idle: Usage | None = field(init=False)
 
@@ -57,7 +58,7 @@ class Laboratory:
         self._texts = {
             (call.voice, call.latency): call.text for call in tally.calls if not call.failure
         }
-        self.quiet = point
+        self.quiet, self._models = point, self._host.models()
         self.view.note(f"quiet: WER {point.wer if point.wer is not None else '-'}")
         self.view.end(point)
         return point
@@ -84,7 +85,7 @@ class Laboratory:
             "url": self.target.url,
             "wire": self.target.wire,
             "machine": machine(),
-            "models": self._host.models(),
+            "models": self._models,
             "traffic": asdict(self.traffic),
             "limits": asdict(self.limits),
             "streams": search.best if search else None,
@@ -184,8 +185,8 @@ def system_of(name: str, report: dict[str, Any]) -> System:
             for key, curve in curves.items():
                 lag = (figures["chunk_lag"] or {}).get(key, 0.0)
                 curve[point["streams"]] = max(curve.get(point["streams"], 0.0), lag)
-    longest = max(points, key=lambda p: p["streams"], default=None)
-    rows = longest["timeline"] if longest else ()
+    shown = _at_the_edge(points, report["streams"] or 0)
+    rows = shown["timeline"] if shown else ()
     return System(
         name=name,
         by_streams=tuple(
@@ -195,4 +196,12 @@ def system_of(name: str, report: dict[str, Any]) -> System:
             Curve(tuple((row[0], row[column]) for row in rows), column == 2) for column in (1, 2)
         ),
         most_streams=report["streams"] or 0,
+        streams_in_time=shown["streams"] if shown else 0,
     )
+
+
+def _at_the_edge(points: list[dict[str, Any]], most: int) -> dict[str, Any] | None:
+    """Return the run just past N*, which shows whether lag drifts; else the one nearest to it."""
+    by_streams = sorted(points, key=lambda p: p["streams"])
+    past = [p for p in by_streams if most and p["streams"] >= beyond(most)]
+    return past[0] if past else by_streams[-1] if by_streams else None

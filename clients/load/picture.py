@@ -40,6 +40,8 @@ class System:
     by_time: tuple[Curve, ...]
     most_streams: int
     """Its N*, 0 when unknown."""
+    streams_in_time: int
+    """How many streams the lag against time belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,13 @@ def draw(systems: Sequence[System], *, limit_ms: float) -> str:
         parts += _mark(left, system, colour)
         x = MARGIN + number * (WIDTH - 2 * MARGIN) / max(1, len(systems))
         parts.append(f'<rect x="{x:.0f}" y="{HEIGHT - 18}" width="14" height="4" fill="{colour}"/>')
-        label = system.name + (f", N* {system.most_streams}" if system.most_streams else "")
-        parts.append(f'<text x="{x + 20:.0f}" y="{HEIGHT - 12}">{escape(label)}</text>')
+        parts.append(f'<text x="{x + 20:.0f}" y="{HEIGHT - 12}">{escape(_label(system))}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _label(system: System) -> str:
+    most = f"N* {system.most_streams}, " if system.most_streams else ""
+    return f"{system.name}: {most}over time with {system.streams_in_time} streams"
 
 
 def _decades(lags: Iterable[float]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ STREAMS_A_PROCESS = 500
 PACKETS_A_PROCESS = 6_000
 """A second: about a quarter of what one process could send, so that it is on time."""
 START_TIMEOUT_S = 120.0
-SOON_S = 1.0
+SOON_S = 0.6
 """From the word that all are ready to the run's zero: the first handshakes come before it."""
 
 OnTick = Callable[[float, Tick], None]

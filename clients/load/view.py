@@ -16,6 +16,8 @@ from clients.load.share import Tick
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 40
+RECENT = 6
+"""Ticks that the shown percentiles look back: one may hold no chunk at all."""
 FULL_MS = 400.0
 """Lag that fills a bar."""
 MARKS = {Verdict.HELD: "held", Verdict.BROKEN: "broke", Verdict.VOID: "void"}
@@ -30,18 +32,21 @@ class View:
     _title: str = ""
     _total_s: float = 1.0
     _history: list[float] = field(default_factory=list)
+    _recent: list[tuple[float, ...]] = field(default_factory=list)
     _rows: int = 0
 
     def begin(self, title: str, total_s: float) -> None:
         """Start to show a run."""
         self._title, self._total_s = title, total_s
         self._history.clear()
+        self._recent.clear()
 
     def tick(self, at_s: float, tick: Tick) -> None:
         """Show what happened since the last tick."""
         if not self.is_terminal:
             return
-        lags = tick.lags_s
+        self._recent = [*self._recent, tick.lags_s][-RECENT:]
+        lags = [lag for lags_s in self._recent for lag in lags_s]
         p50, p99 = (1000 * percentile(lags, p) if lags else 0.0 for p in (50, 99))
         self._history = [*self._history, p99][-HISTORY:]
         share = min(1.0, max(0.0, at_s / self._total_s))

@@ -121,11 +121,11 @@ def laboratory(args: argparse.Namespace) -> Laboratory:
             churn=args.churn,
             seed=args.seed,
         )
-        for latency in traffic.latencies:
-            asyncio.run(check(target, latency))
         if args.streams is not None and args.streams < 1:
             raise ValueError("a run needs one stream at least")
         Search(most=args.most, start=args.start)
+        for latency in traffic.latencies:
+            asyncio.run(check(target, latency))
     except ValueError as error:
         raise CommandError(str(error)) from error
     except CallFailed as failed:

@@ -20,8 +20,8 @@ class Progress:
     """Audio up to this sample is decoded."""
 
     samples: int
-    is_every_chunk: bool = True
-    """False when the server speaks only of chunks in which it heard something."""
+    is_cumulative: bool = True
+    """True: it stands for every chunk since the last one. False: for the newest chunk alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class NemoSpeechWire(Wire):
         done_s = event.get("audio_processed")
         if not isinstance(done_s, int | float):
             return ()
-        return (Progress(samples_of(1000 * done_s), is_every_chunk=False),)
+        return (Progress(samples_of(1000 * done_s), is_cumulative=False),)
 
     def _words(self, event: dict[str, object]) -> Sequence[Event]:
         words = event.get("words")

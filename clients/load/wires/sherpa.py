@@ -76,7 +76,7 @@ class SherpaWire(Wire):
         assert self.chunk_ms is not None
         done_ms = self.chunk_ms * (self._messages + 1) + FIRST_EXTRA_MS
         self._messages += 1
-        return Progress(samples_of(done_ms))
+        return Progress(samples_of(done_ms), is_cumulative=False)
 
     def _flushed(self) -> Sequence[Event]:
         text, self._text = self._text, ""

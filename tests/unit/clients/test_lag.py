@@ -47,6 +47,32 @@ def test_a_late_client_cannot_hide_lag() -> None:
     assert late.lags_s == pytest.approx([5.0])
 
 
+def test_a_result_for_one_chunk_leaves_the_silent_ones_before_it_out() -> None:
+    meter = LagMeter(schedule(), CHUNK)
+    meter.seen(3 * CHUNK, now=101.7)
+    meter.seen(3 * CHUNK, now=109.0)
+    assert meter.lags_s == pytest.approx([0.02])
+    assert meter.dues_s == pytest.approx([101.68])
+
+
+def test_due_times_of_chunks_are_kept_beside_their_lags() -> None:
+    meter = LagMeter(schedule(), CHUNK)
+    meter.ack(3 * CHUNK - 1_080, now=101.7)
+    assert meter.dues_s == pytest.approx([100.56, 101.12, 101.68])
+
+
+def test_jitter_of_the_network_is_no_lag_of_the_server() -> None:
+    late = Schedule(100.0, RATE, PACKET, 10 * CHUNK, jitter_s=(0.0, 0.05))
+    assert late.due_s(0) == pytest.approx(100.08)
+    assert late.due_s(1) == pytest.approx(100.21)
+    assert late.due_s(2) == pytest.approx(100.24)
+
+
+def test_a_short_last_packet_does_not_overtake_a_late_one() -> None:
+    late = Schedule(100.0, RATE, PACKET, PACKET + 160, jitter_s=(0.07, 0.0))
+    assert late.due_s(1) == late.due_s(0) == late.end_s == pytest.approx(100.15)
+
+
 def test_the_last_packet_is_due_when_the_audio_ends() -> None:
     short = schedule(total=PACKET + 160)
     assert short.due_s(1) == pytest.approx(100.0 + (PACKET + 160) / RATE)
