@@ -22,7 +22,8 @@ from asr.events import (
     TurnStart,
 )
 
-MAX_FRAME_BYTES = 16 * 1024 * 1024
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""Two channels of the largest models in 32 bits."""
 _HEAD_BYTES = 4
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
@@ -66,8 +67,16 @@ class Turns(Value, frozen=True, tag=True):
 # ---- commands
 
 
+class State(Value, frozen=True):
+    """What is kept of one channel: a snapshot of all, a later record of its decoder."""
+
+    snapshot: bytes | None = None
+    record: bytes | None = None
+    is_closed: bool = False
+
+
 class Open(Value, frozen=True, tag=True):
-    """A session begins: one recogniser channel per audio channel."""
+    """A session begins, or goes on: one recogniser channel per audio channel."""
 
     session: int
     encoding: Encoding
@@ -79,6 +88,12 @@ class Open(Value, frozen=True, tag=True):
     partials: PartialsMode
     words: bool
     boost: Phrases = ()
+    states: tuple[State, ...] = ()
+    """What each channel was; none: it begins."""
+    at: int = 0
+    """Samples that the snapshots have heard."""
+    replay_until: int = 0
+    """Audio up to here comes again, faster than it was said."""
 
 
 class Audio(Value, frozen=True, tag=True):
@@ -110,6 +125,14 @@ class Finalize(Value, frozen=True, tag=True):
 
     session: int
     req: str
+    answered: tuple[int, ...] = ()
+    """Audio channels that have answered it already."""
+
+
+class Checkpoint(Value, frozen=True, tag=True):
+    """Report all that the session is, soon."""
+
+    session: int
 
 
 class Stop(Value, frozen=True, tag=True):
@@ -128,7 +151,7 @@ class Quit(Value, frozen=True, tag=True):
     """End the worker."""
 
 
-Command = Open | Audio | Gap | Configure | Finalize | Stop | Drop | Quit
+Command = Open | Audio | Gap | Configure | Finalize | Checkpoint | Stop | Drop | Quit
 
 
 # ---- reports
@@ -171,6 +194,26 @@ class Happened(Value, frozen=True, tag=True):
     body: msgspec.Raw
 
 
+class Record(Value, frozen=True):
+    """What it takes to go on behind the finals of this step."""
+
+    session: int
+    channel: int
+    blob: bytes
+
+
+class Saved(Value, frozen=True, tag=True):
+    """The answer to a checkpoint; no snapshots: this engine takes none.
+
+    A channel that has stopped has an empty one.
+    """
+
+    session: int
+    at: int
+    """Samples that the snapshots have heard."""
+    snapshots: tuple[bytes, ...]
+
+
 class Step(Value, frozen=True, tag=True):
     """Events of one step and what the step cost; ``seconds`` 0 when no batch ran."""
 
@@ -180,6 +223,7 @@ class Step(Value, frozen=True, tag=True):
     seconds: float
     slots_in_use: int
     sessions: int
+    records: tuple[Record, ...] = ()
 
 
 class Failed(Value, frozen=True, tag=True):
@@ -196,7 +240,7 @@ class Unfit(Value, frozen=True, tag=True):
     reason: str
 
 
-Report = Ready | Opened | Step | Failed | Unfit
+Report = Ready | Opened | Step | Saved | Failed | Unfit
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

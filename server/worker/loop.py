@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from asr.audio import AudioError, decode
-from asr.events import Event, Stopped
+from asr.events import Event, Final, Stopped
 from asr.interface import Biasing, EngineError, NoFreeSlot, Phrase, StepStats, StreamingEngine
 from asr.live import ChannelOptions, Endpointing, LiveError, Recognizer
 from server.worker import link
 
 logger = logging.getLogger(__name__)
 
+_CLOSED = -1
+"""In place of a channel that has stopped."""
 _FORK_SHARE = 8
 """One slot in eight is kept for finalize forks."""
 
@@ -47,7 +49,12 @@ class _Session:
     rate: int
     channels: list[int]
     """Recogniser channel of each audio channel."""
+    at: int
+    """Samples per channel heard, gaps included."""
+    replay_until: int
     stopped: set[int] = field(default_factory=set)
+    held: deque[link.Command] = field(default_factory=deque)
+    """In a replay: what waits behind a finalize until the audio before it is decoded."""
 
 
 class Host:
@@ -72,6 +79,9 @@ class Host:
         self._sessions: dict[int, _Session] = {}
         self._owner: dict[int, tuple[int, int]] = {}
         """Recogniser channel -> (session, audio channel)."""
+        self._holding: set[int] = set()
+        self._saving: set[int] = set()
+        """Sessions whose checkpoint waits until they are quiet."""
         self._told_slots = 0
         self._is_quitting = False
 
@@ -90,6 +100,10 @@ class Host:
         """Obey the commands, then step, or warm a look-ahead while nobody is served."""
         for command in commands:
             self._obey(command)
+        for number in list(self._holding):
+            self._release(number)
+        for number in list(self._saving):
+            self._save(number)
         if self._engine.slots_in_use != self._told_slots:
             self._tell([], None)  # before the work: warming takes a second
         if self._recognizer.is_ready():
@@ -120,8 +134,49 @@ class Host:
         elif isinstance(command, link.Open):
             self._guard(command.session, lambda: self._open(command))
         elif session := self._sessions.get(command.session):
-            self._guard(command.session, lambda: self._apply(command, session))
+            if not isinstance(command, link.Drop) and self._must_wait(command, session):
+                session.held.append(command)
+                self._holding.add(command.session)
+            else:
+                self._guard(command.session, lambda: self._apply(command, session))
         # else: the session failed here while the command was on its way
+
+    def _must_wait(self, command: link.Command, session: _Session) -> bool:
+        """Whether a replay is not yet where this was asked: a finalize is answered as it was."""
+        if session.held:
+            return True
+        if not isinstance(command, link.Finalize) or session.at > session.replay_until:
+            return False
+        return any(map(self._recognizer.is_behind, _open_ones(session)))
+
+    def _release(self, number: int) -> None:
+        session = self._sessions.get(number)
+        if session is None:
+            self._holding.discard(number)
+            return
+        held, session.held = session.held, deque()
+        self._holding.discard(number)
+        for command in held:
+            self._obey(command)
+
+    def _save(self, number: int) -> None:
+        """Report a checkpoint, unless a finalize or a stop of the session is under way."""
+        session = self._sessions.get(number)
+        if session is None:
+            self._saving.discard(number)
+            return
+        blobs = list[bytes]()
+        try:
+            for channel in session.channels:
+                is_open = channel in self._owner
+                blob = self._recognizer.snapshot(channel) if is_open else b""
+                if blob is None:
+                    return
+                blobs.append(blob)
+        except EngineError:
+            blobs.clear()
+        self._saving.discard(number)
+        self._mailbox.send(link.Saved(number, session.at, tuple(blobs)))
 
     def _guard(self, number: int, action: Callable[[], None]) -> None:
         """Run an action of one session; its failure fails that session alone."""
@@ -138,7 +193,8 @@ class Host:
             self._fail(number, "internal", "the recogniser failed on this session")
 
     def _open(self, command: link.Open) -> None:
-        session = _Session(command.encoding, command.rate, [])
+        encoding, rate = command.encoding, command.rate
+        session = _Session(encoding, rate, [], command.at, command.replay_until)
         self._sessions[command.session] = session
         options = ChannelOptions(
             rate=command.rate,
@@ -150,19 +206,25 @@ class Host:
             biasing=_biasing(command.boost),
         )
         for position in range(command.channels):
-            channel = self._recognizer.open(options)
+            state = command.states[position] if command.states else link.State()
+            if state.is_closed:
+                session.channels.append(_CLOSED)
+                session.stopped.add(_CLOSED - position)
+                continue
+            channel = self._recognizer.restore(
+                options, snapshot=state.snapshot, record=state.record
+            )
             session.channels.append(channel)
             self._owner[channel] = (command.session, position)
         self._mailbox.send(link.Opened(command.session))
 
     def _apply(self, command: link.Command, session: _Session) -> None:
-        recognizer, channels = self._recognizer, session.channels
+        recognizer, channels = self._recognizer, _open_ones(session)
         match command:
             case link.Audio(data=data, sent=sent):
-                audio = decode(data, session.encoding, channels=len(channels))
-                for channel, samples in zip(channels, audio, strict=True):
-                    recognizer.feed(channel, samples, now=sent)
+                self._hear(session, data, sent)
             case link.Gap(samples=lost):
+                session.at += lost
                 _each(channels, lambda channel: recognizer.gap(channel, lost))
             case link.Configure(turns=turns, partials=partials, boost=boost):
                 rules = None if turns is None else _endpointing(turns)
@@ -173,12 +235,23 @@ class Host:
                         c, endpointing=rules, partials=partials, biasing=biasing
                     ),
                 )
-            case link.Finalize(req=req):
-                _each(channels, lambda channel: recognizer.finalize(channel, req))
+            case link.Finalize(req=req, answered=answered):
+                asked = [session.channels[position] for position in answered]
+                waiting = [channel for channel in channels if channel not in asked]
+                _each(waiting, lambda channel: recognizer.finalize(channel, req))
+            case link.Checkpoint(session=number):
+                self._saving.add(number)
             case link.Stop():
                 _each(channels, recognizer.stop)
             case link.Drop(session=number):
                 self._forget(number)
+
+    def _hear(self, session: _Session, data: bytes, sent: float) -> None:
+        audio = decode(data, session.encoding, channels=len(session.channels))
+        session.at += audio.shape[1]
+        for channel, samples in zip(session.channels, audio, strict=True):
+            if channel != _CLOSED:
+                self._recognizer.feed(channel, samples, now=sent)
 
     def _step(self) -> None:
         before = self._engine.last_step
@@ -188,6 +261,7 @@ class Host:
 
     def _tell(self, events: list[tuple[int, Event]], cost: StepStats | None) -> None:
         wrapped = [self._wrap(channel, event) for channel, event in events]
+        records = self._records(events)
         for channel, event in events:
             if isinstance(event, Stopped):
                 self._stopped(channel)
@@ -200,8 +274,26 @@ class Host:
                 seconds=cost.seconds if cost else 0.0,
                 slots_in_use=self._told_slots,
                 sessions=len(self._sessions),
+                records=records,
             )
         )
+
+    def _records(self, events: list[tuple[int, Event]]) -> tuple[link.Record, ...]:
+        """Record every channel that published; one that has stopped needs none."""
+        published = {channel: None for channel, event in events if isinstance(event, Final)}
+        for channel, event in events:
+            if isinstance(event, Stopped):
+                published.pop(channel, None)
+        records = list[link.Record]()
+        for channel in published:
+            owner = self._owner.get(channel)
+            if owner is None:
+                continue
+            try:
+                records.append(link.Record(*owner, self._recognizer.record(channel)))
+            except EngineError:  # an engine that takes none: its sessions end with it
+                return ()
+        return tuple(records)
 
     def _wrap(self, channel: int, event: Event) -> link.Happened | None:
         owner = self._owner.get(channel)
@@ -225,6 +317,10 @@ class Host:
         for channel in session.channels if session else ():
             if self._owner.pop(channel, None) is not None:
                 self._recognizer.drop(channel)
+
+
+def _open_ones(session: _Session) -> list[int]:
+    return [channel for channel in session.channels if channel != _CLOSED]
 
 
 def _each(channels: list[int], action: Callable[[int], None]) -> None:

@@ -1,0 +1,295 @@
+"""What of one session outlives the worker that serves it: commands, states, what was said.
+
+Does: keep the commands behind the last snapshot, the snapshot and the record of each channel; make
+the commands that bring the session back elsewhere; let of a worker's events through only what was
+not said before.
+Does not know: workers, stores, sockets, clocks, what audio sounds like.
+
+A snapshot is all of a channel. A record is taken with each final and holds the text side and the
+decoder only: whoever goes on from it encodes the audio behind the snapshot again and decodes
+behind the record, so that what a final says is never decided twice.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from asr.events import (
+    EagerEnd,
+    Event,
+    Final,
+    Finalized,
+    Partial,
+    Stopped,
+    TurnEnd,
+    TurnResumed,
+    TurnStart,
+)
+from server.wire.messages import SAMPLE_BYTES
+from server.worker import link
+
+SNAPSHOT_EVERY_S = 10
+"""Audio between two snapshots; their number costs more than the replay of a little more."""
+RING_S = 90
+"""Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
+
+Happening = tuple[int, Event]
+_TURN_EVENTS = (TurnStart, EagerEnd, TurnResumed, TurnEnd)
+_TurnKey = tuple[str, int]
+
+
+class LedgerFull(Exception):
+    """The session cannot be brought back any more: no snapshot came for too long."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    """What one channel said, and what brings it back."""
+
+    state: link.State = field(default_factory=link.State)
+    finals: int = 0
+    turns: list[_TurnKey] = field(default_factory=list)
+    """Turn events that would come again from the state."""
+    expected: deque[_TurnKey] = field(default_factory=deque)
+    """Of those, what a replay has still to say again."""
+    partial: Partial | None = None
+
+    def fresh(self, event: Event) -> Event | None:
+        """Return the event, or the part of it that was not said before."""
+        if isinstance(event, Partial):
+            return self._fresh_partial(event)
+        if isinstance(event, _TURN_EVENTS):
+            return self._fresh_turn(event)
+        if isinstance(event, Final):
+            if event.id < self.finals:
+                return None
+            self.finals, self.partial = event.id + 1, None
+        elif isinstance(event, Stopped):
+            self.state = link.State(is_closed=True)
+        return event
+
+    def keep(self, state: link.State) -> None:
+        """Take a newer state: what was said until then does not come again."""
+        self.state = state
+        self.turns = list(self.expected)
+
+    def revive(self) -> None:
+        """Expect what the state will say again."""
+        self.expected = deque(self.turns)
+
+    def _fresh_partial(self, event: Partial) -> Partial | None:
+        shown = self.partial
+        if shown is not None and event.id == shown.id:
+            if not event.stable.startswith(shown.stable):
+                return None  # a replay that is not there yet
+            if (event.stable, event.text) == (shown.stable, shown.text):
+                return None
+            event = replace(event, rev=max(event.rev, shown.rev + 1))
+        self.partial = event
+        return event
+
+    def _fresh_turn(self, event: TurnStart | EagerEnd | TurnResumed | TurnEnd) -> Event | None:
+        key = type(event).__name__, event.turn
+        if self.expected and self.expected[0] == key:
+            self.expected.popleft()
+            return None
+        self.expected.clear()  # rounding made the replay part ways: the order stays legal
+        self.turns.append(key)
+        return event
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A finalize that is not answered."""
+
+    answered: set[int] = field(default_factory=set)
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """What a store keeps of a session beside its finals."""
+
+    opening: link.Open
+    """With the states; as of its sample ``at``."""
+    finals: tuple[int, ...]
+
+
+class Ledger:
+    """The books of one session."""
+
+    def __init__(self, opening: link.Open, finals: Sequence[int] = ()) -> None:
+        self._opening = msgspec.structs.replace(opening, states=())
+        """As of the first command that is kept."""
+        states = opening.states or (link.State(),) * opening.channels
+        counts = finals or (0,) * opening.channels
+        self._channels = [_Channel(s, n) for s, n in zip(states, counts, strict=True)]
+        self._journal: deque[tuple[int, link.Command]] = deque()
+        """(samples heard before it, command)."""
+        self._asked: dict[str, _Asked] = {}
+        self._frame_bytes = SAMPLE_BYTES[opening.encoding] * opening.channels
+        self.at = self.saved_at = self._asked_at = opening.at
+        self._every = SNAPSHOT_EVERY_S * opening.rate
+        self._is_lost = False
+
+    @property
+    def channels(self) -> int:
+        """Audio channels."""
+        return self._opening.channels
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every channel has stopped."""
+        return all(channel.state.is_closed for channel in self._channels)
+
+    # ---- commands
+
+    def note(self, command: link.Command) -> None:
+        """Keep a command that is on its way to the worker."""
+        if isinstance(command, link.Finalize):
+            self._asked[command.req] = _Asked()
+        self._journal.append((self.at, command))
+        self.at += self._length(command)
+        self._is_lost |= self.at - self.saved_at > RING_S * self._opening.rate
+        if self._is_lost:
+            self._journal.clear()
+
+    def wants_snapshot(self) -> bool:
+        """Whether it is time to ask for one; once each time."""
+        if self._is_lost or self.at - self._asked_at < self._every:
+            return False
+        self._asked_at = self.at
+        return True
+
+    def stagger(self, share: float) -> None:
+        """Have the first snapshot sooner by this share: sessions begun at once take turns."""
+        self._asked_at = self.at - round(share * self._every)
+
+    def revive(self, session: int, *, now: float) -> list[link.Command]:
+        """Return the commands that bring the session back, to go on where it was.
+
+        Raises LedgerFull.
+        """
+        if self._is_lost:
+            raise LedgerFull
+        for channel in self._channels:
+            channel.revive()
+        self._asked_at = self.at
+        states = tuple(channel.state for channel in self._channels)
+        replace_ = msgspec.structs.replace
+        opening = replace_(self._opening, session=session, states=states, replay_until=self.at)
+        commands: list[link.Command] = [opening]
+        for _, command in self._journal:
+            if isinstance(command, link.Finalize):
+                answered = tuple(sorted(self._asked[command.req].answered))
+                commands.append(replace_(command, session=session, answered=answered))
+            elif isinstance(command, link.Audio):
+                # as if it came now: it waits behind the live streams, however long ago it was said
+                commands.append(replace_(command, session=session, sent=now))
+            elif not isinstance(command, link.Quit):
+                commands.append(replace_(command, session=session))
+        return commands
+
+    # ---- reports
+
+    def take(self, events: Iterable[Happening], records: Mapping[int, bytes]) -> list[Happening]:
+        """Take what happened in a step with its records; return what was not said before."""
+        fresh = list[Happening]()
+        published = set[int]()
+        for number, event in events:
+            channel = self._channels[number]
+            if isinstance(event, Finalized) and not self._answer(number, event.req):
+                continue
+            new = channel.fresh(event)
+            if new is not None:
+                fresh.append((number, new))
+                if isinstance(new, Final):
+                    published.add(number)
+        for number in published:
+            channel = self._channels[number]
+            if number in records:
+                channel.keep(msgspec.structs.replace(channel.state, record=records[number]))
+            elif not channel.state.is_closed:
+                self._is_lost = True  # an engine without records
+        return fresh
+
+    def saved(self, report: link.Saved) -> bool:
+        """Take a snapshot; what it has heard is kept no longer. False: this engine takes none."""
+        if len(report.snapshots) != self.channels:
+            self._is_lost = True
+            self._journal.clear()
+            return False
+        for channel, blob in zip(self._channels, report.snapshots, strict=True):
+            if not channel.state.is_closed:
+                channel.keep(link.State(snapshot=blob))
+        self.saved_at = report.at
+        journal, self._journal = self._journal, deque()
+        for at, command in journal:
+            self._forget_or_keep(at, command)
+        self._opening = msgspec.structs.replace(self._opening, at=report.at)
+        return True
+
+    def kept(self, *, with_snapshots: bool) -> bytes:
+        """Return what a store is to keep; the records alone are small."""
+        states = tuple(channel.state for channel in self._channels)
+        if not with_snapshots:
+            states = tuple(msgspec.structs.replace(state, snapshot=None) for state in states)
+        finals = tuple(channel.finals for channel in self._channels)
+        opening = msgspec.structs.replace(self._opening, states=states)
+        return msgspec.msgpack.encode(Kept(opening, finals))
+
+    def shown(self) -> list[Happening]:
+        """Return the partials that a client should see now."""
+        found = ((n, channel.partial) for n, channel in enumerate(self._channels))
+        return [(number, partial) for number, partial in found if partial is not None]
+
+    # ---- inside
+
+    def _answer(self, channel: int, req: str) -> bool:
+        """Note the answer of a channel; whether it is the first one."""
+        asked = self._asked.get(req)
+        if asked is None or channel in asked.answered:
+            return False
+        asked.answered.add(channel)
+        if len(asked.answered) == self.channels:
+            del self._asked[req]
+            self._journal = deque(
+                (at, command)
+                for at, command in self._journal
+                if not isinstance(command, link.Finalize) or command.req != req
+            )
+        return True
+
+    def _forget_or_keep(self, at: int, command: link.Command) -> None:
+        if isinstance(command, link.Configure) and at < self.saved_at:
+            self._fold(command)
+        elif isinstance(command, link.Audio | link.Gap) and at < self.saved_at:
+            return
+        else:
+            self._journal.append((at, command))
+
+    def _fold(self, command: link.Configure) -> None:
+        """Have the session begin with what was changed before its snapshot."""
+        changes = {"turns": command.turns, "partials": command.partials, "boost": command.boost}
+        given = {name: value for name, value in changes.items() if value is not None}
+        self._opening = msgspec.structs.replace(self._opening, **given)
+
+    def _length(self, command: link.Command) -> int:
+        if isinstance(command, link.Audio):
+            return len(command.data) // self._frame_bytes
+        return command.samples if isinstance(command, link.Gap) else 0
+
+
+def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:
+    """Put together what a store kept: a snapshot and the records that are newer; None: neither."""
+    whole = None if snapshot is None else msgspec.msgpack.decode(snapshot, type=Kept)
+    if record is None:
+        return whole
+    small = msgspec.msgpack.decode(record, type=Kept)
+    if whole is None:
+        return small
+    states = tuple(
+        new if new.is_closed else msgspec.structs.replace(new, snapshot=old.snapshot)
+        for old, new in zip(whole.opening.states, small.opening.states, strict=True)
+    )
+    return Kept(msgspec.structs.replace(whole.opening, states=states), small.finals)

@@ -1,0 +1,48 @@
+"""The one who goes to the store, so that the event loop never waits for a disk or a network.
+
+Does: run store calls on one thread, in the order they were handed in; try again while the store
+cannot answer.
+Does not know: sessions, what is written.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from server.store.base import Store, StoreUnavailable
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.02, 1.0
+_T = TypeVar("_T")
+
+
+class Clerk:
+    """A queue in front of a store. Made and used in one event loop."""
+
+    def __init__(self, store: Store, *, give_up_s: float = 20.0) -> None:
+        self._store = store
+        self._give_up_s = give_up_s
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._is_closing = False
+
+    def submit(self, act: Callable[[Store], _T]) -> "asyncio.Future[_T]":
+        """Run ``act`` behind all others; the future raises StoreUnavailable when it gave up."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._try, act)
+
+    async def close(self) -> None:
+        """Do what waits, then close the store."""
+        self._is_closing = True
+        await asyncio.to_thread(self._thread.shutdown)
+        self._store.close()
+
+    def _try(self, act: Callable[[Store], _T]) -> _T:
+        wait_s, until = FIRST_WAIT_S, time.monotonic() + self._give_up_s
+        while True:
+            try:
+                return act(self._store)
+            except StoreUnavailable:
+                if self._is_closing or time.monotonic() > until:
+                    raise
+            time.sleep(wait_s)
+            wait_s = min(LONGEST_WAIT_S, 2 * wait_s)

@@ -1,0 +1,240 @@
+"""The books of a session: what comes again after a worker's death, and what is said only once."""
+
+import pytest
+
+from asr.events import (
+    EagerEnd,
+    Event,
+    Final,
+    Finalized,
+    Partial,
+    Progress,
+    Stopped,
+    TurnEnd,
+    TurnResumed,
+    TurnStart,
+)
+from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from
+from server.worker import link
+
+RATE = 8_000
+
+
+def opening(channels: int = 1) -> link.Open:
+    turns = link.Turns()
+    return link.Open(1, "mulaw", RATE, channels, 6, None, turns, partials="all", words=False)
+
+
+def audio(samples: int, channels: int = 1) -> link.Audio:
+    return link.Audio(1, bytes(samples * channels), 5.0)
+
+
+def final(number: int) -> Final:
+    return Final(number, "no", 0, 10, 0.5, "endpoint", ())
+
+
+def partial(stable: str, text: str, *, rev: int, id: int = 0) -> Partial:
+    return Partial(id, rev, stable, text, 0, 10)
+
+
+def take(ledger: Ledger, *events: Event, record: bytes = b"", channel: int = 0) -> list[Event]:
+    records = {channel: record} if record else {}
+    return [event for _, event in ledger.take([(channel, e) for e in events], records)]
+
+
+def back(ledger: Ledger) -> tuple[link.Open, list[link.Command]]:
+    first, *rest = ledger.revive(9, now=50.0)
+    assert isinstance(first, link.Open)
+    assert first.session == 9
+    return first, rest
+
+
+def test_a_session_without_a_state_begins_again_with_all_it_was_told() -> None:
+    ledger = Ledger(opening())
+    told: list[link.Command] = [
+        audio(800),
+        link.Gap(1, 80),
+        link.Configure(1, None, "none"),
+        audio(8),
+        link.Stop(1),
+    ]
+    for command in told:
+        ledger.note(command)
+    first, rest = back(ledger)
+    assert (first.at, first.replay_until, first.states) == (0, 888, (link.State(),))
+    assert [type(command) for command in rest] == [type(command) for command in told]
+    assert all(command.session == 9 for command in rest)  # type: ignore[union-attr]
+    assert [c.sent for c in rest if isinstance(c, link.Audio)] == [50.0, 50.0]
+
+
+def test_what_a_snapshot_has_heard_does_not_come_again() -> None:
+    ledger = Ledger(opening())
+    ledger.note(audio(800))
+    ledger.note(link.Configure(1, None, "none"))
+    ledger.note(audio(800))
+    ledger.note(audio(80))
+    assert ledger.saved(link.Saved(1, 1_600, (b"all",)))
+    first, rest = back(ledger)
+    assert first.states == (link.State(snapshot=b"all"),)
+    assert (first.at, first.replay_until, first.partials) == (1_600, 1_680, "none")
+    assert rest == [link.Audio(9, bytes(80), 50.0)]
+    assert ledger.saved_at == 1_600
+
+
+def test_a_record_goes_with_the_snapshot_before_it_and_a_snapshot_replaces_both() -> None:
+    ledger = Ledger(opening())
+    ledger.saved(link.Saved(1, 0, (b"s0",)))
+    take(ledger, final(0), record=b"r0")
+    assert back(ledger)[0].states == (link.State(b"s0", b"r0"),)
+    ledger.saved(link.Saved(1, 0, (b"s1",)))
+    assert back(ledger)[0].states == (link.State(b"s1", None),)
+
+
+def test_a_final_is_let_through_once() -> None:
+    ledger = Ledger(opening())
+    assert take(ledger, final(0), record=b"r") == [final(0)]
+    assert take(ledger, final(0), final(1), record=b"r") == [final(1)]
+
+
+def test_a_finalize_that_was_answered_is_not_asked_again() -> None:
+    ledger = Ledger(opening())
+    for req in ("a", "b"):
+        ledger.note(link.Finalize(1, req))
+    assert take(ledger, final(0), Finalized("a", 0), record=b"r")[1:] == [Finalized("a", 0)]
+    assert back(ledger)[1] == [link.Finalize(9, "b")]
+    assert take(ledger, Finalized("a", 0)) == []
+
+
+def test_of_two_channels_only_the_one_that_owes_an_answer_is_asked_again() -> None:
+    ledger = Ledger(opening(2))
+    ledger.note(link.Finalize(1, "a"))
+    take(ledger, final(0), Finalized("a", 0), record=b"r", channel=1)
+    assert back(ledger)[1] == [link.Finalize(9, "a", (1,))]
+
+
+def test_an_unanswered_finalize_outlives_a_snapshot() -> None:
+    ledger = Ledger(opening())
+    ledger.note(audio(80))
+    ledger.note(link.Finalize(1, "a"))
+    ledger.note(audio(80))
+    ledger.saved(link.Saved(1, 160, (b"s",)))
+    assert back(ledger)[1] == [link.Finalize(9, "a")]
+
+
+def test_turn_events_since_the_last_state_are_not_said_again() -> None:
+    ledger = Ledger(opening())
+    begin, eager, again = TurnStart(0, 5), EagerEnd(0, 9, "no", 0.5), TurnResumed(0, 10)
+    assert take(ledger, begin, eager) == [begin, eager]
+    back(ledger)
+    assert take(ledger, begin, eager, again) == [again]
+    back(ledger)
+    assert take(ledger, begin, eager, again) == []
+    end = TurnEnd(0, 20, "no", "silence")
+    assert take(ledger, final(0), end, record=b"r") == [final(0), end]
+    back(ledger)
+    assert take(ledger, TurnStart(1, 30)) == [TurnStart(1, 30)]
+
+
+def test_a_replay_that_parts_ways_keeps_the_order_of_turns() -> None:
+    ledger = Ledger(opening())
+    take(ledger, TurnStart(0, 5), EagerEnd(0, 9, "no", 0.5), TurnResumed(0, 10))
+    back(ledger)
+    end = TurnEnd(0, 20, "no", "silence")
+    assert take(ledger, TurnStart(0, 5), final(0), end, record=b"r") == [final(0), end]
+
+
+def test_a_snapshot_in_the_middle_of_a_replay_leaves_what_is_still_to_come_again() -> None:
+    ledger = Ledger(opening())
+    take(ledger, TurnStart(0, 5), EagerEnd(0, 9, "no", 0.5))
+    back(ledger)
+    take(ledger, TurnStart(0, 5))
+    ledger.saved(link.Saved(1, 0, (b"s",)))
+    back(ledger)
+    assert take(ledger, EagerEnd(0, 9, "no", 0.5)) == []
+
+
+def test_a_stable_prefix_never_shrinks_in_a_replay_and_revisions_go_on() -> None:
+    ledger = Ledger(opening())
+    shown = partial("no no", "no no one", rev=4)
+    assert take(ledger, shown) == [shown]
+    back(ledger)
+    assert take(ledger, partial("", "no", rev=1)) == []
+    assert take(ledger, partial("no no", "no no one", rev=2)) == []
+    assert take(ledger, partial("no no one", "no no one is", rev=3)) == [
+        partial("no no one", "no no one is", rev=5)
+    ]
+    assert ledger.shown() == [(0, partial("no no one", "no no one is", rev=5))]
+    take(ledger, final(0), record=b"r")
+    assert ledger.shown() == []
+    assert take(ledger, partial("", "yes", rev=1, id=1)) == [partial("", "yes", rev=1, id=1)]
+
+
+def test_progress_passes() -> None:
+    assert take(Ledger(opening()), Progress(4)) == [Progress(4)]
+
+
+def test_a_channel_that_has_stopped_stays_so() -> None:
+    ledger = Ledger(opening(2))
+    take(ledger, final(0), Stopped(5, 1), channel=1)
+    ledger.saved(link.Saved(1, 0, (b"s", b"")))
+    assert back(ledger)[0].states == (link.State(b"s"), link.State(is_closed=True))
+    assert not ledger.is_over
+
+
+def test_snapshots_are_wanted_once_in_a_while_of_audio() -> None:
+    ledger = Ledger(opening())
+    ledger.stagger(0.5)
+    half = audio(SNAPSHOT_EVERY_S * RATE // 2)
+    assert not ledger.wants_snapshot()
+    asked = []
+    for _ in range(4):
+        ledger.note(half)
+        asked.append(ledger.wants_snapshot())
+    assert asked == [True, False, True, False]
+
+
+def test_what_is_kept_is_bounded() -> None:
+    ledger = Ledger(opening())
+    for _ in range(RING_S):
+        ledger.note(audio(RATE))
+    back(ledger)
+    ledger.note(audio(RATE))
+    with pytest.raises(LedgerFull):
+        ledger.revive(9, now=0.0)
+
+
+def test_an_engine_without_records_cannot_be_followed() -> None:
+    ledger = Ledger(opening())
+    take(ledger, final(0))
+    with pytest.raises(LedgerFull):
+        ledger.revive(9, now=0.0)
+    other = Ledger(opening())
+    assert not other.saved(link.Saved(1, 0, ()))
+    with pytest.raises(LedgerFull):
+        other.revive(9, now=0.0)
+
+
+def test_a_store_gives_back_the_snapshot_and_the_newer_records() -> None:
+    ledger = Ledger(opening(2))
+    ledger.note(audio(80, 2))
+    ledger.note(link.Configure(1, None, "none"))
+    ledger.note(audio(80, 2))
+    ledger.saved(link.Saved(1, 160, (b"s0", b"s1")))
+    whole = ledger.kept(with_snapshots=True)
+    take(ledger, final(0), record=b"r0")
+    take(ledger, final(0), Stopped(1, 1), channel=1)
+    kept = kept_from(ledger.kept(with_snapshots=False), whole)
+    assert kept is not None
+    assert kept.opening.states == (link.State(b"s0", b"r0"), link.State(is_closed=True))
+    assert (kept.opening.at, kept.opening.partials, kept.finals) == (160, "none", (1, 1))
+    again = Ledger(kept.opening, kept.finals)
+    assert again.at == 160
+    assert take(again, final(0), final(1), record=b"r1") == [final(1)]
+    assert kept_from(None, None) is None
+
+
+def test_the_records_alone_are_small() -> None:
+    ledger = Ledger(opening())
+    ledger.saved(link.Saved(1, 0, (bytes(1_000_000),)))
+    take(ledger, final(0), record=bytes(5_000))
+    assert len(ledger.kept(with_snapshots=False)) < 10_000
