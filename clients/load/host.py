@@ -152,10 +152,12 @@ def _sockets(pid: int) -> set[str]:
 
 
 def machine() -> str:
-    """Name the processor and how many there are."""
+    """Name the processor, how many there are, and its 16-bit arithmetic."""
     with contextlib.suppress(OSError):
         lines = (PROC / "cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        flags = next((line.split() for line in lines if line.startswith("flags")), [])
+        fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
         if names:
-            return f"{names[0]} x {len(names)}"
+            return f"{names[0]} x {len(names)} ({', '.join(fast) or 'no bf16'})"
     return f"{platform.machine()} x {os.cpu_count()}"

@@ -24,6 +24,8 @@ from clients.load.view import View
 
 BEYOND = 1.2
 """Times N*: what a server does there tells whether it degrades or drifts."""
+EASED = 0.8
+"""Times N*: what people feel on a server that is well used and not full."""
 
 
 @dataclass(slots=True)
@@ -157,17 +159,24 @@ def beyond(most: int) -> int:
     return max(most + 1, math.ceil(BEYOND * most))
 
 
+def eased(most: int) -> int:
+    """Return the streams of the run that shows a server with some room left."""
+    return max(1, math.floor(EASED * most))
+
+
 def short(report: dict[str, Any]) -> dict[str, Any]:
-    """Return a report in one line: N*, how it felt there, what it cost, what happens beyond."""
+    """Return a report in one line: N*, how it feels there, below and beyond, what it costs."""
     points = report["points"]
     best = report["streams"]
     at = [p for p in points if p["streams"] == best] if best else points[-1:]
+    calm = [p for p in points if best and p["streams"] == eased(best)]
     past = [p for p in points if best and p["streams"] >= beyond(best)]
     keys = ("wire", "machine", "streams", "is_client_limited")
     return {
         **{key: report[key] for key in keys},
         "runs": len(points),
         "at": _brief(at[-1]) if at else None,
+        "eased": _brief(calm[-1]) if calm else None,
         "beyond": _brief(past[-1]) if past else None,
     }
 

@@ -15,7 +15,7 @@ from clients.demo import SAMPLES
 from clients.errors import CommandError
 from clients.load.caller import CallFailed, Target, check
 from clients.load.judge import Limits
-from clients.load.lab import Laboratory, beyond, short, system_of
+from clients.load.lab import Laboratory, beyond, eased, short, system_of
 from clients.load.material import PAUSES_S, material
 from clients.load.picture import draw
 from clients.load.plan import Traffic
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         search = lab.search(Search(most=args.most, start=args.start, confirm=confirm))
         is_held = search.best > 0
         if is_held and search.broken is not None:
+            lab.run(eased(search.best))
             lab.run(beyond(search.best))
     report = lab.report(search)
     if args.json:

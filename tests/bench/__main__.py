@@ -1,106 +1,156 @@
 """``make bench``: streams sustained at the pace of speech, by model, look-ahead and precision.
 
-Does: start a server per model and precision, search N*, write tests/bench/results/sustained.json.
+Does: start a server per model, backend and precision, find N* with the load laboratory, write
+results/sustained.json and results/lag.svg.
 Does not know: how streams are measured.
 """
 
 import argparse
-import asyncio
 import json
-import platform
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 from clients.console import table
+from clients.demo import url_of
+from clients.load.host import machine
+from clients.load.lab import system_of
+from clients.load.picture import draw
 from clients.serving import ServerProcess
-from tests.bench.sustained import as_row, search
+from tests.bench.sustained import Effort, measure
 
 PORT = 8799
-RESULTS = Path(__file__).parent / "results" / "sustained.json"
-HEADER = ("model", "look-ahead", "precision", "streams", "lag p50", "p95", "p99", "finalize", "MB")
+RESULTS = Path(__file__).parent / "results"
+DEFINITION = (
+    "N*: the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, "
+    "drift <= 10 ms a minute and no transcript changed by the load"
+)
+HEADER = ("model", "chunk", "precision", "streams", "lag p50", "p95", "p99", "finalize", "cpu/s")
 
 
 def main() -> int:
     """Measure and print; the last line is one JSON object."""
-    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one look-ahead, short points")
-    parser.add_argument("--model", action="append", help="checkpoint; may be given again")
-    parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of audio per stream and point")
-    parser.add_argument("--most", type=int, default=128, help="streams at most")
-    args = parser.parse_args()
-    chunks = [560] if args.quick else [80, 160, 560, 1120]
-    seconds = 10.0 if args.quick else args.seconds
-    rows: list[dict[str, object]] = []
+    args = _arguments()
+    effort = _effort(args)
+    chunks = args.chunk_ms or ([560] if args.quick else [80, 160, 560, 1120])
+    precisions = args.precision or (["auto"] if args.quick else ["fp32", "bf16"])
+    rows: list[dict[str, Any]] = []
+    reports: list[tuple[str, dict[str, Any]]] = []
     for model in args.model or [""]:
-        for precision in args.precision or (["fp32"] if args.quick else ["fp32", "bf16"]):
-            rows += _of_server(model, precision, chunks, seconds, args)
-    result = {"machine": machine(), "workers": args.workers, "seconds": seconds, "rows": rows}
+        for backend in args.backend or ["own"]:
+            for precision in precisions:
+                options = ["--precision", precision, "--backend", backend]
+                options += ["--model", model] if model else []
+                for report in _of_server(options, chunks, effort, args.workers):
+                    rows.append(as_row(report, backend, precision))
+                    reports.append((_name(rows[-1]), report))
+                    print(json.dumps(rows[-1]), flush=True)
+    result = {
+        "machine": machine(),
+        "workers": args.workers,
+        "seconds": effort.seconds,
+        "definition": DEFINITION,
+        "rows": rows,
+    }
     if not args.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(HEADER, [_cells(row) for row in rows], width=110, flexible=0))
-    print(json.dumps({"machine": result["machine"], "rows": [_short(r) for r in rows]}))
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "sustained.json").write_text(json.dumps(result, indent=1) + "\n")
+        picture = draw([system_of(name, report) for name, report in reports[:5]], limit_ms=200)
+        (RESULTS / "lag.svg").write_text(picture)
+    print(table(HEADER, [_cells(row) for row in rows], width=120, flexible=0))
+    print(json.dumps(summary(result)))
     return 0
 
 
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the last line: N* of every row by name, and lag and drift of the widest 560 ms row."""
+    rows = result["rows"]
+    streams = {f"streams_{_name(row).replace(' ', '_')}": row["streams"] for row in rows}
+    wide = [row for row in rows if row["chunk_ms"] == 560] or rows
+    best = max(wide, key=lambda row: row["streams"])
+    at = best["eased"] or best["at"]
+    return {
+        "machine": result["machine"],
+        **streams,
+        "p99_chunk_lag_ms": at["lag_p99_ms"],
+        "drift_ms_per_min": at["drift_ms_per_min"],
+    }
+
+
+def as_row(report: dict[str, Any], backend: str, precision: str) -> dict[str, Any]:
+    """Return one line of the table."""
+    model = (report["models"] or [{}])[0]
+    figures = report["figures"]
+    return {
+        "model": str(model.get("id", "?")),
+        "backend": backend,
+        "precision": precision,
+        "chunk_ms": report["chunk_ms"],
+        "look_ahead": report["chunk_ms"] // 80 - 1,
+        "streams": report["streams"],
+        "is_client_limited": report["is_client_limited"],
+        "bytes_per_stream": int(str(model.get("bytes_per_stream", 0))),
+        "at": figures["at"],
+        "eased": figures.get("eased"),
+        "beyond": figures.get("beyond"),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one look-ahead, short runs")
+    parser.add_argument("--model", action="append", help="checkpoint; may be given again")
+    parser.add_argument("--backend", action="append", choices=["own", "nemo"])
+    parser.add_argument("--precision", action="append", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--chunk-ms", type=int, action="append", metavar="MS")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="measured a run (60; quick: 8)")
+    parser.add_argument("--start", type=int, default=8, help="streams to begin with")
+    parser.add_argument("--most", type=int, default=128, help="streams at most")
+    parser.add_argument(
+        "--late", type=float, default=5.0, help="ms of p99 lateness that void a run"
+    )
+    return parser.parse_args()
+
+
+def _effort(args: argparse.Namespace) -> Effort:
+    quick = bool(args.quick)
+    return Effort(
+        seconds=args.seconds or (8.0 if quick else 60.0),
+        ramp_s=2.0 if quick else 4.0,
+        warm_s=2.0 if quick else 6.0,
+        start=args.start,
+        most=args.most,
+        confirm=0 if quick else 2,
+        quiet_at_once=5 if quick else 1,
+        late_ms=args.late,
+    )
+
+
 def _of_server(
-    model: str, precision: str, chunks: list[int], seconds: float, args: argparse.Namespace
-) -> list[dict[str, object]]:
-    options = ["--precision", precision, "--workers", str(args.workers), "--slots", "150"]
-    options += ["--model", model] if model else []
-    rows = []
-    with ServerProcess(PORT, options) as server:
+    options: list[str], chunks: list[int], effort: Effort, workers: int
+) -> list[dict[str, Any]]:
+    # Slots for forks of finals and for callers who overlap on a seat.
+    slots = ["--slots", str(effort.most // workers + 24), "--workers", str(workers)]
+    with ServerProcess(PORT, [*options, *slots]) as server:
         server.wait_ready()
-        name, memory = _describe()
-        for chunk_ms in chunks:
-            points = asyncio.run(search(PORT, chunk_ms, seconds, args.most))
-            rows.append(as_row(name, precision, chunk_ms, points) | {"bytes_per_stream": memory})
-            print(json.dumps(_short(rows[-1])), flush=True)
-    return rows
+        return [measure(url_of(PORT), chunk_ms, effort) for chunk_ms in chunks]
 
 
-def _describe() -> tuple[str, int]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v1/models") as reply:
-        listed = json.load(reply)
-    model = (listed.get("models") or listed.get("data"))[0]
-    return str(model.get("model") or model.get("id") or model.get("name")), int(
-        model["bytes_per_stream"]
-    )
+def _name(row: dict[str, Any]) -> str:
+    backend = "" if row["backend"] == "own" else f" {row['backend']}"
+    return f"{row['model']}{backend} {row['precision']} {row['chunk_ms']}"
 
 
-def _short(row: dict[str, object]) -> dict[str, object]:
-    return {k: v for k, v in row.items() if k != "points"}
-
-
-def _cells(row: dict[str, object]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     at = row["at"]
-    assert isinstance(at, dict)
-    memory = row["bytes_per_stream"]
-    assert isinstance(memory, int)
+    shown = ("lag_p50_ms", "lag_p95_ms", "lag_p99_ms", "finalize_p99_ms", "cpu_ms_per_audio_s")
     return (
-        str(row["model"]),
-        str(row["look_ahead"]),
-        str(row["precision"]),
+        row["model"],
+        f"{row['chunk_ms']} ms",
+        row["precision"],
         str(row["streams"]),
-        *(f"{at[key]:.0f} ms" for key in ("lag_p50_ms", "lag_p95_ms", "lag_p99_ms")),
-        f"{at['finalize_p99_ms']:.0f} ms",
-        f"{memory / 1e6:.1f}",
+        *("-" if at[key] is None else f"{at[key]:.0f} ms" for key in shown),
     )
-
-
-def machine() -> str:
-    """Name the processor and its cores."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    name = names[0] if names else platform.machine()
-    return f"{name} x {len(names)} ({', '.join(fast) or 'no bf16'})"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from asr.engine import EngineConfig, load_engine
 from asr.offline import evaluate
 from asr.precision import GATES
 from clients.console import table
-from tests.bench.__main__ import machine
+from clients.load.host import machine
 
 SPEECH = Path(__file__).resolve().parents[3] / "shared" / "speech" / "eval"
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"

@@ -1,147 +1,91 @@
-"""How many live streams a server holds at the pace of speech, and what delay they see.
+"""How many live streams a server holds at the pace of speech, and what delay they feel.
 
-Does: open loop through real WebSockets, phases spread over a chunk, more streams until one of the
-limits of N* breaks: p99 chunk lag <= min(period, 200 ms), p99 finalize delay <= 300 ms.
-Does not know: engines.
+Does: the load laboratory before a server: quiet run, N*, 0.8 N*, 1.2 N*; one row of the table.
+Does not know: how load is made (clients/load), how the server was started.
 """
 
-import asyncio
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from clients.audiofile import open_audio
-from clients.demo import SAMPLES, url_of
-from clients.lag import percentile
-from clients.live import Heard, Session, stream_file
-from server.wire.messages import AudioFormat, Chunk
-
-PACKET_MS = 80
-RATE = 16_000
-CLIENT_LATE_S = 0.05
-"""A point in which a packet left later than this says more of the client than of the server."""
-FINALIZE_LIMIT_MS = 300.0
-LAG_LIMIT_MS = 200.0
+from clients.demo import SAMPLES
+from clients.load.caller import Target
+from clients.load.judge import Limits, Point
+from clients.load.lab import Laboratory, beyond, eased
+from clients.load.material import material
+from clients.load.plan import Traffic
+from clients.load.search import Search, Verdict
+from clients.load.view import View
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What N streams saw."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long and how far."""
 
-    streams: int
-    lag_p50_ms: float
-    lag_p95_ms: float
-    lag_p99_ms: float
-    finalize_p50_ms: float
-    finalize_p99_ms: float
-    client_late_ms: float
-    errors: int
+    seconds: float
+    ramp_s: float
+    warm_s: float
+    start: int
+    most: int
+    confirm: int
+    quiet_at_once: int
+    late_ms: float
 
-    def is_held(self, chunk_ms: int) -> bool:
-        """Whether the limits of N* hold."""
-        lag_limit = min(chunk_ms, LAG_LIMIT_MS)
-        in_time = self.lag_p99_ms <= lag_limit and self.finalize_p99_ms <= FINALIZE_LIMIT_MS
-        return in_time and self.errors == 0
-
-
-class _Mute:
-    """Captions that nobody reads."""
-
-    def partial(self, name: str, text: str) -> None:
-        """Nothing."""
-
-    def final(self, name: str, text: str) -> None:
-        """Nothing."""
+    def traffic(self, chunk_ms: int) -> Traffic:
+        """Return the traffic of one latency."""
+        return Traffic(
+            seconds=self.seconds,
+            ramp_s=self.ramp_s,
+            warm_s=self.warm_s,
+            latencies=(str(chunk_ms),),
+        )
 
 
-def speech(seconds: float) -> bytes:
-    """Return the samples one after another, again and again, as s16 at 16 kHz."""
-    parts = []
-    for path in sorted(SAMPLES.glob("0*.ogg")):
-        packets = b"".join(open_audio(path).packets())
-        parts.append(np.frombuffer(packets, "<i2"))
-    whole = np.concatenate(parts)
-    need = int(seconds * RATE)
-    return np.tile(whole, -(-need // len(whole)))[:need].tobytes()
-
-
-async def measure(port: int, streams: int, chunk_ms: int, seconds: float) -> Point:
-    """Run ``streams`` for ``seconds`` each and collect their lags."""
-    audio = speech(seconds + streams)
-    heard = await asyncio.gather(
-        *(_one(port, audio, i, streams, chunk_ms, seconds) for i in range(streams))
+def measure(url: str, chunk_ms: int, effort: Effort) -> dict[str, Any]:
+    """Find N* of a server at one latency; return the laboratory's report."""
+    traffic = effort.traffic(chunk_ms)
+    lab = Laboratory(
+        target=Target(url=url),
+        traffic=traffic,
+        material=material(SAMPLES, "speech", traffic.total_s),
+        limits=Limits(late_ms=effort.late_ms),
+        view=View(sys.stderr, sys.stderr.isatty()),
+        quiet_at_once=effort.quiet_at_once,
     )
-    warm = int(2000 / chunk_ms) + 1  # the first two seconds belong to the opening of sessions
-    lags = [1000 * lag for h in heard for lag in h.lags_s[warm:]]
-    ends = [1000 * h.finalize_delay_s for h in heard if h.finalize_delay_s is not None]
-    nothing = [float("inf")]
-    lags, ends = lags or nothing, ends or nothing
-    return Point(
-        streams=streams,
-        lag_p50_ms=round(percentile(lags, 50), 1),
-        lag_p95_ms=round(percentile(lags, 95), 1),
-        lag_p99_ms=round(percentile(lags, 99), 1),
-        finalize_p50_ms=round(percentile(ends, 50), 1),
-        finalize_p99_ms=round(percentile(ends, 99), 1),
-        client_late_ms=round(1000 * max(h.late_s for h in heard), 1),
-        errors=sum(bool(h.error) for h in heard),
-    )
+    lab.listen()
+    search = lab.search(Search(most=effort.most, start=effort.start, confirm=effort.confirm))
+    rows = {"at": _best(lab.points, search.best)}
+    if search.best:
+        rows["eased"] = lab.run(eased(search.best))
+        rows["beyond"] = lab.run(beyond(search.best))
+    figures = {name: flat(point) for name, point in rows.items() if point is not None}
+    return lab.report(search) | {"chunk_ms": chunk_ms, "figures": figures}
 
 
-async def search(port: int, chunk_ms: int, seconds: float, most: int) -> list[Point]:
-    """Measure 1, 2, 4 ... streams until a limit breaks, then halve the gap twice."""
-    points: list[Point] = []
-    good, bad, streams = 0, most + 1, 1
-    while streams <= most and streams > good and (bad > most or bad - good > max(1, good // 8)):
-        point = await measure(port, streams, chunk_ms, seconds)
-        if point.client_late_ms > 1000 * CLIENT_LATE_S and not point.is_held(chunk_ms):
-            point = await measure(port, streams, chunk_ms, seconds)  # the client stumbled: again
-        points.append(point)
-        if point.is_held(chunk_ms):
-            good = streams
-        else:
-            bad = streams
-        streams = min(most, streams * 2) if bad > most else (good + bad) // 2
-    return points
+def _best(points: list[Point], best: int) -> Point | None:
+    """Return the last run at N*, or the smallest run when nothing was held."""
+    held = [point for point in points if point.streams == best]
+    return held[-1] if held else min(points, key=lambda point: point.streams, default=None)
 
 
-def best(points: list[Point], chunk_ms: int) -> Point:
-    """Return the held point with the most streams, or the smallest point when none held."""
-    held = [p for p in points if p.is_held(chunk_ms)]
-    return max(held, key=lambda p: p.streams) if held else min(points, key=lambda p: p.streams)
-
-
-def as_row(model: str, precision: str, chunk_ms: int, points: list[Point]) -> dict[str, object]:
-    """Return one line of the table, with every point measured."""
-    point = best(points, chunk_ms)
-    sustained = point.streams if point.is_held(chunk_ms) else 0
+def flat(point: Point) -> dict[str, object]:
+    """Return the figures of a run with one latency class."""
+    (figures,) = point.classes.values()
+    lag, finalize = figures.chunk_lag, figures.finalize
     return {
-        "model": model,
-        "precision": precision,
-        "chunk_ms": chunk_ms,
-        "look_ahead": chunk_ms // 80 - 1,
-        "streams": sustained,
-        "at": asdict(point),
-        "points": [asdict(p) for p in points],
+        "streams": point.streams,
+        **{f"lag_{p}_ms": getattr(lag, p, None) for p in ("p50", "p90", "p95", "p99", "max")},
+        **{f"finalize_{p}_ms": getattr(finalize, p, None) for p in ("p50", "p99", "max")},
+        "partial_p50_ms": getattr(figures.partial_lag, "p50", None),
+        "drift_ms_per_min": figures.drift_ms_per_min,
+        "client_late_p99_ms": getattr(point.client_late, "p99", None),
+        "changed": point.changed,
+        "compared": point.compared,
+        "wer": point.wer,
+        "wer_quiet": point.wer_quiet,
+        "cpu_ms_per_audio_s": point.cost.cpu_ms_per_audio_s,
+        "memory_per_stream_mb": point.cost.memory_per_stream_mb,
+        "errors": sum(point.failures.values()),
+        "is_held": point.verdict is Verdict.HELD,
+        "breaks": list(point.breaks),
     }
-
-
-async def _one(
-    port: int, audio: bytes, index: int, streams: int, chunk_ms: int, seconds: float
-) -> Heard:
-    # Streams that all start together would share every batch and look better than life.
-    await asyncio.sleep(index * max(chunk_ms / 1000 / streams, 0.01))
-    session = Session(
-        url=url_of(port),
-        audio=AudioFormat(encoding="pcm_s16le", rate=RATE),
-        latency=Chunk(chunk_ms=chunk_ms),
-    )
-    first = 2 * RATE * index
-    mine = audio[first : first + int(2 * RATE * seconds)]
-    return await stream_file(_packets(mine), len(mine) // 2, session, _Mute())
-
-
-def _packets(audio: bytes) -> Iterator[bytes]:
-    size = 2 * RATE * PACKET_MS // 1000
-    return (audio[i : i + size] for i in range(0, len(audio), size))

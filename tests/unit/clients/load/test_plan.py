@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.load.plan import RATE_HZ, Call, Lengths, Traffic, plan, quiet_plan, spoken_s
@@ -21,6 +21,7 @@ traffics = st.builds(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(traffics, st.integers(1, 60))
 def test_every_seat_has_one_caller_at_a_time_from_the_ramp_to_the_end(
     traffic: Traffic, streams: int
@@ -34,6 +35,7 @@ def test_every_seat_has_one_caller_at_a_time_from_the_ramp_to_the_end(
         assert seat[-1].end_s >= traffic.total_s - 1.5
 
 
+@settings(deadline=None, max_examples=50)
 @given(traffics, st.integers(1, 60))
 def test_a_call_is_whole_when_it_says_all_that_its_voice_says(
     traffic: Traffic, streams: int
@@ -44,6 +46,7 @@ def test_a_call_is_whole_when_it_says_all_that_its_voice_says(
         assert 0 < call.samples <= lengths[call.voice]
 
 
+@settings(deadline=None, max_examples=50)
 @given(traffics, st.integers(1, 60))
 def test_the_share_of_churn_and_the_mix_of_classes_are_as_asked(
     traffic: Traffic, streams: int
@@ -54,6 +57,7 @@ def test_the_share_of_churn_and_the_mix_of_classes_are_as_asked(
     assert max(classes.values()) - min(classes[name] for name in traffic.latencies) <= 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(traffics, st.integers(1, 20))
 def test_packets_are_due_in_order_whatever_the_jitter(traffic: Traffic, streams: int) -> None:
     for seat in plan(traffic, streams, LENGTHS):
@@ -78,6 +82,7 @@ def test_starts_are_spread_over_the_ramp_and_not_aligned_to_chunks() -> None:
     assert len(phases) == 7
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 6), st.sampled_from([("low",), ("low", "balanced")]))
 def test_the_quiet_run_plays_each_voice_once_in_each_class(
     at_once: int, latencies: tuple[str, ...]

@@ -1,7 +1,7 @@
 """The search for N*."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.load.search import Search, Verdict
@@ -19,6 +19,7 @@ def runs(
     return asked
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 400), st.integers(1, 300), st.integers(1, 50), st.integers(0, 2))
 def test_it_finds_a_server_that_holds_up_to_a_number(
     holds: int, most: int, start: int, confirm: int
@@ -31,6 +32,7 @@ def test_it_finds_a_server_that_holds_up_to_a_number(
     assert search.best == 0 or search.held[search.best] == confirm + 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(Verdict)), st.integers(1, 100))
 def test_it_ends_and_its_winner_never_broke_whatever_the_verdicts(
     verdicts: list[Verdict], most: int
