@@ -1,0 +1,118 @@
+"""Deepgram's turn-taking wire: turns as numbered messages."""
+
+import pytest
+
+from server.wire.adapter import Refused
+from server.wire.flux import FluxServer, Thresholds
+from server.wire.messages import Configured, Endpointing
+from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
+
+RAW = {"encoding": "linear16", "sample_rate": 16_000}
+
+
+def table(**query: object) -> Table:
+    return Table(FluxServer(hello(None, **(RAW | query))))
+
+
+def events(played: Table) -> list[str]:
+    return [str(value.get("event", value["type"])) for value in played.said()]
+
+
+def test_a_turn_is_told_from_start_to_end_and_every_message_is_numbered() -> None:
+    played = table(eager_eot_threshold=0.4)
+    played.tell(
+        ready(),
+        turn("start", at_ms=80),
+        partial("turn", "on"),
+        turn("eager_end", at_ms=700, text="turn on", confidence=0.6),
+        turn("resumed", at_ms=800),
+        turn("eager_end", at_ms=1_500, text="turn on it", confidence=0.7),
+        final("turn on it"),
+        turn("end", at_ms=1_700, text="turn on it", trigger="silence"),
+    )
+    assert events(played) == [
+        "Connected",
+        "StartOfTurn",
+        "Update",
+        "EagerEndOfTurn",
+        "TurnResumed",
+        "EagerEndOfTurn",
+        "EndOfTurn",
+    ]
+    assert [value["sequence_id"] for value in played.said()] == list(range(7))
+    end = played.said()[-1]
+    assert (end["transcript"], end["trigger"], end["turn_index"]) == ("turn on it", "model", 0)
+    assert [word["word"] for word in end["words"]] == ["turn", "on", "it"]
+    assert all("trigger" not in value for value in played.said()[:-1])
+
+
+def test_an_eager_end_without_words_is_not_told() -> None:
+    played = table(eager_eot_threshold=0.5)
+    played.tell(ready(), turn("start"), turn("eager_end", at_ms=500, text="", confidence=0.5))
+    assert events(played) == ["Connected", "StartOfTurn"]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "named"),
+    [("silence", "model"), ("model", "model"), ("finalize", "manual"), ("timeout", "timeout")],
+)
+def test_the_trigger_has_their_name(trigger: str, named: str) -> None:
+    played = table()
+    played.tell(ready(), turn("start"), final("a"), turn("end", text="a", trigger=trigger))
+    assert played.said()[-1]["trigger"] == named
+
+
+def test_thresholds_become_silences() -> None:
+    assert Thresholds().endpointing() == Endpointing(silence_ms=600)
+    assert Thresholds(eot=0.5).endpointing().silence_ms == 300
+    assert Thresholds(eot=0.9, timeout_ms=500).endpointing().silence_ms == 500
+    rules = Thresholds(eot=0.7, eager=0.9).endpointing()
+    assert rules.eager_ms is not None
+    assert 80 <= rules.eager_ms < rules.silence_ms
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"eot_threshold": 0.2}, {"eager_eot_threshold": "x"}, {"eot_timeout_ms": 1}, {"channels": 2}],
+)
+def test_a_query_that_cannot_be_is_refused(query: dict[str, object]) -> None:
+    with pytest.raises(Refused):
+        table(**query)
+
+
+def test_configure_changes_the_rules_and_is_confirmed_under_a_number() -> None:
+    played = table(keyterm="sun")
+    played.hear(
+        {"type": "Configure", "thresholds": {"eot_threshold": 0.9}, "keyterms": ["moon", 7]}
+    )
+    played.tell(ready(), Configured(req="configure", at=0, applied={}))
+    answer = played.said(type="ConfigureSuccess")[0]
+    assert answer["sequence_id"] == 1
+    assert answer["thresholds"]["eot_threshold"] == 0.9
+    assert answer["keyterms"] == ["moon"]
+    assert played.kinds() == ["start", "configure"]
+
+
+def test_force_end_turn_finalizes_and_close_stream_ends_with_1000() -> None:
+    played = table()
+    played.hear({"type": "ForceEndTurn"}, {"type": "CloseStream"}, b"late")
+    played.tell(ready(), DONE)
+    assert played.kinds() == ["start", "finalize", "stop"]
+    assert played.adapter.ending == (1000, "")
+
+
+def test_an_error_is_said_and_closes() -> None:
+    played = table()
+    played.tell(fatal("over_capacity"))
+    assert played.said(type="Error")[0]["description"] == "because"
+    assert played.adapter.ending == (1011, "because")
+
+
+@pytest.mark.parametrize(
+    "text", ["nope", '{"type":"Other"}', '{"type":"Configure","thresholds":{"eot_threshold":7}}']
+)
+def test_what_cannot_be_read_is_a_fatal_error_message(text: str) -> None:
+    played = table()
+    played.hear(text)
+    assert played.said(type="Error")
+    assert played.adapter.ending is not None

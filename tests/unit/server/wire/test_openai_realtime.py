@@ -1,0 +1,217 @@
+"""OpenAI's realtime transcription: order of events, items, both dialects."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from server.wire.messages import Endpointing, Error
+from server.wire.openai_realtime import RealtimeServer
+from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
+
+ITEM = "conversation.item.input_audio_transcription"
+BETA = {"openai-beta": "realtime=v1"}
+
+
+def table(headers: dict[str, str] | None = None, **query: Any) -> Table:
+    return Table(RealtimeServer(hello(headers, **query)))
+
+
+def update(**audio_input: Any) -> dict[str, Any]:
+    session = {"type": "transcription", "audio": {"input": audio_input}}
+    return {"type": "session.update", "session": session}
+
+
+def append(data: bytes = b"\0" * 480) -> dict[str, Any]:
+    return {"type": "input_audio_buffer.append", "audio": base64.b64encode(data).decode()}
+
+
+def kinds(played: Table) -> list[str]:
+    return [value["type"] for value in played.said()]
+
+
+def test_the_session_is_there_at_once_and_no_slot_is_taken_before_audio() -> None:
+    played = table(model="gpt-4o-transcribe")
+    assert kinds(played) == ["session.created"]
+    assert played.said()[0]["session"]["audio"]["input"]["format"] == {
+        "type": "audio/pcm",
+        "rate": 24_000,
+    }
+    assert played.asked == []
+
+
+def test_a_turn_is_an_item_from_speech_to_transcript() -> None:
+    played = table()
+    played.hear(append())
+    played.tell(
+        ready(),
+        turn("start", at_ms=100),
+        partial("turn"),
+        partial("turn on", rev=2),
+        final("turn on it"),
+        turn("end", text="turn on it"),
+    )
+    assert kinds(played)[1:] == [
+        "input_audio_buffer.speech_started",
+        f"{ITEM}.delta",
+        f"{ITEM}.delta",
+        f"{ITEM}.delta",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        f"{ITEM}.completed",
+    ]
+    item = played.said(type="input_audio_buffer.speech_started")[0]["item_id"]
+    deltas = played.said(type=f"{ITEM}.delta", item_id=item)
+    completed = played.said(type=f"{ITEM}.completed", item_id=item)[0]
+    assert "".join(value["delta"] for value in deltas) == completed["transcript"] == "turn on it"
+    assert completed["usage"]["type"] == "duration"
+    assert len({value["event_id"] for value in played.said()}) == len(played.said())
+
+
+def test_items_are_chained() -> None:
+    played = table()
+    played.hear(append())
+    played.tell(ready(), turn("start"), final("one"), turn("start", number=1), final("two", id=1))
+    first, second = played.said(type="input_audio_buffer.committed")
+    assert (first["previous_item_id"], second["previous_item_id"]) == (None, first["item_id"])
+
+
+def test_without_turn_detection_one_commit_is_one_item_and_speech_is_not_told() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append(), {"type": "input_audio_buffer.commit"})
+    played.tell(ready(), turn("start"), partial("a"), final("a b", cause="finalize"))
+    assert played.start.endpointing == Endpointing(mode="manual", max_turn_ms=120_000)
+    assert kinds(played) == [
+        "session.created",
+        "session.updated",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        f"{ITEM}.delta",
+        f"{ITEM}.completed",
+    ]
+
+
+def test_a_long_turn_cut_by_us_is_still_one_item_of_the_client() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append())
+    played.tell(ready(), final("one", cause="max"), final("two", id=1, cause="gap"))
+    assert played.said(type=f"{ITEM}.completed") == []
+    played.hear({"type": "input_audio_buffer.commit"})
+    played.tell(final("three", id=2, cause="finalize"))
+    assert played.said(type=f"{ITEM}.completed")[0]["transcript"] == "one two three"
+
+
+def test_a_commit_of_nothing_is_answered_with_nothing() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), {"type": "input_audio_buffer.commit"})
+    assert played.said(type=f"{ITEM}.completed")[0]["transcript"] == ""
+
+
+def test_cleared_audio_has_no_item() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append(), {"type": "input_audio_buffer.clear"})
+    played.hear(append(), {"type": "input_audio_buffer.commit"})
+    played.tell(ready(), final("gone", cause="finalize"), final("kept", id=1, cause="finalize"))
+    completed = played.said(type=f"{ITEM}.completed")
+    assert [value["transcript"] for value in completed] == ["kept"]
+    assert played.said(type="input_audio_buffer.cleared")
+
+
+def test_a_commit_that_cannot_be_served_fails_its_item_only() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append(), {"type": "input_audio_buffer.commit"})
+    played.tell(ready(), Error(code="rate_limited", message="because", fatal=False))
+    assert played.said(type=f"{ITEM}.failed")[0]["error"]["code"] == "rate_limited"
+    assert played.adapter.ending is None
+
+
+def test_beta_has_its_own_names() -> None:
+    played = table(BETA)
+    wish = {"input_audio_format": "g711_ulaw", "turn_detection": {"silence_duration_ms": 300}}
+    played.hear({"type": "transcription_session.update", "session": wish}, append(b"\0" * 80))
+    played.tell(ready(), turn("start"), final("hi"))
+    assert kinds(played)[:2] == ["transcription_session.created", "transcription_session.updated"]
+    assert "conversation.item.created" in kinds(played)
+    assert "conversation.item.added" not in kinds(played)
+    session = played.said()[1]["session"]
+    assert session["input_audio_format"] == "g711_ulaw"
+    assert (played.start.audio.encoding, played.start.audio.rate) == ("mulaw", 8_000)
+    assert played.start.endpointing == Endpointing(silence_ms=300)
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding", "rate"),
+    [
+        ({"type": "audio/pcm", "rate": 16_000}, "pcm_s16le", 16_000),
+        ({"type": "audio/pcm"}, "pcm_s16le", 24_000),
+        ({"type": "audio/pcma"}, "alaw", 8_000),
+        ("pcm16", "pcm_s16le", 24_000),
+    ],
+)
+def test_formats(form: object, encoding: str, rate: int) -> None:
+    played = table()
+    played.hear(update(format=form), append())
+    assert (played.start.audio.encoding, played.start.audio.rate) == (encoding, rate)
+
+
+def test_another_format_in_mid_stream_is_another_session() -> None:
+    played = table()
+    played.hear(append(), update(format={"type": "audio/pcmu"}), append(), append())
+    assert played.kinds() == ["start", "audio", "stop", "start", "audio"]
+    played.tell(ready(), DONE, ready())
+    played.hear(append())
+    assert played.kinds() == ["start", "audio", "stop", "start", "audio"]
+
+
+def test_other_turn_rules_in_mid_stream_are_a_configure() -> None:
+    played = table()
+    played.hear(append(), update(turn_detection={"type": "server_vad", "silence_duration_ms": 900}))
+    assert played.kinds() == ["start", "audio", "configure"]
+    played.hear(update(transcription={"model": "x"}))
+    assert played.kinds() == ["start", "audio", "configure"]
+
+
+def test_idleness_ends_the_session_not_the_socket_and_time_goes_on() -> None:
+    played = table()
+    played.hear(append(b"\0" * 48_000))
+    played.tell(ready(), fatal("idle_timeout"))
+    assert (played.adapter.ending, kinds(played)) == (None, ["session.created"])
+    played.hear(append())
+    played.tell(ready(), turn("start", at_ms=50))
+    assert played.said(type="input_audio_buffer.speech_started")[0]["audio_start_ms"] == 1_050
+
+
+def test_no_room_is_an_error_and_the_end() -> None:
+    played = table()
+    played.hear(append())
+    played.tell(fatal("over_capacity"))
+    assert played.said(type="error")[0]["error"]["type"] == "server_error"
+    assert played.adapter.ending is not None
+    assert played.adapter.ending.code == 1013
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "nope",
+        b"\0\0",
+        {"type": "response.create"},
+        {"type": "session.update"},
+        {"type": "input_audio_buffer.append"},
+        {"type": "input_audio_buffer.append", "audio": "%%%"},
+        update(format={"type": "audio/mp3"}),
+        update(turn_detection="always"),
+        update(turn_detection={"type": "psychic"}),
+        update(format={"type": "audio/pcm", "rate": "fast"}),
+    ],
+)
+def test_what_cannot_be_taken_is_an_error_event_and_the_socket_stays(bad: Any) -> None:
+    played = table()
+    played.hear(bad, append())
+    error = played.said(type="error")[0]["error"]
+    assert (error["type"], bool(error["message"])) == ("invalid_request_error", True)
+    assert played.adapter.ending is None
+    assert played.kinds() == ["start", "audio"]
