@@ -24,6 +24,7 @@ Live speech becomes words.
   rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
   rivulet models                          the models at hand; `models inspect PATH` looks into one
   rivulet load                            how many live streams the server holds, and how it feels
+  rivulet edge --core URL                 a node beside the callers: AudioSocket, Twilio, RTP, L16
   rivulet demo                            what `make run` does: a server, the samples, a table
 
 `rivulet VERB --help` explains each with examples."""
@@ -46,6 +47,7 @@ VERBS = {
     "load": Verb(
         "clients.verbs.load", "load a server with live streams and measure what they feel"
     ),
+    "edge": Verb("edge.command", "recognise beside the user, outlast a cut backhaul"),
     "demo": Verb("clients.demo", "start a server, stream the samples, print a table"),
 }
 

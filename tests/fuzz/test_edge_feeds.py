@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.adapters.audiosocket import AudioSocket
@@ -25,7 +25,7 @@ JSON = st.recursive(
             max_size=5,
         )
     ),
-    max_leaves=12,
+    max_leaves=5,
 )
 EVENTS = st.sampled_from(["connected", "start", "media", "dtmf", "mark", "stop", "x"])
 TWILIO = st.builds(
@@ -50,18 +50,21 @@ def drive(calls: list[tuple[Callable[..., list[Event]], object]]) -> None:
     assert Audio not in kinds or kinds.index(Started) < kinds.index(Audio)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(FRAMES | st.binary(max_size=30), max_size=12))
 def test_audiosocket(pieces: list[bytes]) -> None:
     call = AudioSocket()
     drive([(call.receive, piece) for piece in pieces])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(TWILIO | JSON.map(json.dumps) | st.text(max_size=40), max_size=8))
 def test_twilio(texts: list[str]) -> None:
     stream = Twilio()
     drive([(stream.receive_text, text) for text in texts])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=40) | JSON.map(json.dumps), max_size=8))
 def test_l16(pieces: list[bytes | str]) -> None:
     stream = L16()
@@ -70,6 +73,7 @@ def test_l16(pieces: list[bytes | str]) -> None:
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.binary(max_size=40)

@@ -1,0 +1,303 @@
+"""``rivulet edge``: a node near the user, the core's side of it, its state, what a machine carries.
+
+Does: arguments.
+Does not know: how nodes and cores work; those parts are loaded when a verb runs them.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from clients.errors import CommandError
+
+EXAMPLES = """\
+examples:
+  rivulet edge core --server ws://127.0.0.1:8765/v1/stream        nodes dial in on 127.0.0.1:8770
+  rivulet edge --core tcp://127.0.0.1:8770 --audiosocket 9092     a relay for Asterisk calls
+  rivulet edge --core tls://core.example:8770 --cert node.pem --key node.key --ca ca.pem \\
+      --policy core+local --rtp 5004 --codec 96=L16/16000 --spill /var/lib/rivulet
+  rivulet edge --policy edge --web 8771 --out calls.jsonl         no audio leaves this machine
+  rivulet edge status                                             legs, link, backlog
+  rivulet edge --doctor                                           what this machine can carry
+
+Secrets come from files: --token-file (join token), --twilio-token-file (Twilio's auth token)."""
+
+STATUS_PORT = 8771
+TIMEOUT_S = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "what", nargs="?", choices=("node", "core", "status"), default="node", help="default: node"
+    )
+    parser.add_argument("--doctor", action="store_true", help="say what this machine can carry")
+    parser.add_argument("--json", action="store_true", help="status and doctor as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append transcripts (JSON lines)")
+    _add_link(parser.add_argument_group("link"))
+    _add_node(parser.add_argument_group("node"))
+    _add_feeds(parser.add_argument_group("feeds"))
+    core = parser.add_argument_group("core")
+    core.add_argument(
+        "--server", default="ws://127.0.0.1:8765/v1/stream", metavar="URL", help="who recognises"
+    )
+    core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
+
+
+def _add_link(group: Any) -> None:
+    group.add_argument(
+        "--core",
+        metavar="URL",
+        help="tls://HOST:PORT, or tcp://HOST:PORT on loopback or inside a tunnel",
+    )
+    group.add_argument("--cert", type=Path, help="our certificate (PEM)")
+    group.add_argument("--key", type=Path, help="its key")
+    group.add_argument("--ca", type=Path, help="the authority that signed the other side")
+    group.add_argument("--core-name", help="the name in the core's certificate, if not HOST")
+    group.add_argument("--token-file", type=Path, help="join token")
+
+
+def _add_node(group: Any) -> None:
+    group.add_argument("--name", default=socket.gethostname(), help="default: the host's name")
+    group.add_argument("--zone", default="")
+    group.add_argument("--policy", choices=("core", "core+local", "edge"), default="core")
+    group.add_argument("--latency", choices=("low", "balanced", "accurate"))
+    group.add_argument("--language")
+    group.add_argument("--spill", type=Path, metavar="FOLDER", help="for audio of long cuts")
+    group.add_argument("--spill-mb", type=int, default=1024)
+    group.add_argument("--memory-s", type=int, default=60, help="audio of a leg in memory")
+    group.add_argument("--max-legs", type=int, default=1_000)
+    group.add_argument("--model", default="", help="for recognising here")
+    group.add_argument("--slots", type=int, default=16, help="streams recognised here")
+
+
+def _add_feeds(group: Any) -> None:
+    group.add_argument("--bind", default="127.0.0.1", metavar="HOST", help="where feeds arrive")
+    group.add_argument("--audiosocket", type=int, metavar="PORT", help="Asterisk AudioSocket")
+    group.add_argument("--uuid", action="append", default=[], help="a call AudioSocket may bring")
+    group.add_argument(
+        "--web",
+        type=int,
+        metavar="PORT",
+        default=STATUS_PORT,
+        help=f"status page, /twilio and /l16 (default {STATUS_PORT})",
+    )
+    group.add_argument("--twilio-url", default="", help="wss://... as Twilio knows it")
+    group.add_argument("--twilio-token-file", type=Path)
+    group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, L16, Opus")
+    group.add_argument(
+        "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
+    )
+    group.add_argument("--window-ms", type=int, default=60, help="wait for late RTP packets")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what was asked for."""
+    if args.doctor:
+        return _doctor(args)
+    if args.what == "status":
+        return _status(args)
+    return _core(args) if args.what == "core" else _node(args)
+
+
+# ---- node
+
+
+def _node(args: argparse.Namespace) -> int:
+    from edge.run import NodeSettings, RunError, run_node
+    from server import logs
+    from server.config import ServerConfig
+
+    if args.core is None and args.policy != "edge":
+        raise CommandError(f"the policy {args.policy} needs --core; --policy edge does without")
+    logs.configure()
+    local = None
+    if args.policy != "core":
+        local = ServerConfig(port=0, workers=1, slots=args.slots, model=args.model)
+    settings = NodeSettings(
+        node=_node_config(args),
+        feeds=_feeds(args),
+        core=None if args.core is None else _address(args),
+        zone=args.zone,
+        token=_secret(args.token_file),
+        local=local,
+        out=args.out,
+    )
+
+    def announce(ports: Any) -> None:
+        opened = {"AudioSocket": ports.audiosocket, "web": ports.web, "RTP": ports.rtp}
+        told = ", ".join(f"{name} {port}" for name, port in opened.items() if port)
+        sys.stdout.write(f"edge node {args.name}, policy {args.policy}: {told}\n")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(run_node(settings, announce))
+    except RunError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _node_config(args: argparse.Namespace) -> Any:
+    from edge.node import NodeConfig
+
+    if args.spill is not None and not args.spill.is_dir():
+        raise CommandError(f"--spill {args.spill}: there is no such folder")
+    return NodeConfig(
+        name=args.name,
+        policy=args.policy,
+        latency=args.latency,
+        language=args.language,
+        memory_ms=args.memory_s * 1000,
+        spill_folder=args.spill,
+        spill_bytes=args.spill_mb << 20,
+        max_legs=args.max_legs,
+    )
+
+
+def _feeds(args: argparse.Namespace) -> Any:
+    from edge.adapters.rtp import STATIC, codec_of
+    from edge.listeners import FeedConfig
+
+    codecs = dict(STATIC)
+    for given in args.codec:
+        number, _, name = given.partition("=")
+        try:
+            codecs[int(number)] = codec_of(name)
+        except ValueError as error:
+            raise CommandError(f"--codec {given}: {error}") from error
+    return FeedConfig(
+        host=args.bind,
+        audiosocket_port=args.audiosocket,
+        calls=frozenset(args.uuid),
+        web_port=args.web,
+        twilio_url=args.twilio_url,
+        twilio_secret=_secret(args.twilio_token_file),
+        rtp_port=args.rtp,
+        codecs=codecs,
+        window_s=args.window_ms / 1000,
+    )
+
+
+def _address(args: argparse.Namespace) -> Any:
+    from edge.uplink import CoreAddress
+
+    url = urlsplit(args.core)
+    try:
+        port = url.port
+    except ValueError:
+        port = None
+    if url.scheme not in ("tls", "tcp") or not url.hostname or port is None:
+        raise CommandError(f"--core is tls://HOST:PORT or tcp://HOST:PORT, not {args.core}")
+    tls = _tls(args, is_server=False) if url.scheme == "tls" else None
+    return CoreAddress(host=url.hostname, port=port, tls=tls, name=args.core_name)
+
+
+def _tls(args: argparse.Namespace, *, is_server: bool) -> ssl.SSLContext:
+    from edge.tls import Identity, TlsError, context
+
+    if None in (args.cert, args.key, args.ca):
+        raise CommandError("TLS needs --cert, --key and --ca")
+    try:
+        identity = Identity(certificate=args.cert, key=args.key, authority=args.ca)
+        return context(identity, is_server=is_server)
+    except TlsError as error:
+        raise CommandError(str(error)) from error
+
+
+def _secret(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+
+
+# ---- core
+
+
+def _core(args: argparse.Namespace) -> int:
+    from edge.core import CoreConfig
+    from edge.run import CoreSettings, RunError, run_core
+    from server import logs
+
+    logs.configure()
+    host, _, port = args.listen.rpartition(":")
+    if not host or not port.isdecimal():
+        raise CommandError(f"--listen is HOST:PORT, not {args.listen}")
+    token = _secret(args.token_file)
+    config = CoreConfig(
+        url=args.server,
+        host=host,
+        port=int(port),
+        tls=_tls(args, is_server=True) if args.cert else None,
+        tokens=frozenset([token] if token else []),
+    )
+
+    def announce(opened: int) -> None:
+        sys.stdout.write(f"edge nodes dial {host}:{opened}; {args.server} recognises\n")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(run_core(CoreSettings(core=config, out=args.out), announce))
+    except RunError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+# ---- status and doctor
+
+
+def _status(args: argparse.Namespace) -> int:
+    from clients.console import clean, table
+
+    url = f"http://127.0.0.1:{args.web}/status"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+            state = json.load(reply)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise CommandError(f"no node answers at {url}; --web PORT names another") from error
+    if args.json:
+        sys.stdout.write(json.dumps(state) + "\n")
+        return 0
+    link = state["link"]
+    reached = "no core" if link is None else "up" if link["is_up"] else f"down: {link['reason']}"
+    sys.stdout.write(f"{state['node']}, policy {state['policy']}, link {clean(reached)}\n")
+    sys.stdout.write(f"on disk {state['spilled_bytes']} B, lost {state['lost_samples'] or 0}\n")
+    header = ("leg", "name", "codec", "heard s", "backlog", "finals")
+    rows = [
+        tuple(str(leg[key]) for key in ("leg", "name", "encoding", "seconds", "backlog", "finals"))
+        for leg in state["legs"]
+    ]
+    if rows:
+        sys.stdout.write(table(header, rows, width=100, flexible=1) + "\n")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge.doctor import examine
+    from server.cli import CliError, ModelChoice
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    choice = None if args.policy == "core" else ModelChoice(model=args.model, slots=args.slots)
+    try:
+        findings = examine(choice, args.spill)
+    except CliError as error:
+        raise CommandError(str(error)) from error
+    if args.json:
+        report = {found.name: found.value for found in findings}
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        for found in findings:
+            mark = " " if found.is_good else "!"
+            sys.stdout.write(f"{mark} {found.name:<18} {found.value}\n")
+    return 0 if all(found.is_good for found in findings) else 1

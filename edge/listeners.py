@@ -1,0 +1,304 @@
+"""Where feeds arrive: sockets of AudioSocket, WebSockets of Twilio and L16, datagrams of RTP.
+
+Does: accept, read, hand what came to the parsers, end what goes silent; answer the status page on
+the WebSocket port.
+Does not know: how a protocol is read (edge.adapters), legs, the link.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from edge.adapters import twilio
+from edge.adapters.audiosocket import HANG_UP, AudioSocket
+from edge.adapters.events import FeedError, Started
+from edge.adapters.l16 import L16
+from edge.adapters.rtp import STATIC, Codec, RtpStream
+from edge.adapters.twilio import Twilio
+from edge.feeds import Feed
+from edge.media import Piece
+from edge.node import Node, TooManyLegs
+from server.http import json_response
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES = 65_536
+TICK_S = 0.01
+"""How exactly the reorder window is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedConfig:
+    """Which feeds a node takes."""
+
+    host: str = "127.0.0.1"
+    audiosocket_port: int | None = None
+    calls: frozenset[str] = frozenset()
+    """UUIDs that AudioSocket may bring; none: any (the interface must be private)."""
+    web_port: int | None = None
+    twilio_url: str = ""
+    """The address as Twilio knows it: what it signs."""
+    twilio_secret: str = ""
+    rtp_port: int | None = None
+    codecs: dict[int, Codec] = field(default_factory=lambda: dict(STATIC))
+    window_s: float = 0.06
+    idle_s: float = 60.0
+    """A feed that says nothing for so long is over."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the feeds refused, by reason."""
+
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        """Count a refusal."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The ports that were opened."""
+
+    audiosocket: int | None
+    web: int | None
+    rtp: int | None
+
+
+class Listeners:
+    """All feeds of a node."""
+
+    def __init__(
+        self, config: FeedConfig, node: Node, *, respond: Callable[[str], Response | None]
+    ) -> None:
+        self.counters = Counters()
+        self._config, self._node, self._respond = config, node, respond
+        self._calls: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Listening]:
+        """Open the ports for the time of the block; raises OSError."""
+        config = self._config
+        async with contextlib.AsyncExitStack() as stack:
+            audiosocket = web = rtp = None
+            if config.audiosocket_port is not None:
+                server = await asyncio.start_server(
+                    self._audiosocket, config.host, config.audiosocket_port
+                )
+                stack.callback(server.close)
+                audiosocket = server.sockets[0].getsockname()[1]
+            if config.web_port is not None:
+                site = serve(
+                    self._websocket,
+                    config.host,
+                    config.web_port,
+                    compression=None,
+                    max_size=1_048_576,
+                    process_request=self._process,
+                    server_header=None,
+                )
+                web = (await stack.enter_async_context(site)).sockets[0].getsockname()[1]
+            if config.rtp_port is not None:
+                receiver = RtpReceiver(config, self._node, self.counters)
+                rtp = await stack.enter_async_context(receiver.receiving())
+            try:
+                yield Listening(audiosocket, web, rtp)
+            finally:
+                for call in self._calls:
+                    call.cancel()
+                await asyncio.gather(*self._calls, return_exceptions=True)
+
+    # ---- AudioSocket
+
+    async def _audiosocket(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        call = asyncio.create_task(self._call(reader, writer))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        feed, parser = Feed(self._node), AudioSocket()
+        try:
+            while not feed.is_over:
+                async with asyncio.timeout(self._config.idle_s):
+                    data = await reader.read(_READ_BYTES)
+                if not data:
+                    break
+                events = parser.receive(data)
+                for event in events:
+                    if isinstance(event, Started):
+                        self._check(event.name)
+                feed.take(events)
+        except (FeedError, TooManyLegs) as error:
+            self._refuse("audiosocket", error)
+            writer.write(HANG_UP)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            feed.end()
+            writer.close()
+
+    def _check(self, name: str) -> None:
+        if self._config.calls and name not in self._config.calls:
+            raise FeedError("a UUID that nobody announced")
+
+    def _refuse(self, feed: str, error: Exception) -> None:
+        self.counters.refuse(feed)
+        logger.info("feed refused", extra={"feed": feed, "reason": str(error)})
+
+    # ---- WebSockets
+
+    def _process(self, socket: ServerConnection, request: Request) -> Response | None:
+        path = urlsplit(request.path).path
+        if "websocket" not in request.headers.get("Upgrade", "").lower():
+            found = self._respond(path)
+            return found or json_response({"error": "nothing is here"}, HTTPStatus.NOT_FOUND)
+        if path == "/twilio":
+            return self._signed(request)
+        if path == "/l16":
+            return None
+        return json_response({"error": "feeds are /twilio and /l16"}, HTTPStatus.NOT_FOUND)
+
+    def _signed(self, request: Request) -> Response | None:
+        config = self._config
+        given = request.headers.get("X-Twilio-Signature", "")
+        if config.twilio_secret and twilio.is_signed(
+            config.twilio_url, given, config.twilio_secret
+        ):
+            return None
+        self.counters.refuse("twilio signature")
+        return json_response({"error": "the signature is not ours"}, HTTPStatus.FORBIDDEN)
+
+    async def _websocket(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        address = urlsplit(socket.request.path)
+        feed = Feed(self._node)
+        try:
+            if address.path == "/twilio":
+                await self._twilio(socket, feed)
+            else:
+                await self._l16(socket, feed, parse_qs(address.query))
+        except (FeedError, TooManyLegs) as error:
+            self._refuse(address.path, error)
+            await socket.close(1008, str(error)[:120])
+        except (ConnectionClosed, TimeoutError):
+            pass
+        finally:
+            feed.end()
+
+    async def _twilio(self, socket: ServerConnection, feed: Feed) -> None:
+        parser = Twilio()
+        while not feed.is_over:
+            async with asyncio.timeout(self._config.idle_s):
+                message = await socket.recv()
+            if isinstance(message, bytes):
+                raise FeedError("Twilio sends text only")
+            feed.take(parser.receive_text(message))
+
+    async def _l16(self, socket: ServerConnection, feed: Feed, query: dict[str, list[str]]) -> None:
+        rate = query.get("rate", ["16000"])[0]
+        parser = L16(rate=int(rate) if rate.isdecimal() and len(rate) < 6 else 0)
+        while True:
+            async with asyncio.timeout(self._config.idle_s):
+                message = await socket.recv()
+            if isinstance(message, str):
+                feed.take(parser.receive_text(message))
+            else:
+                feed.take(parser.receive_binary(message))
+
+
+class RtpReceiver(asyncio.DatagramProtocol):
+    """One port for many senders: each address is a call, whatever its SSRCs."""
+
+    def __init__(self, config: FeedConfig, node: Node, counters: Counters) -> None:
+        self._config, self._node, self._counters = config, node, counters
+        self._senders: dict[object, _Sender] = {}
+
+    @contextlib.asynccontextmanager
+    async def receiving(self) -> AsyncIterator[int]:
+        """Receive for the time of the block; gives the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: self, local_addr=(self._config.host, self._config.rtp_port or 0)
+        )
+        ticking = asyncio.create_task(self._tick())
+        try:
+            yield transport.get_extra_info("sockname")[1]
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            transport.close()
+            for sender in self._senders.values():
+                sender.end()
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        """Take a datagram; one that is no audio of ours is counted only."""
+        now = asyncio.get_running_loop().time()
+        sender = self._senders.get(addr)
+        if sender is None:
+            stream = RtpStream(dict(self._config.codecs), self._config.window_s)
+            sender = _Sender(stream, Feed(self._node), f"{addr[0]}:{addr[1]}")
+            if not sender.begins(data, now):
+                self._counters.refuse("rtp datagram")
+                return
+            self._senders[addr] = sender
+        else:
+            sender.take(sender.stream.receive(data, now=now), now)
+        if sender.is_refused:
+            self._counters.refuse("rtp")
+            del self._senders[addr]
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = loop.time()
+            for addr, sender in list(self._senders.items()):
+                sender.take(sender.stream.handle_timer(now=now), None)
+                if now - sender.heard > self._config.idle_s:
+                    sender.end()
+                    del self._senders[addr]
+
+
+@dataclass(slots=True)
+class _Sender:
+    stream: RtpStream
+    feed: Feed
+    name: str
+    heard: float = 0.0
+    is_refused: bool = False
+
+    def begins(self, datagram: bytes, now: float) -> bool:
+        """Whether a first datagram is audio; what is not makes no sender and no memory."""
+        self.take(self.stream.receive(datagram, now=now), now)
+        return self.stream.window is not None
+
+    def take(self, pieces: list[Piece], now: float | None) -> None:
+        """Append what is in order now; the first audio opens the leg."""
+        self.heard = self.heard if now is None else now
+        if not pieces or self.is_refused:
+            return
+        codec = self.stream.codec
+        assert codec is not None
+        try:
+            if not self.feed.legs:
+                self.feed.take([Started(self.name, codec.encoding, codec.rate)])
+        except TooManyLegs:
+            self.is_refused = True
+            return
+        self.feed.pieces("inbound", pieces)
+
+    def end(self) -> None:
+        if self.feed.legs:
+            self.feed.pieces("inbound", self.stream.flush())
+        self.feed.end()

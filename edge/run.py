@@ -1,0 +1,193 @@
+"""A whole node, or the core's side as a program: started, announced, ended by a signal.
+
+Does: put the parts together from settings; write transcripts as JSON lines where one asks for it.
+Does not know: arguments.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from edge import status
+from edge.core import Core, CoreConfig, accepting
+from edge.listeners import FeedConfig, Listeners, Listening
+from edge.node import EventKind, Node, NodeConfig, NodeLeg
+from edge.uplink import CoreAddress, Uplink
+from edge.wire import Hello, Open, Result
+from server.app import running
+from server.config import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+
+class RunError(Exception):
+    """It cannot start; the text is one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Everything about a node."""
+
+    node: NodeConfig
+    feeds: FeedConfig
+    core: CoreAddress | None = None
+    """None: no core, only under the policy ``edge``."""
+    zone: str = ""
+    token: str = ""
+    local: ServerConfig | None = None
+    """The server that recognises here, where the policy needs one."""
+    out: Path | None = None
+
+
+@dataclass(slots=True)
+class Transcripts:
+    """Finals and provisional text as JSON lines; None: nobody asked for them."""
+
+    stream: TextIO | None = None
+
+    def event(self, leg: NodeLeg, kind: EventKind, result: Result | None) -> None:
+        """Write what a leg said."""
+        if kind == "closed":
+            reason = leg.leg.closed.reason if leg.leg.closed else "done"
+            self._write(leg.leg.opening, "closed", None, {"reason": reason})
+        elif kind != "partial" and result is not None:
+            self._write(leg.leg.opening, kind, result, {})
+
+    def final(self, opening: Open, number: int, result: Result) -> None:
+        """Write a final at the core."""
+        self._write(opening, "final", result, {"number": number})
+
+    def _write(
+        self, opening: Open, kind: str, result: Result | None, extra: dict[str, Any]
+    ) -> None:
+        if self.stream is None:
+            return
+        line: dict[str, Any] = {"session": opening.session, "name": opening.name, "kind": kind}
+        if result is not None:
+            line |= {"start_ms": result.start_ms, "end_ms": result.end_ms, "text": result.text}
+        self.stream.write(json.dumps(line | extra) + "\n")
+        self.stream.flush()
+
+
+@contextlib.contextmanager
+def _writing(path: Path | None, transcripts: Transcripts) -> Any:
+    if path is None:
+        yield
+        return
+    try:
+        with path.open("a") as stream:
+            transcripts.stream = stream
+            yield
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from error
+
+
+@dataclass(slots=True)
+class RunningNode:
+    """A node that listens."""
+
+    node: Node
+    ports: Listening
+    listeners: Listeners
+
+
+@contextlib.asynccontextmanager
+async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
+    """Run a node for the time of the block. Raises RunError."""
+    transcripts = Transcripts()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_writing(settings.out, transcripts))
+        local_url = ""
+        if settings.local is not None:
+            server = await stack.enter_async_context(running(settings.local))
+            try:
+                await server.manager.ready()
+            except RuntimeError as error:
+                raise RunError(str(error)) from error
+            local_url = server.addresses.websocket
+        uplink = _uplink(settings)
+        node = Node(settings.node, uplink=uplink, local_url=local_url, on_event=transcripts.event)
+        listeners = Listeners(
+            settings.feeds,
+            node,
+            respond=lambda path: status.respond(
+                path, status.of_node(node, listeners.counters.refused)
+            ),
+        )
+        try:
+            ports = await stack.enter_async_context(listeners.listening())
+        except OSError as error:
+            raise RunError(f"cannot listen: {error.strerror or error}") from error
+        task = asyncio.create_task(node.run())
+        try:
+            yield RunningNode(node, ports, listeners)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _uplink(settings: NodeSettings) -> Uplink | None:
+    if settings.core is None:
+        return None
+
+    def hello(epoch: int) -> Hello:
+        return Hello(
+            node=settings.node.name,
+            epoch=epoch,
+            zone=settings.zone,
+            token=settings.token,
+            policies=(settings.node.policy,),
+            slots=settings.node.max_legs,
+        )
+
+    # A node that was started later has the larger epochs, whatever it remembers.
+    return Uplink(settings.core, hello, first_epoch=int(time.time()) * 1000)
+
+
+async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]) -> None:
+    """Run a node until SIGINT or SIGTERM; legs get a moment to end. Raises RunError."""
+    over = _signals()
+    async with running_node(settings) as here:
+        on_ready(here.ports)
+        await over.wait()
+        for leg in list(here.node.legs.values()):
+            leg.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(leg.is_over.wait() for leg in here.node.legs.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSettings:
+    """Everything about the core's side."""
+
+    core: CoreConfig
+    out: Path | None = None
+    status_port: int | None = None
+
+
+async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> None:
+    """Accept nodes until SIGINT or SIGTERM. Raises RunError."""
+    over, transcripts = _signals(), Transcripts()
+    core = Core(settings.core, transcripts.final)
+    with _writing(settings.out, transcripts):
+        try:
+            async with accepting(core) as port:
+                on_ready(port)
+                await over.wait()
+        except OSError as error:
+            raise RunError(f"cannot listen: {error.strerror or error}") from error
+
+
+def _signals() -> asyncio.Event:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    return over
