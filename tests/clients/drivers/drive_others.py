@@ -1,0 +1,165 @@
+"""Other clients: ``python drive_others.py NAME HOST FILE RATE`` prints one JSON line."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
+from typing import Any
+
+PACKET_BYTES = 3_200
+
+
+def pieces(data: bytes) -> list[bytes]:
+    return [data[begin : begin + PACKET_BYTES] for begin in range(0, len(data), PACKET_BYTES)]
+
+
+def wyoming(host: str, path: str, rate: int) -> tuple[str, int]:
+    from wyoming.asr import Transcribe, Transcript, TranscriptChunk
+    from wyoming.audio import AudioChunk, AudioStart, AudioStop
+    from wyoming.client import AsyncTcpClient
+    from wyoming.info import Describe, Info
+
+    async def run() -> tuple[str, int]:
+        name, port = host.split(":")
+        async with AsyncTcpClient(name, int(port)) as client:
+            await client.write_event(Describe().event())
+            info = Info.from_event(await client.read_event())
+            assert info.asr[0].models[0].languages
+        async with AsyncTcpClient(name, int(port)) as client:
+            form = {"rate": rate, "width": 2, "channels": 1}
+            await client.write_event(Transcribe(language="en").event())
+            await client.write_event(AudioStart(**form).event())
+            for piece in pieces(Path(path).read_bytes()):
+                await client.write_event(AudioChunk(audio=piece, **form).event())
+            await client.write_event(AudioStop().event())
+            chunks, count = "", 1
+            while True:
+                event = await client.read_event()
+                assert event is not None and event.type != "error", event
+                count += 1
+                if TranscriptChunk.is_type(event.type):
+                    chunks += TranscriptChunk.from_event(event).text
+                if Transcript.is_type(event.type):
+                    text = Transcript.from_event(event).text
+                    assert chunks == text
+                    return text, count
+
+    return asyncio.run(run())
+
+
+def vosk(host: str, path: str, rate: int) -> tuple[str, int]:
+    from vosk.transcriber.transcriber import Transcriber  # what `vosk-transcriber --server` runs
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.txt"
+        options = {"server": f"ws://{host}", "output": str(out), "output_type": "txt", "tasks": 1}
+        transcriber = Transcriber.__new__(Transcriber)  # its __init__ loads a model of its own
+        transcriber.args, transcriber.queue = SimpleNamespace(**options), Queue()
+        asyncio.run(transcriber.process_task_list_server([(Path(path), out)]))
+        return " ".join(out.read_text().split()), 0
+
+
+def riva(host: str, path: str, rate: int, *, is_file: bool = False) -> tuple[str, int]:
+    import riva.client as riva_client
+
+    service = riva_client.ASRService(riva_client.Auth(uri=host))
+    config = riva_client.RecognitionConfig(
+        encoding=riva_client.AudioEncoding.LINEAR_PCM,
+        sample_rate_hertz=rate,
+        language_code="en-US",
+        max_alternatives=1,
+        audio_channel_count=1,
+        enable_word_time_offsets=True,
+    )
+    data = Path(path).read_bytes()
+    if is_file:
+        answer = service.offline_recognize(data, config)
+        return "".join(r.alternatives[0].transcript for r in answer.results).strip(), 1
+    streaming = riva_client.StreamingRecognitionConfig(config=config, interim_results=True)
+    text, count = "", 0
+    for response in service.streaming_response_generator(pieces(data), streaming):
+        count += 1
+        for result in response.results:
+            if result.is_final:
+                text += result.alternatives[0].transcript
+    return text.strip(), count
+
+
+def assemblyai(host: str, path: str, rate: int) -> tuple[str, int]:
+    from assemblyai.streaming.v3 import (
+        StreamingClient,
+        StreamingClientOptions,
+        StreamingEvents,
+        StreamingParameters,
+    )
+
+    turns, events, errors = dict[int, str](), list[Any](), list[Any]()
+    client = StreamingClient(StreamingClientOptions(api_host=f"ws://{host}", api_key="key"))
+
+    def heard(_: object, event: Any) -> None:
+        events.append(event)
+        if getattr(event, "end_of_turn", False):
+            turns[event.turn_order] = event.transcript
+
+    for kind in (StreamingEvents.Begin, StreamingEvents.Turn, StreamingEvents.Termination):
+        client.on(kind, heard)
+    client.on(StreamingEvents.Error, lambda _, error: errors.append(error))
+    client.connect(
+        StreamingParameters(sample_rate=rate, speech_model="universal-streaming-english")
+    )
+    client.stream(iter(pieces(Path(path).read_bytes())))
+    client.disconnect(terminate=True)
+    assert not errors, errors
+    return " ".join(turns[number] for number in sorted(turns)), len(events)
+
+
+def speechmatics(host: str, path: str, rate: int) -> tuple[str, int]:
+    from speechmatics.rt import (
+        AsyncClient,
+        AudioEncoding,
+        AudioFormat,
+        ServerMessageType,
+        TranscriptionConfig,
+    )
+
+    async def run() -> tuple[str, int]:
+        text, count = "", 0
+        async with AsyncClient(api_key="key", url=f"ws://{host}/v2") as client:
+
+            def heard(message: dict[str, Any]) -> None:
+                nonlocal text, count
+                count += 1
+                if message["message"] == "AddTranscript":
+                    text += message["metadata"]["transcript"]
+
+            for kind in ServerMessageType:
+                client.on(kind, heard)
+            form = AudioFormat(
+                encoding=AudioEncoding.PCM_S16LE, sample_rate=rate, chunk_size=PACKET_BYTES
+            )
+            config = TranscriptionConfig(language="en", enable_partials=True, max_delay=1.0)
+            await client.start_session(transcription_config=config, audio_format=form)
+            for piece in pieces(Path(path).read_bytes()):
+                await client.send_audio(piece)
+            await client.stop_session()
+        return text.strip(), count
+
+    return asyncio.run(run())
+
+
+RUNS = {
+    "wyoming": (wyoming, "wyoming"),
+    "vosk": (vosk, "vosk"),
+    "riva": (riva, "nvidia-riva-client"),
+    "riva-file": (lambda *a: riva(*a, is_file=True), "nvidia-riva-client"),
+    "assemblyai": (assemblyai, "assemblyai"),
+    "speechmatics": (speechmatics, "speechmatics-rt"),
+}
+name, where, path, rate = sys.argv[1:]
+run, package = RUNS[name]
+text, messages = run(where, path, int(rate))
+print(json.dumps({"text": text, "messages": messages, "client": f"{package} {version(package)}"}))
