@@ -37,6 +37,8 @@ class Leg:
     """Frames with audio that were made: 0 for ever under ``edge``."""
     news: list[Result | None] = field(default_factory=list)
     """Finals that came since somebody looked; None: the open text changed."""
+    is_placed: bool = True
+    """False: the session moved here and the core has not said yet where it stands."""
     is_complete: bool = False
     """Under ``edge``: every final is known, the link may close."""
     _sent: int | None = None
@@ -67,22 +69,22 @@ class Leg:
     def open_frame(self) -> Frame:
         """Say, on a fresh connection, who we are and what we have."""
         self._sent, self._has_closed = None, False
-        self._answered = len(self.transcript.finals)
+        self._answered = self.transcript.next_number
         opening = msgspec.structs.replace(
-            self.opening, finals=len(self.transcript.finals), covered=self.covered
+            self.opening, finals=self.transcript.next_number, covered=self.covered
         )
         return Frame(Kind.OPEN, self.number, self.ring.base, opening.pack())
 
     def goodbye(self) -> Frame:
         """Say that we have all of a leg that is over: the core may forget it."""
-        finals = len(self.transcript.finals)
+        finals = self.transcript.next_number
         return Frame(Kind.CLOSE, self.number, finals, Close().pack(), wire.ANSWER)
 
     def frames_to_send(self, max_bytes: int) -> Iterator[Frame]:
         """Yield what may go now, a little more than ``max_bytes`` at most."""
         if self.is_over:
             return
-        have = len(self.transcript.finals)
+        have = self.transcript.next_number
         if self.policy != "edge" and self._answered < have:
             self._answered = have
             yield Frame(Kind.RESULT_ACK, self.number, have)
@@ -133,7 +135,7 @@ class Leg:
             case Kind.NEED if self.policy == "edge":
                 self._sent = self.acked = min(frame.offset, len(self.transcript.finals))
             case Kind.NEED:
-                self._sent = frame.offset
+                self._place(frame.offset)
                 self._credit(frame)
             case Kind.ACK:
                 self._credit(frame)
@@ -147,6 +149,13 @@ class Leg:
                     self.transcript.settle()
             case _:
                 raise FrameError(f"a core does not send {frame.kind.name}")
+
+    def _place(self, offset: int) -> None:
+        if not self.is_placed:
+            self.is_placed = True
+            self.ring.begin_at(offset)
+            self.news.append(None)
+        self._sent = offset
 
     def _credit(self, frame: Frame) -> None:
         credit = wire.credit_of(frame)

@@ -18,6 +18,7 @@ from edge.leg import Leg
 from edge.recogniser import LegAudio, LegRefused, Recogniser, Start
 from edge.ring import AudioRing
 from edge.spill import SpillBudget, SpillFile
+from edge.transcript import Transcript
 from edge.uplink import Uplink
 from edge.wire import Close, Encoding, Open, Policy, Result
 
@@ -59,9 +60,12 @@ class Caller:
     rate: int
     name: str = ""
     session: str = ""
-    """Empty: a new one. A session that moved here brings its name, secret and epoch."""
+    """Empty: a new one."""
     secret: str = ""
     epoch: int = 1
+    """A session that moves here brings its name, its secret and a higher epoch."""
+    finals: int = 0
+    """Finals that the caller of a moved session has."""
 
 
 class Node:
@@ -105,7 +109,14 @@ class Node:
             language=self.config.language,
             name=caller.name,
         )
-        leg = NodeLeg(self, Leg(number=self._next, opening=opening, ring=self._ring(caller)))
+        inner = Leg(
+            number=self._next,
+            opening=opening,
+            ring=self._ring(caller),
+            transcript=Transcript(first=caller.finals),
+            is_placed=not caller.session,
+        )
+        leg = NodeLeg(self, inner)
         self.legs[self._next] = leg
         if self.uplink is not None:
             self.uplink.add(leg.leg)
@@ -170,6 +181,8 @@ class Node:
         here = self.legs.get(leg.number)
         if here is None:
             return
+        if leg.is_placed:
+            here.is_placed.set()
         news, leg.news = leg.news, []
         for result in news:
             self.tell(here, "partial" if result is None else "final", result)
@@ -198,8 +211,23 @@ class NodeLeg:
     leg: Leg
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     """All is said, or it ended otherwise (``leg.closed`` tells)."""
+    is_placed: asyncio.Event = field(default_factory=asyncio.Event)
+    """The core said where the session stands; audio of a moved one begins at ``leg.ring.head``."""
     local: asyncio.Task[None] | None = None
     _recogniser: Recogniser | None = None
+
+    def ticket(self) -> Caller:
+        """Return what another node needs to go on with this session; its opening fences us."""
+        opening = self.leg.opening
+        return Caller(
+            encoding=opening.encoding,
+            rate=opening.rate,
+            name=opening.name,
+            session=opening.session,
+            secret=opening.secret,
+            epoch=opening.epoch + 1,
+            finals=self.leg.transcript.next_number,
+        )
 
     # ---- audio
 

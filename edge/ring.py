@@ -91,6 +91,12 @@ class AudioRing:
         """Audio on disk."""
         return self._spill.size_bytes if self._spill else 0
 
+    def begin_at(self, offset: int) -> None:
+        """Say where the first sample will be; only while nothing was appended."""
+        if self._blocks:
+            raise ValueError("audio is here already")
+        self.head = offset
+
     def append(self, samples: int, data: bytes | None) -> None:
         """Add what follows the newest sample."""
         if samples <= 0:

@@ -15,9 +15,16 @@ from edge.wire import Result
 class Transcript:
     """Finals [0, n), then provisional text that begins behind them, then the open text."""
 
+    first: int = 0
+    """Number of the first final here: a session that moved has others elsewhere."""
     finals: list[Result] = field(default_factory=list)
     provisional: list[Result] = field(default_factory=list)
     partial: Result | None = None
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next final must have."""
+        return self.first + len(self.finals)
 
     @property
     def covered_ms(self) -> int:
@@ -26,7 +33,7 @@ class Transcript:
 
     def final(self, number: int, result: Result) -> bool:
         """Take a final of the authority. False: we have it already, or one is missing before it."""
-        if number != len(self.finals):
+        if number != self.next_number:
             return False
         self.finals.append(result)
         self.partial = None

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
 from server.gateway import Gateway
 from server.http import STREAM_PATH
+from server.keeper import Keeper
 from server.manager import Manager
 from server.metrics import Metrics
+from server.store.base import StoreUnavailable
+from server.store.choice import open_store
 from server.worker.engines import EngineSpec
 from server.worker.handle import Worker
 from server.worker.process import ProcessWorker
@@ -65,11 +68,18 @@ async def running(
     """Listen at once, get ready behind (``manager.ready()``); drain and end on the way out."""
     metrics = Metrics()
     launch = launch or (lambda _: ProcessWorker(spec_of(config)))
-    manager = Manager(launch, config.workers, observer=metrics)
-    gateway = Gateway(config, manager, metrics)
+    manager = Manager(launch, config.workers, observer=metrics, standby=config.standby)
+    limits = config.limits
+    keep_s = (limits.resume_ms + limits.pause_ms) / 1000
+    try:
+        keeper = Keeper(manager, open_store(config.store, keep_s), away_s=limits.resume_ms / 1000)
+    except StoreUnavailable as error:
+        raise StartError(str(error)) from error
+    gateway = Gateway(config, manager, keeper, metrics)
     try:
         await gateway.start()
     except OSError as error:
+        await keeper.close()
         raise StartError(_why(config, error)) from error
     try:
         await manager.start()
@@ -77,6 +87,7 @@ async def running(
     finally:
         await gateway.stop()
         await manager.close()
+        await keeper.close()
 
 
 async def serve(

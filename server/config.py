@@ -13,6 +13,8 @@ from server.wire.messages import Limits
 LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 """Encoder frames of right context that each latency class means."""
 
+STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
+
 
 class ConfigError(ValueError):
     """A setting that cannot be."""
@@ -38,6 +40,11 @@ class ServerConfig:
     """Look-ahead of clients that name no latency; None: that of the class ``balanced``."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
+    standby: int = 0
+    """Warm workers more, kept free for the sessions of a worker that dies."""
+    store: str = "auto"
+    """Where sessions are kept for clients that come back: memory, sqlite:PATH, redis://HOST:PORT;
+    auto: SQLite in a folder that is memory, where the machine has one."""
     slots: int = 64
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
     max_connections: int = 1_000
@@ -64,6 +71,10 @@ class ServerConfig:
         for name in ("workers", "max_connections"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.standby < 0:
+            raise ConfigError(f"standby must not be negative, not {self.standby}")
+        if not self.store.startswith(STORES):
+            raise ConfigError("store must be auto, memory, sqlite:PATH or redis://HOST:PORT")
         if self.slots < 2:
             raise ConfigError(f"slots must be at least 2 (a stream and a fork), not {self.slots}")
         if self.look_ahead is not None and self.look_ahead < 0:

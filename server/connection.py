@@ -1,36 +1,78 @@
 """One WebSocket: bytes in, session, worker commands; events, session, text out.
 
 Does: read always, write from a bounded outbox by one task, close stalled readers, free the slots
-of a client the moment it is gone or done.
-Does not know: what messages mean (session), which worker (manager), JSON (wire).
+of a client the moment it is gone or done; give a session back to a client that comes back.
+Does not know: what messages mean (session), which worker or store (keeper), JSON (wire).
 """
 
 import asyncio
 import logging
 
+import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from asr.events import Event
 from server.config import ServerConfig
-from server.manager import Manager
+from server.keeper import Keeper, Ticket
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
-from server.session import Session
+from server.session import RETRY_AFTER_S, Session
 from server.wire.conversation import Audio
-from server.wire.errors import LocalProtocolError, OverCapacity, RemoteProtocolError
-from server.wire.messages import Error, Start
-from server.wire.native import NativeServer
+from server.wire.errors import (
+    BadRequest,
+    LocalProtocolError,
+    OverCapacity,
+    RemoteProtocolError,
+    ResumeUnknown,
+)
+from server.wire.messages import Error, ResumeFrom, Start
+from server.wire.native import NativeServer, Request
 from server.worker import link
 
 logger = logging.getLogger(__name__)
 
 IDLE_TICK_S = 3_600.0
+ATTACHED_ELSEWHERE = 4409
+WENT_AWAY = (1000, 1001)
+"""A client that closes so does not mean to come back."""
+
+
+class Absent:
+    """Holds a session whose client is gone, for when it comes back (server.keeper.Holder)."""
+
+    def __init__(self, session: Session, keeper: Keeper) -> None:
+        self._session = session
+        self._keeper = keeper
+        self._clock = asyncio.get_running_loop().time
+
+    def opened(self) -> None:
+        """Nobody is waiting for it."""
+
+    def happened(self, channel: int, event: Event) -> None:
+        """Keep the session's counts; the finals are in the log."""
+        self._session.happened(channel, event, now=self._clock())
+        self._session.messages_to_send()
+
+    def failed(self, code: link.FailureCode, message: str) -> None:
+        """Forget it: the client will be told that there is no such session."""
+        self._keeper.release(self._session.identity.number)
+
+    def kept(self, at: int) -> None:
+        """Know what is safe."""
+        self._session.durable = at
+
+    def surrender(self) -> Session:
+        """Give the session to the client that came back."""
+        return self._session
+
+    def fenced(self) -> None:
+        """Nobody is to be told."""
 
 
 class Connection:
-    """Carries one session over one socket (server.manager.Listener)."""
+    """Carries one session over one socket (server.keeper.Holder)."""
 
     def __init__(
         self,
@@ -38,19 +80,24 @@ class Connection:
         session: Session,
         *,
         config: ServerConfig,
-        manager: Manager,
+        keeper: Keeper,
         metrics: Metrics,
     ) -> None:
-        self.session = session
+        self.session = self._fresh = session
         self._socket = socket
         self._config = config
-        self._manager = manager
+        self._keeper = keeper
         self._metrics = metrics
         self._wire = NativeServer(limits=config.limits)
         self._outbox = Outbox()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._is_attached = False
+        self._is_logged = False
+        """Whether the client may come back to the session."""
+        self._is_new_token_unused = False
+        self._close_code: int | None = None
+        """Our own reason to close; else the session's."""
 
     async def run(self) -> None:
         """Serve the client until it, we or the engine end it."""
@@ -61,7 +108,7 @@ class Connection:
         except ConnectionClosed:
             pass  # however it went, it is gone
         finally:
-            self._release()
+            self._leave()
             if self._timer is not None:
                 self._timer.cancel()
             self._outbox.close()
@@ -86,11 +133,18 @@ class Connection:
         """Give up on it now."""
         self._abort("server ends")
 
-    # ---- what the manager says
+    # ---- what the keeper says
 
     def opened(self) -> None:
         """Tell the session that its slots are taken."""
-        self.session.opened(now=self._loop.time())
+        session = self.session
+        if self._wire.start is not None and not self._is_logged:
+            ticket = Ticket.read(session.identity.token)
+            if ticket is not None:
+                start = msgspec.json.encode(self._wire.start)
+                self._keeper.log(session.identity.number, ticket, start, self)
+                self._is_logged = True
+        session.opened(now=self._loop.time())
         self.pump()
 
     def happened(self, channel: int, event: Event) -> None:
@@ -103,10 +157,28 @@ class Connection:
         self.session.failed(code, message)
         self.pump()
 
+    def kept(self, at: int) -> None:
+        """Know what is safe: the next ack tells it."""
+        self.session.durable = at
+
+    def surrender(self) -> Session:
+        """Let another connection have the session."""
+        self.fenced()
+        return self.session
+
+    def fenced(self) -> None:
+        """Close and say nothing more: the session is attached elsewhere."""
+        self._is_attached = self._is_logged = False
+        self._close_code = ATTACHED_ELSEWHERE
+        self._outbox.clear()
+        self._outbox.close()
+
     # ---- moving things on
 
     def pump(self) -> None:
         """Carry what the session wants to where it belongs."""
+        if self._close_code is not None:
+            return
         for command in self.session.commands_to_send():
             self._command(command)
         try:
@@ -123,15 +195,17 @@ class Connection:
         if self.session.close_code is None:
             self._arm()
         else:
-            self._release()
+            if self.session.close_code != 1000 or not self._is_logged:
+                self._release()
+            # else: forgotten when the client has read that it is done
             self._outbox.close()
 
     def _command(self, command: link.Command) -> None:
         if not isinstance(command, link.Open):
-            self._manager.send(command, self.session.identity.number)
+            self._keeper.send(command, self.session.identity.number)
             return
         try:
-            self._manager.attach(command, self)
+            self._keeper.attach(command, self)
             self._is_attached = True
         except OverCapacity as error:
             self.session.fail(error)
@@ -139,13 +213,23 @@ class Connection:
     def _release(self) -> None:
         if self._is_attached:
             self._is_attached = False
-            self._manager.release(self.session.identity.number)
+            self._keeper.release(self.session.identity.number)
+
+    def _leave(self) -> None:
+        """Give the session up, or have it kept for a client that was cut off."""
+        is_cut_off = self._socket.close_code not in WENT_AWAY
+        is_open = self.session.close_code in (None, 1000)
+        if self._is_attached and self._is_logged and is_cut_off and is_open:
+            self._is_attached = False
+            number = self.session.identity.number
+            self._keeper.put_away(number, Absent(self.session, self._keeper))
+        else:
+            self._release()
 
     def _abort(self, reason: str) -> None:
         logger.info(
             "client dropped", extra={"session": self.session.identity.name, "reason": reason}
         )
-        self._release()
         self._outbox.close()
         self._socket.transport.abort()
 
@@ -162,13 +246,52 @@ class Connection:
                 self.session.fail(error)
                 requests = []
             for request in requests:
-                if isinstance(request, Start):
-                    self.session.ignore(self._wire.ignored)
-                self.session.receive(request, now=self._loop.time(), model=self._manager.model)
-                if isinstance(request, Audio) and (agreed := self.session.agreement):
-                    seconds = len(data) / agreed.audio.frame_bytes / agreed.audio.rate
-                    self._metrics.received(class_of(agreed.look_ahead), seconds)
+                if isinstance(request, Start) and request.resume is not None:
+                    await self._come_back(request, request.resume)
+                elif self._close_code is None:
+                    self._hear(request, len(data))
             self.pump()
+
+    def _hear(self, request: Request, size: int) -> None:
+        if isinstance(request, Start):
+            self.session.ignore(self._wire.ignored)
+        if self._is_new_token_unused:
+            self._is_new_token_unused = False
+            self._keeper.confirm(self.session.identity.number)
+        self.session.receive(request, now=self._loop.time(), model=self._keeper.model)
+        if isinstance(request, Audio) and (agreed := self.session.agreement):
+            seconds = size / agreed.audio.frame_bytes / agreed.audio.rate
+            self._metrics.received(class_of(agreed.look_ahead), seconds)
+
+    async def _come_back(self, start: Start, resume: ResumeFrom) -> None:
+        """Take up the session of a token, from wherever it is."""
+        model = self._keeper.model
+        if model is None:
+            self.session.fail(OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S))
+            return
+        number = self.session.identity.number
+        found = await self._keeper.come_back(resume.token, self, number)
+        if found is None:
+            text = "no session goes on with this token"
+            self.session.fail(ResumeUnknown(text, param="resume.token"))
+            return
+        if found.session is not None:
+            self.session = found.session
+        else:
+            began = msgspec.json.decode(found.start, type=Start)
+            self.session.take_up(began, model, found.opening, found.stopped)
+        self._is_attached = self._is_logged = self._is_new_token_unused = True
+        agreed = self.session.agreement
+        if agreed is None or agreed.audio != start.audio:
+            self.session, lost = self._fresh, self.session
+            self._is_attached = False
+            self._keeper.put_away(lost.identity.number, Absent(lost, self._keeper))
+            self.session.fail(BadRequest("not the audio of the session", param="audio"))
+            return
+        self.session.resumed(found.ticket.token, now=self._loop.time())
+        have = resume.have(agreed.audio.channels)
+        self.session.say_again(found.finals, have, found.partials)
+        self._keeper.resume(self.session.identity.number)
 
     async def _write(self) -> None:
         try:
@@ -178,7 +301,7 @@ class Connection:
                     text = self._wire.render(message)
                     async with asyncio.timeout(self._config.stalled_reader_s):
                         await self._socket.send(text)
-            code = self.session.close_code
+            code = self._close_code or self.session.close_code
             await self._socket.close(1001 if code is None else code)
         except TimeoutError:
             self._abort("stalled reader")
@@ -186,6 +309,7 @@ class Connection:
             pass
         except LocalProtocolError as error:
             logger.error("illegal message", extra={"error": error.message})
+            self._is_logged = False
             self._release()
             await self._socket.close(1011)
 
@@ -200,5 +324,7 @@ class Connection:
 
     def _tick(self) -> None:
         self._timer = None
+        if self._close_code is not None:
+            return
         self.session.handle_timer(now=self._loop.time())
         self.pump()

@@ -94,7 +94,7 @@ class DropIns:
     @property
     def has_room(self) -> bool:
         """Whether a session could be placed now."""
-        return self._house.manager.has_room
+        return self._house.keeper.has_room
 
     def speaks(self, path: str) -> bool:
         """Whether a WebSocket at this path is a foreign wire."""
@@ -122,7 +122,7 @@ class DropIns:
             fields = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
         except ValueError:
             fields = {}
-        model = self._house.manager.model
+        model = self._house.keeper.model
         return Hello(
             name=_uuid(),
             born_s=int(time.time()),

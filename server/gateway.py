@@ -23,6 +23,7 @@ from server.connection import Connection
 from server.door import door
 from server.dropin import DropIns, subprotocols_of
 from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
+from server.keeper import Keeper, Ticket
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
@@ -47,9 +48,12 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 class Gateway:
     """Clients on one side, a manager on the other."""
 
-    def __init__(self, config: ServerConfig, manager: Manager, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServerConfig, manager: Manager, keeper: Keeper, metrics: Metrics
+    ) -> None:
         self._config = config
         self._manager = manager
+        self._keeper = keeper
         self._metrics = metrics
         self._numbers = itertools.count(1)
         self._connections: set[Connection] = set()
@@ -58,7 +62,7 @@ class Gateway:
         self._is_draining = False
         self._server: Server | None = None
         self._dropins = DropIns(
-            House(config=config, manager=manager, metrics=metrics, identify=self._identify)
+            House(config=config, keeper=keeper, metrics=metrics, identify=self._identify)
         )
         self.ports = Ports(config, self._dropins, self._turned_away)
         """Wires that have a port of their own."""
@@ -170,9 +174,8 @@ class Gateway:
         return HTTPStatus.OK if is_open else HTTPStatus.SERVICE_UNAVAILABLE
 
     def _identify(self) -> Identity:
-        return Identity(
-            number=next(self._numbers), name=secrets.token_hex(8), token=secrets.token_urlsafe(32)
-        )
+        name = secrets.token_hex(8)
+        return Identity(number=next(self._numbers), name=name, token=Ticket.new(name).token)
 
     async def _serve(self, socket: ServerConnection) -> None:
         if await self._dropins.serve_socket(socket):
@@ -181,7 +184,7 @@ class Gateway:
         identity = self._identify()
         session = Session(identity, self._config, now=now)
         connection = Connection(
-            socket, session, config=self._config, manager=self._manager, metrics=self._metrics
+            socket, session, config=self._config, keeper=self._keeper, metrics=self._metrics
         )
         self._connections.add(connection)
         self._is_empty.clear()

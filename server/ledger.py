@@ -138,6 +138,16 @@ class Ledger:
         return self._opening.channels
 
     @property
+    def opening(self) -> link.Open:
+        """How the session began, or goes on behind its snapshot."""
+        return self._opening
+
+    @property
+    def stopped(self) -> dict[int, int]:
+        """Finals of the channels that have stopped."""
+        return {n: c.finals for n, c in enumerate(self._channels) if c.state.is_closed}
+
+    @property
     def is_over(self) -> bool:
         """Whether every channel has stopped."""
         return all(channel.state.is_closed for channel in self._channels)
@@ -238,7 +248,7 @@ class Ledger:
         opening = msgspec.structs.replace(self._opening, states=states)
         return msgspec.msgpack.encode(Kept(opening, finals))
 
-    def shown(self) -> list[Happening]:
+    def shown(self) -> list[tuple[int, Partial]]:
         """Return the partials that a client should see now."""
         found = ((n, channel.partial) for n, channel in enumerate(self._channels))
         return [(number, partial) for number, partial in found if partial is not None]

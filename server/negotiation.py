@@ -92,6 +92,25 @@ def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
     )
 
 
+def taken_up(
+    start: Start, model: link.Model, config: ServerConfig, opening: link.Open
+) -> Agreement:
+    """Return what held for a session that began elsewhere and may have been changed since."""
+    rules = opening.turns
+    return replace(
+        agree(start, model, config),
+        look_ahead=opening.look_ahead,
+        partials=opening.partials,
+        boost=opening.boost,
+        endpointing=Endpointing(
+            mode=rules.mode,
+            silence_ms=rules.silence_ms,
+            eager_ms=rules.eager_ms,
+            max_turn_ms=rules.max_turn_ms,
+        ),
+    )
+
+
 def change(agreement: Agreement, wish: Configure, model: link.Model) -> Agreement:
     """Return what holds after ``configure``; raises a non-fatal error."""
     wanted = _language(wish.language, model)

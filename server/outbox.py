@@ -49,6 +49,10 @@ class Outbox:
             return None
         return self._waiting.pop(next(iter(self._waiting)))
 
+    def clear(self) -> None:
+        """Drop what waits: the client is to hear nothing more."""
+        self._waiting.clear()
+
     def close(self) -> None:
         """Say that nothing more will be put."""
         self._is_closed = True

@@ -6,10 +6,11 @@ Does not know: sockets, JSON, which worker serves it, how speech becomes words.
 Legal order and the flow window are the wire's; what comes here is legal.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from asr.events import Event, Finalized, Progress, Stopped
+from asr.events import Event, Final, Finalized, Partial, Progress, Stopped, TurnEnd, TurnStart
 from server import negotiation, translation
 from server.config import ServerConfig
 from server.lag import Lag
@@ -87,6 +88,8 @@ class Session:
         """Samples per channel received, lost ones included."""
         self.done = 0
         """Samples decoded; a gap counts as decoded with what was before it."""
+        self.durable = 0
+        """Samples that need not be sent again, whatever happens to this server."""
         self._config = config
         self._limits = config.limits
         self._model: link.Model | None = None
@@ -100,6 +103,8 @@ class Session:
         self._acked_at = self._acked_done = 0
         self._decoded: list[int] = []
         self._stopped: dict[int, int] = {}
+        self._is_stop_heard = False
+        """By the client that is here now: it would not understand ``done`` otherwise."""
         self._finalizing: dict[str, _Finalizing] = {}
         self._next_finalize = 0
         self._lag = Lag()
@@ -178,23 +183,60 @@ class Session:
             return
         if self.phase is Phase.OPENING:
             self._enter(Phase.STREAMING, now)
-        self._out.append(
-            wire.Ready(
-                v=1,
-                session=self.identity.name,
-                token=self.identity.token,
-                model=self._model.name,
-                resumed=False,
-                at=0,
-                chunk_ms=self.agreement.chunk_ms,
-                limits=self._limits,
-                applied=self.agreement.to_wire(),
-                ignored=self._ignored,
-            )
-        )
+        self._out.append(self._ready(is_resumed=False))
         self._out += self._held
         self._held.clear()
         self._is_ready = True
+
+    def take_up(
+        self, start: wire.Start, model: link.Model, opening: link.Open, stopped: Mapping[int, int]
+    ) -> None:
+        """Be a session that began elsewhere, as it was when the worker is given ``opening``."""
+        self._model = model
+        self.agreement = negotiation.taken_up(start, model, self._config, opening)
+        self.at = self.done = self.durable = opening.at
+        self._acked_at = self._acked_done = opening.at
+        self._decoded = [opening.at] * opening.channels
+        self._stopped = dict(stopped)
+        self._is_ready = True
+        self.phase = Phase.STREAMING
+
+    def resumed(self, token: str, *, now: float) -> None:
+        """Go on with a client that came back; it sends again from ``at``."""
+        assert self.agreement is not None and self._model is not None
+        self.identity = replace(self.identity, token=token)
+        if len(self._stopped) == len(self._decoded):
+            self._enter(Phase.FLUSHING, now)  # all was said, and did not arrive
+        elif self.phase is not Phase.FLUSHING:
+            self._enter(Phase.STREAMING, now)
+        self.close_code, self._is_stop_heard = None, False
+        self._since = self._heard = now
+        self._out, self._held = [self._ready(is_resumed=True)], []
+        self._is_ready = True
+
+    def say_again(
+        self,
+        log: Iterable[Sequence[tuple[int, Event]]],
+        have: Sequence[int],
+        partials: Iterable[tuple[int, Partial]],
+    ) -> None:
+        """Tell the finals of a log that the client lacks, with their turns, and what is open.
+
+        ``have`` counts the finals of each channel that the client has.
+        """
+        for entry in log:
+            lacking = [
+                (channel, event)
+                for channel, event in entry
+                if isinstance(event, TurnStart | TurnEnd)
+                or (isinstance(event, Final) and event.id >= have[channel])
+            ]
+            if any(isinstance(event, Final) for _, event in lacking):
+                for channel, event in lacking:
+                    self._say(translation.to_wire(channel, event))
+        for channel, partial in partials:
+            self._say(translation.to_wire(channel, partial))
+        self._ack()
 
     def happened(self, channel: int, event: Event, *, now: float) -> None:
         """Take an event of one channel."""
@@ -295,8 +337,12 @@ class Session:
                 self._enter(Phase.STREAMING, now)
                 self._say(wire.StateChanged(state="streaming", at=self.at))
             case wire.Stop():
-                self._command(link.Stop(number))
-                self._enter(Phase.FLUSHING, now)
+                self._is_stop_heard = True
+                if self.phase is Phase.FLUSHING:  # a client that came back says it again
+                    self._finish()
+                else:
+                    self._command(link.Stop(number))
+                    self._enter(Phase.FLUSHING, now)
 
     def _gap(self, samples: int) -> None:
         self._say(wire.Gap(at=self.at, samples=samples, reason="client"))
@@ -356,19 +402,38 @@ class Session:
 
     def _stop_of(self, channel: int, finals: int) -> None:
         self._stopped[channel] = finals
+        self._finish()
+
+    def _finish(self) -> None:
+        """End when every channel has stopped and the client knows that it asked for it."""
         if len(self._stopped) < len(self._decoded):
             return
         if self._is_leaving:
             self._end(1001)
-            return
-        self._say(wire.Done(samples=self.at, finals=sum(self._stopped.values())))
-        self._end(1000)
+        elif self._is_stop_heard:
+            self._say(wire.Done(samples=self.at, finals=sum(self._stopped.values())))
+            self._end(1000)
+
+    def _ready(self, *, is_resumed: bool) -> wire.Ready:
+        assert self.agreement is not None and self._model is not None
+        return wire.Ready(
+            v=1,
+            session=self.identity.name,
+            token=self.identity.token,
+            model=self._model.name,
+            resumed=is_resumed,
+            at=self.at if is_resumed else 0,
+            chunk_ms=self.agreement.chunk_ms,
+            limits=self._limits,
+            applied=self.agreement.to_wire(),
+            ignored=self._ignored,
+        )
 
     # ---- ends
 
     def _ack(self) -> None:
         self._acked_at, self._acked_done = self.at, self.done
-        self._say(wire.Ack(at=self.at, done=self.done, durable=0))
+        self._say(wire.Ack(at=self.at, done=self.done, durable=self.durable))
 
     def _say(self, message: wire.ServerMessage) -> None:
         (self._out if self._is_ready else self._held).append(message)

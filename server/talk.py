@@ -2,7 +2,7 @@
 
 Does: run the sessions of an adapter one after another, hold audio back that is beyond the flow
 window (foreign clients know none), write from a bounded queue by one task, free slots at once.
-Does not know: what frames mean (adapter), what carries them (line), which worker (manager).
+Does not know: what frames mean (adapter), what carries them (line), which worker (keeper).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import msgspec
 
 from asr.events import Event
 from server.config import ServerConfig
-from server.manager import Manager
+from server.keeper import Keeper
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.session import Identity, Session
@@ -70,13 +70,13 @@ class House:
     """What every talk of a server shares."""
 
     config: ServerConfig
-    manager: Manager
+    keeper: Keeper
     metrics: Metrics
     identify: Callable[[], Identity]
 
 
 class Talk:
-    """Carries one adapter over one line (server.manager.Listener of the session under way)."""
+    """Carries one adapter over one line (server.tenant.Listener of the session under way)."""
 
     def __init__(self, adapter: Adapter, line: Line, house: House) -> None:
         self._adapter = adapter
@@ -155,7 +155,7 @@ class Talk:
         self._over()
         self._line.abort()
 
-    # ---- what the manager says
+    # ---- what the keeper says
 
     def opened(self) -> None:
         """Tell the session that its slots are taken."""
@@ -233,7 +233,7 @@ class Talk:
         now = self._loop.time()
         identity = self._house.identify()
         self._session = Session(identity, self._config, now=now)
-        self._session.receive(start, now=now, model=self._house.manager.model)
+        self._session.receive(start, now=now, model=self._house.keeper.model)
 
     def _give(self, request: Request, session: Session) -> None:
         session.receive(request, now=self._loop.time())
@@ -273,10 +273,10 @@ class Talk:
 
     def _command(self, command: link.Command, session: Session) -> None:
         if not isinstance(command, link.Open):
-            self._house.manager.send(command, session.identity.number)
+            self._house.keeper.send(command, session.identity.number)
             return
         try:
-            self._house.manager.attach(command, self)
+            self._house.keeper.attach(command, self)
             self._is_attached = True
         except OverCapacity as error:
             session.fail(error)
@@ -295,7 +295,7 @@ class Talk:
     def _release(self) -> None:
         if self._is_attached and self._session is not None:
             self._is_attached = False
-            self._house.manager.release(self._session.identity.number)
+            self._house.keeper.release(self._session.identity.number)
 
     def _over(self) -> None:
         self._is_over = True

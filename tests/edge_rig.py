@@ -155,3 +155,20 @@ async def rig(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def another_node(r: Rig, name: str, *, timing: Timing = FAST) -> AsyncIterator[Node]:
+    """A second node of the same core, without the bad link."""
+    uplink = Uplink(
+        CoreAddress(host="127.0.0.1", port=r.link.target_port),
+        lambda epoch: Hello(node=name, epoch=epoch),
+        timing=timing,
+    )
+    node = Node(NodeConfig(name=name, latency="low"), uplink=uplink)
+    running = asyncio.create_task(node.run())
+    try:
+        yield node
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -103,6 +103,15 @@ class ResumeFrom(Part, frozen=True, kw_only=True, forbid_unknown_fields=False):
 
     token: ShortText
     last_final: Annotated[int, Meta(ge=-1, le=LARGEST_INTEGER)] | None = None
+    """Of every channel, where ``finals`` does not say it."""
+    finals: Annotated[tuple[Count, ...], Meta(max_length=2)] | None = None
+    """How many finals of each channel the client has."""
+
+    def have(self, channels: int) -> tuple[int, ...]:
+        """Return how many finals of each channel the client has."""
+        if self.finals is not None and len(self.finals) == channels:
+            return self.finals
+        return ((-1 if self.last_final is None else self.last_final) + 1,) * channels
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):

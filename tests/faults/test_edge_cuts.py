@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.wire import Close, Frame, Kind, Open
-from tests.edge_rig import Rig, feed, rig, sentences, spoken, words_of
+from tests.edge_rig import Rig, another_node, feed, rig, sentences, spoken, words_of
 
 pytestmark = pytest.mark.io
 
@@ -165,6 +165,28 @@ async def test_core_and_local_gives_words_during_the_cut_and_the_core_replaces_t
         assert await words_of(leg) == " ".join(TEXTS)
         assert leg.leg.transcript.text() == " ".join(TEXTS)
         assert leg.local is None
+
+
+async def test_a_session_that_moves_from_node_to_node_loses_and_doubles_no_word() -> None:
+    async with rig() as r, another_node(r, "n2") as second:
+        nodes, leg, at = [r.node, second], r.open(), 0
+        finals = []
+        for number in range(8):
+            end = min(len(AUDIO), at + 8_000 + 160 * number)
+            feed(leg, AUDIO[at:end])
+            # what was not acknowledged yet is the caller's to send again, as in `resume`
+            old, leg = leg, nodes[(number + 1) % 2].open(leg.ticket())
+            await r.until(leg.is_placed.is_set)
+            at = leg.leg.ring.head
+            await r.until(old.is_over.is_set)
+            assert old.leg.closed is not None and old.leg.closed.reason == "fenced"
+            finals += old.leg.transcript.finals
+        feed(leg, AUDIO[at:])
+        leg.end()
+        await words_of(leg)
+        finals += leg.leg.transcript.finals
+        assert " ".join(final.text for final in finals if final.text) == " ".join(TEXTS)
+        assert [number for _, number, _ in r.finals] == list(range(len(finals)))
 
 
 async def _raw(r: Rig, *frames: Frame) -> bytes:

@@ -42,7 +42,13 @@ def speech(text: str, *, silence_ms: int = 800) -> bytes:
 def config(**settings: Any) -> ServerConfig:
     """Settings for a test: any port, short limits where they are waited for."""
     limits = msgspec.structs.replace(Limits(), **settings.pop("limits", {}))
-    base: dict[str, Any] = {"port": 0, "backend": "scripted", "workers": 1, "slots": 8}
+    base: dict[str, Any] = {
+        "port": 0,
+        "backend": "scripted",
+        "workers": 1,
+        "slots": 8,
+        "store": "memory",
+    }
     return ServerConfig(**(base | {"drain_s": 0.2} | settings), limits=limits)
 
 

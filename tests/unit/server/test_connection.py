@@ -10,9 +10,11 @@ from websockets.exceptions import ConnectionClosedError
 from asr.events import Final
 from server.config import ServerConfig
 from server.connection import Connection
+from server.keeper import Keeper, Ticket
 from server.manager import Manager
 from server.metrics import Metrics
 from server.session import Identity, Session
+from server.store.memory import MemoryStore
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
 
@@ -81,10 +83,13 @@ async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manage
     manager = Manager(lambda _: worker, 1, observer=metrics)
     await manager.start()
     loop = asyncio.get_running_loop()
-    session = Session(Identity(number=1, name="s", token="t"), config, now=loop.time())
+    session = Session(
+        Identity(number=1, name="s", token=Ticket.new("s").token), config, now=loop.time()
+    )
     socket = Socket()
+    keeper = Keeper(manager, MemoryStore())
     connection = Connection(
-        cast(ServerConnection, socket), session, config=config, manager=manager, metrics=metrics
+        cast(ServerConnection, socket), session, config=config, keeper=keeper, metrics=metrics
     )
     socket.incoming.put_nowait(START)
     return connection, socket, worker, manager
@@ -98,8 +103,11 @@ async def test_a_reader_that_stalls_is_dropped_and_its_slot_is_free() -> None:
     assert manager.sessions == 1
     connection.opened()
     await running
-    assert (socket.is_aborted, manager.sessions) == (True, 0)
-    assert isinstance(await worker.commands.get(), link.Drop)
+    assert socket.is_aborted
+    assert await worker.commands.get() == link.Checkpoint(1)
+    worker.report(link.Saved(1, 0, (b"all",)))
+    assert await worker.commands.get() == link.Drop(1)
+    assert manager.sessions == 0
 
 
 async def test_the_slot_is_free_before_the_last_words_are_read() -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from asr.events import Event, Progress
-from server.manager import LOST, Manager
+from server.manager import Manager
 from server.metrics import Metrics
 from server.wire.errors import OverCapacity
 from server.worker import link
@@ -46,23 +47,38 @@ class Heard:
     def opened(self) -> None:
         self.heard.append("opened")
 
-    def happened(self, channel: int, event: Event) -> None:
-        self.heard.append((channel, event))
+    def stepped(self, events: Sequence[tuple[int, Event]], records: Mapping[int, bytes]) -> None:
+        self.heard += events
+        self.heard += records.items()
+
+    def saved(self, report: link.Saved) -> None:
+        self.heard.append(report)
 
     def failed(self, code: link.FailureCode, message: str) -> None:
         self.heard.append((code, message))
+
+    def lost(self) -> None:
+        self.heard.append("lost")
+
+    def invited(self) -> None:
+        self.heard.append("invited")
 
 
 class House:
     """A manager with its fake workers and a clock that the test lets go."""
 
-    def __init__(self, workers: int = 2) -> None:
+    def __init__(self, workers: int = 2, standby: int = 0) -> None:
         self.launched: list[FakeWorker] = []
         self.started: asyncio.Queue[FakeWorker] = asyncio.Queue()
         self.waits: list[float] = []
         self.go_on = asyncio.Event()
         self.manager = Manager(
-            self.launch, workers, observer=Metrics(), rng=random.Random(1), sleep=self.sleep
+            self.launch,
+            workers,
+            observer=Metrics(),
+            standby=standby,
+            rng=random.Random(1),
+            sleep=self.sleep,
         )
 
     def launch(self, _: int) -> FakeWorker:
@@ -129,19 +145,23 @@ async def test_reports_reach_their_session_and_no_other() -> None:
     first, second = house.attach(1), house.attach(2)
     event = link.happened(1, 0, Progress(5))
     house.launched[0].report(link.Opened(1))
-    house.launched[0].report(link.Step((event,), 6, 1, 0.1, 2, 2))
+    record = link.Record(1, 0, b"state")
+    house.launched[0].report(link.Step((event,), 6, 1, 0.1, 2, 2, (record,)))
+    house.launched[0].report(link.Saved(1, 5, (b"all",)))
     house.launched[0].report(link.Failed(2, "bad_request", "no"))
-    assert first.heard == ["opened", (0, Progress(5))]
+    saved = link.Saved(1, 5, (b"all",))
+    assert first.heard == ["opened", (0, Progress(5)), (0, b"state"), saved]
     assert second.heard == [("bad_request", "no")]
     assert house.manager.slots_in_use == 2
     assert house.streams() == [1]
 
 
-async def test_a_worker_that_dies_ends_its_sessions_and_comes_back_after_a_while() -> None:
+async def test_a_worker_that_dies_is_told_to_its_sessions_and_comes_back_after_a_while() -> None:
     house = await House(workers=1).open()
     heard = house.attach(1)
     house.launched[0].exit("an engine process ended by signal 9")
-    assert heard.heard == [("internal", LOST)]
+    assert heard.heard == ["lost"]
+    assert house.manager.sessions == 0
     assert not house.manager.is_ready
     assert house.manager.status()[0].reason == "an engine process ended by signal 9"
     with pytest.raises(OverCapacity, match="no engine is ready"):
@@ -192,3 +212,40 @@ async def test_closing_ends_every_worker_and_waiting_restarts() -> None:
     await house.manager.close()
     assert [worker.is_closed for worker in house.launched] == [True, True]
     assert len(house.launched) == 2
+
+
+async def test_a_standby_takes_no_new_session_and_replaces_a_worker_that_died() -> None:
+    house = await House(workers=1, standby=1).open()
+    for session in range(4):
+        house.attach(session)
+    assert house.streams() == [4, 0]
+    assert not house.manager.has_room
+    house.launched[0].exit("it ended")
+    house.manager.attach(opening(9, 1), Heard(), is_coming_back=True)
+    house.attach(10)  # it is a worker like any other now
+    assert house.streams() == [0, 2]
+
+
+async def test_sessions_that_come_back_have_the_room_before_new_ones() -> None:
+    house = await House(workers=1).open()
+    for session in range(4):
+        house.attach(session)
+    waiting = Heard()
+    with pytest.raises(OverCapacity):
+        house.manager.attach(opening(9, 1), waiting, is_coming_back=True)
+    house.manager.await_room(waiting)
+    house.manager.release(0)
+    assert waiting.heard == ["invited"]
+    house.manager.await_room(waiting)
+    with pytest.raises(OverCapacity):
+        house.attach(10)
+    house.manager.wait_no_more(waiting)
+    house.attach(10)
+
+
+async def test_a_worker_that_was_well_is_started_again_at_once() -> None:
+    house = await House(workers=1).open()
+    house.manager._places[0].ready_s -= 60
+    house.launched[0].exit("it ended")
+    await asyncio.sleep(0)
+    assert house.waits == [0.0]

@@ -1,0 +1,324 @@
+"""All sessions of a gateway, and what of them is left in the store for those who come back.
+
+Does: give a session a tenant, and where asked an owner in the store; put sessions away whose client
+is gone; bring them back by their token, from here or from the store; forget them in time.
+Does not know: sockets, wires, how workers are chosen, what a session says.
+
+A token is ``name.secret``; the store has only the secret's hash. Each return issues a new one; the
+old one works until the client shows that it has the new one, so that a lost reply locks nobody out.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from asr.events import Partial
+from server import ledger, tenant
+from server.gate import Gate, Outlets, Owner, from_entry
+from server.ledger import Happening, Ledger
+from server.manager import Manager
+from server.session import Session
+from server.store.base import Kept, Outcome, Store
+from server.store.clerk import Clerk
+from server.tenant import Lives, Tenant
+from server.worker import link
+
+MAX_AWAY = 4_096
+"""Sessions put away at once; beyond it the oldest is forgotten here (the store has it still)."""
+
+
+class About(msgspec.Struct, frozen=True, array_like=True):
+    """What a session is before it says anything."""
+
+    opening: link.Open
+    start: bytes
+    """The client's ``start`` as JSON."""
+
+
+class Holder(tenant.Listener, Protocol):
+    """Who has a session: a connection, or nobody's place keeper."""
+
+    def kept(self, at: int) -> None:
+        """Know that all audio before this sample is safe."""
+        ...
+
+    def surrender(self) -> Session:
+        """Give the session up: another connection has it now."""
+        ...
+
+    def fenced(self) -> None:
+        """Drop the session and say nothing: another server has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The secret of one session."""
+
+    name: str
+    secret: str
+
+    @classmethod
+    def new(cls, name: str) -> "Ticket":
+        """Make a ticket."""
+        return cls(name, secrets.token_urlsafe(32))
+
+    @classmethod
+    def read(cls, token: str) -> "Ticket | None":
+        """Return the ticket in a token; None when it is none of ours."""
+        name, dot, secret = token.partition(".")
+        return cls(name, secret) if name and dot and secret and len(token) < 256 else None
+
+    @property
+    def token(self) -> str:
+        """What the client keeps."""
+        return f"{self.name}.{self.secret}"
+
+    @property
+    def hash(self) -> bytes:
+        """What the store keeps."""
+        return hashlib.sha256(self.secret.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Return:
+    """A session that a token brought back."""
+
+    ticket: Ticket
+    """The new one."""
+    finals: list[list[Happening]]
+    """The log."""
+    partials: list[tuple[int, Partial]]
+    session: Session | None
+    """As it was left here; None: it has to be made again from what follows."""
+    start: bytes
+    """How the client began."""
+    opening: link.Open
+    stopped: dict[int, int]
+    """Finals of the channels that had stopped."""
+
+
+class Keeper:
+    """Where connections get their sessions served."""
+
+    def __init__(self, manager: Manager, store: Store, *, away_s: float = 600.0) -> None:
+        self._manager = manager
+        self._store = store
+        self._away_s = away_s
+        self._clerk: Clerk | None = None
+        self._lives = Lives(manager)
+        self._tenants: dict[int, Tenant] = {}
+        self._holders: dict[int, Holder] = {}
+        """Of the sessions that can be come back to."""
+        self._named: dict[str, int] = {}
+        self._away: dict[int, asyncio.TimerHandle] = {}
+
+    @property
+    def model(self) -> link.Model | None:
+        """What the workers run."""
+        return self._manager.model
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a session of one channel could be placed now."""
+        return self._manager.has_room
+
+    @property
+    def away(self) -> int:
+        """Sessions without a client."""
+        return len(self._away)
+
+    # ---- sessions
+
+    def attach(self, command: link.Open, listener: tenant.Listener) -> None:
+        """Serve a new session; raises OverCapacity."""
+        one = Tenant(Ledger(command), listener, self._lives)
+        one.enter(command)
+        self._tenants[command.session] = one
+
+    def log(self, session: int, ticket: Ticket, start: bytes, holder: Holder) -> None:
+        """From now on write down what it takes to come back to the session."""
+        one = self._tenants.get(session)
+        if one is None:
+            return
+        about = msgspec.msgpack.encode(About(one.ledger.opening, start))
+        created = self._clerk_().submit(lambda s: s.create(ticket.name, ticket.hash, about))
+        created.add_done_callback(_read)
+        self._own(session, one, Owner(ticket.name, 1), holder)
+
+    def send(self, command: link.Command, session: int) -> None:
+        """Hand a command to a session; nothing when it is over."""
+        one = self._tenants.get(session)
+        if one is not None:
+            one.send(command)
+
+    def release(self, session: int) -> None:
+        """Forget a session and free its slots at once. Idempotent."""
+        one = self._tenants.pop(session, None)
+        if one is None:
+            return
+        self._stay(session)
+        self._holders.pop(session, None)
+        gate = one.gate
+        one.leave()
+        if gate is not None:
+            owner = gate.owner
+            self._named.pop(owner.name, None)
+            forgotten = self._clerk_().submit(lambda s: s.forget(owner.name, owner.epoch))
+            forgotten.add_done_callback(_read)
+
+    def put_away(self, session: int, holder: Holder) -> None:
+        """Keep a session for a client that may come back, without a slot."""
+        one = self._tenants.get(session)
+        if one is None or one.gate is None:
+            self.release(session)
+            return
+        one.listener = self._holders[session] = holder
+        one.put_away()
+        self._stay(session)
+        timer = asyncio.get_running_loop().call_later(self._away_s, self.release, session)
+        self._away[session] = timer
+        if len(self._away) > MAX_AWAY:
+            self._drop(next(iter(self._away)))
+
+    async def come_back(self, token: str, holder: Holder, number: int) -> Return | None:
+        """Give the session of a token to a new holder; None: there is none, or it is spent.
+
+        ``number`` is its name here from now on when it has to be made again.
+        """
+        ticket = Ticket.read(token)
+        if ticket is None:
+            return None
+        new = Ticket.new(ticket.name)
+        kept = await self._clerk_().submit(self._acquiring(ticket, new))
+        if kept is None:
+            return None
+        finals = [from_entry(body) for body in kept.log]
+        known = self._named.get(ticket.name)
+        session = None if known is None else self._take_over(known, holder)
+        if session is None:
+            known = number
+            self._rebuild(known, kept, ticket.name, holder)
+        assert known is not None
+        books = self._tenants[known].ledger
+        return Return(
+            ticket=new,
+            finals=finals,
+            partials=books.shown(),
+            session=session,
+            start=msgspec.msgpack.decode(kept.about, type=About).start,
+            opening=books.opening,
+            stopped=books.stopped,
+        )
+
+    def resume(self, session: int) -> None:
+        """Serve a session again that came back."""
+        if one := self._tenants.get(session):
+            one.come_back()
+
+    def confirm(self, session: int) -> None:
+        """Note that the client has its new token: the one before is spent."""
+        one = self._tenants.get(session)
+        if one is not None and one.gate is not None:
+            owner = one.gate.owner
+            confirmed = self._clerk_().submit(lambda s: s.confirm(owner.name, owner.epoch))
+            confirmed.add_done_callback(_read)
+
+    def is_served(self, session: int) -> bool:
+        """Whether a worker has the session."""
+        one = self._tenants.get(session)
+        return one is not None and one.is_served
+
+    async def close(self) -> None:
+        """Write what waits and close the store."""
+        for timer in self._away.values():
+            timer.cancel()
+        self._away.clear()
+        if self._clerk is not None:
+            await self._clerk.close()
+        else:
+            self._store.close()
+
+    # ---- inside
+
+    def _clerk_(self) -> Clerk:
+        if self._clerk is None:  # it belongs to the running loop
+            self._clerk = Clerk(self._store)
+        return self._clerk
+
+    def _acquiring(self, ticket: Ticket, new: Ticket) -> Callable[[Store], Kept | None]:
+        """Return the call that makes us the owner, or the newer owner of what is ours."""
+        known = self._named.get(ticket.name)
+        one = self._tenants.get(known) if known is not None else None
+        gate = one.gate if one else None
+
+        def acquire(store: Store) -> Kept | None:
+            kept = store.acquire(ticket.name, ticket.hash, new.hash)
+            if kept is not None and gate is not None:
+                gate.owner.epoch = kept.epoch  # before the next write, which waits for this thread
+            return kept
+
+        return acquire
+
+    def _own(self, session: int, one: Tenant, owner: Owner, holder: Holder) -> None:
+        self._holders[session] = holder
+        outlets = Outlets(
+            passed=one.say,
+            kept=lambda at: self._holders[session].kept(at),
+            refused=lambda: self._fenced(session),
+            broken=lambda: self._broken(session),
+        )
+        one.gate = Gate(self._clerk_(), owner, outlets)
+        self._named[owner.name] = session
+
+    def _fenced(self, session: int) -> None:
+        """Let go of a session that another server has."""
+        holder = self._drop(session)
+        if holder is not None:
+            holder.fenced()
+
+    def _broken(self, session: int) -> None:
+        holder = self._drop(session)
+        if holder is not None:
+            holder.failed("internal", "the store of sessions does not answer")
+
+    def _drop(self, session: int) -> Holder | None:
+        """Forget a session here and leave it in the store."""
+        one = self._tenants.pop(session, None)
+        if one is None:
+            return None
+        self._stay(session)
+        if one.gate is not None:
+            self._named.pop(one.gate.owner.name, None)
+        one.leave()
+        return self._holders.pop(session, None)
+
+    def _stay(self, session: int) -> None:
+        if timer := self._away.pop(session, None):
+            timer.cancel()
+
+    def _take_over(self, number: int, holder: Holder) -> Session:
+        self._stay(number)
+        old, self._holders[number] = self._holders[number], holder
+        self._tenants[number].listener = holder
+        return old.surrender()
+
+    def _rebuild(self, number: int, kept: Kept, name: str, holder: Holder) -> None:
+        snapshot = None if kept.snapshot is None else kept.snapshot.blob
+        whole = ledger.kept_from(kept.record, snapshot)
+        if whole is None:
+            whole = ledger.Kept(msgspec.msgpack.decode(kept.about, type=About).opening, ())
+        one = Tenant(Ledger(whole.opening, whole.finals), holder, self._lives)
+        self._tenants[number] = one
+        self._own(number, one, Owner(name, kept.epoch, len(kept.log)), holder)
+
+
+def _read(done: "asyncio.Future[Outcome]") -> None:
+    """Read the outcome of a write that nobody waits for."""
+    if not done.cancelled():
+        done.exception()

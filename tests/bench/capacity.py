@@ -1,0 +1,293 @@
+"""Streams a core could hold, in process: a + b*B fitted over batches, ours and NeMo 3.0.0's.
+
+Does: engines in processes of their own, steps of all of them in turn (one runs at a time), medians,
+fits, ratios; results/capacity.json. Capacity is (0.9 * period - a) / b.
+Does not know: how an engine is driven (subjects), sockets (`make bench` measures N*).
+
+On a quiet machine, about ten minutes a look-ahead for all engines (the model is built once, in
+build/bench, and needs the extra `nemo`):
+
+    python -m tests.bench.capacity
+    python -m tests.bench.capacity --quick --look-ahead 6 --rival nemo
+    python -m tests.bench.capacity --model some.nemo --rounds 30
+
+Machine load is part of the result: where others work, CPU time is the figure to use (--by cpu, the
+default) and differences below 1.3x prove nothing.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from asr.encoder.linear import has_fast_bf16
+from clients.console import table
+from clients.load.host import machine
+from tests.bench.subjects import Spec, Timing, batches_up_to, work
+
+HERE = Path(__file__).parent
+BUILD = HERE.parents[1] / "build" / "bench"
+RESULTS = HERE / "results" / "capacity.json"
+BATCHES = (1, 2, 4, 8, 16, 24, 32)
+SLOW_MOST = 8
+"""Batch beyond which NeMo's ways without cache take seconds a step."""
+SHARE = 0.9
+GFLOP_PER_AUDIO_S = {6: 2.83, 1: 2.90}
+"""By look-ahead, of the 115M shape: encoder, attention, subsampling, RNN-T at 85 % blanks."""
+RIVALS = ("nemo", "nemo_medium", "nocache", "buffered")
+START_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A name in the table, and how its steps are asked for."""
+
+    name: str
+    spec: Spec
+    matmul: str = "highest"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Cost of a step: a + b * streams, in ms."""
+
+    a: float
+    b: float
+
+    @classmethod
+    def of(cls, by_rows: dict[int, float]) -> "Fit":
+        """Least squares."""
+        b, a = np.polyfit(list(by_rows), list(by_rows.values()), 1)
+        return cls(float(a), float(b))
+
+    def capacity(self, period_ms: float) -> float:
+        """Streams of one core that are stepped as one batch each period."""
+        return max(0.0, (SHARE * period_ms - self.a) / self.b) if self.b > 0 else 0.0
+
+
+@dataclass(slots=True)
+class Times:
+    """Steps of one runner, by batch."""
+
+    steps: defaultdict[int, list[Timing]] = field(default_factory=lambda: defaultdict(list))
+
+    def medians(self, by: str) -> dict[int, float]:
+        """Return the median step of each batch in ms of ``cpu`` or ``wall``."""
+        return {
+            rows: median(getattr(timing, f"{by}_ms") for timing in timings)
+            for rows, timings in sorted(self.steps.items())
+        }
+
+    def tokens_per_s(self, period_ms: float) -> float:
+        """Return what the streams said a second: engines are compared at like rates only."""
+        tokens = sum(t.tokens for timings in self.steps.values() for t in timings)
+        steps = sum(rows * len(timings) for rows, timings in self.steps.items())
+        return tokens / (steps * period_ms / 1000)
+
+
+def main() -> int:
+    """Measure and print; the last line is one JSON object."""
+    args = _arguments()
+    model = args.model or str(random_model(args.shape))
+    batches = (1, 4, 8) if args.quick else BATCHES
+    rounds = 3 if args.quick else args.rounds
+    looks: dict[str, Any] = {}
+    for look_ahead in args.look_ahead or [6, 1]:
+        runners = list(_runners(model, look_ahead, batches, args.rival or list(RIVALS)))
+        times, gemm = measure(runners, rounds, 16 * (look_ahead + 1))
+        period_ms = 80.0 * (look_ahead + 1)
+        looks[f"{period_ms:.0f}"] = figures(times, period_ms, args.by) | {"gemm_gflops": gemm}
+    result = {
+        "machine": machine(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "versions": {name: _version(name) for name in ("torch", "nemo_toolkit")},
+        "model": Path(model).name,
+        "by": args.by,
+        "rounds": rounds,
+        "periods": looks,
+    }
+    if not args.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    print(_table(looks))
+    print(json.dumps(summary(result, is_known_shape=args.model is None)))
+    return 0
+
+
+def measure(
+    runners: Sequence[Runner], rounds: int, gemm_rows: int
+) -> tuple[dict[str, Times], float]:
+    """Visit all engines and batches in turn, so that a busy moment hits all of them alike."""
+    times = {runner.name: Times() for runner in runners}
+    rates = []
+    with ExitStack() as stack:
+        links: dict[Spec, Connection] = {}
+        for runner in runners:
+            if runner.spec not in links:
+                _say(f"starting {runner.name} at look-ahead {runner.spec.look_ahead}")
+                links[runner.spec] = stack.enter_context(_process(runner.spec))
+        for number in range(-1, rounds):  # round -1 warms every shape
+            began = time.monotonic()
+            for runner in runners:
+                for rows in runner.spec.batches:
+                    timing = _ask(links[runner.spec], (rows, runner.matmul))
+                    if number >= 0:
+                        times[runner.name].steps[rows].append(timing)
+            rates.append(_ask(links[runners[0].spec], ("gemm", gemm_rows)))
+            _say(f"round {number + 1} of {rounds}: {time.monotonic() - began:.1f} s")
+    return times, round(median(rates), 1)
+
+
+def figures(times: dict[str, Times], period_ms: float, by: str) -> dict[str, Any]:
+    """Return steps, fit and capacity of every engine at one period."""
+    rows = {}
+    for name, steps in times.items():
+        medians = steps.medians(by)
+        fit = Fit.of(medians)
+        rows[name] = {
+            "a_ms": round(fit.a, 2),
+            "b_ms": round(fit.b, 3),
+            "capacity": round(fit.capacity(period_ms), 1),
+            "steps_ms": {str(batch): round(ms, 2) for batch, ms in medians.items()},
+            "tokens_per_s": round(steps.tokens_per_s(period_ms), 2),
+        }
+    return {"engines": rows}
+
+
+def summary(result: dict[str, Any], *, is_known_shape: bool) -> dict[str, Any]:
+    """Return the last line: capacities of ours over each rival's, and what a step costs."""
+    line: dict[str, Any] = {key: result[key] for key in ("machine", "load", "model", "by")}
+    for period, look in result["periods"].items():
+        engines = look["engines"]
+        ours = "bf16" if "bf16" in engines else "fp32"
+        line["precision"] = ours
+        line[f"capacity_{period}"] = engines[ours]["capacity"]
+        for rival in RIVALS:
+            if rival in engines:
+                for name, suffix in ((ours, ""), ("fp32", "_fp32")):
+                    mine, theirs = engines[name]["capacity"], engines[rival]["capacity"]
+                    ratio = round(mine / theirs, 2) if theirs else None
+                    line[f"ratio_{rival}_{period}{suffix}"] = ratio
+        steps = engines[ours]["steps_ms"]
+        line[f"step_b1_{period}_ms"] = steps.get("1")
+        look_ahead = int(period) // 80 - 1
+        if is_known_shape and "16" in steps and look_ahead in GFLOP_PER_AUDIO_S:
+            gflop = GFLOP_PER_AUDIO_S[look_ahead] * 16 * int(period) / 1000
+            share = gflop / (steps["16"] / 1000) / look["gemm_gflops"]
+            line[f"gemm_share_{period}_b16"] = round(share, 3)
+    return line
+
+
+def random_model(shape: str) -> Path:
+    """Return a model of random weights with a real share of blanks; built at the first call."""
+    from tests.equivalence import models
+
+    wanted = {"hybrid": models.HYBRID, "small": models.SMALL}[shape]
+    path = BUILD / f"{wanted.name}.nemo"
+    if not path.exists():
+        _say(f"building {path.name} (once, some minutes)")
+        BUILD.mkdir(parents=True, exist_ok=True)
+        model = models.build(wanted, BUILD)
+        models.tune(model, wanted)
+        models.save(model, path)
+    return path
+
+
+def _runners(
+    model: str, look_ahead: int, batches: tuple[int, ...], rivals: Sequence[str]
+) -> Iterator[Runner]:
+    few = batches_up_to(batches, SLOW_MOST)
+    common: dict[str, Any] = {"model": model, "look_ahead": look_ahead}
+    if has_fast_bf16():
+        yield Runner("bf16", Spec(kind="ours", precision="bf16", batches=batches, **common))
+    yield Runner("fp32", Spec(kind="ours", batches=batches, **common))
+    cached = Spec(kind="nemo", batches=batches, **common)
+    # Ways without cache re-encode 5.6 s in every step: at 160 ms nobody would run them.
+    slow = look_ahead >= 6
+    if "nemo" in rivals:
+        yield Runner("nemo", cached)
+    if "nemo_medium" in rivals:
+        yield Runner("nemo_medium", cached, "medium")
+    if "nocache" in rivals and slow:
+        yield Runner("nocache", Spec(kind="nemo", mode="nocache", batches=few, **common))
+    if "buffered" in rivals and slow:
+        yield Runner("buffered", Spec(kind="nemo", mode="buffered", batches=few, **common))
+
+
+@contextmanager
+def _process(spec: Spec) -> Iterator[Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, spec), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_TIMEOUT_S) or ours.recv() != "ready":
+            raise SystemExit(f"{spec.kind} did not start")
+        yield ours
+        ours.send(None)
+        process.join(10)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _ask(link: Connection, question: tuple[object, object]) -> Any:
+    link.send(question)
+    try:
+        return link.recv()
+    except EOFError as error:
+        raise SystemExit("an engine died; what it wrote is above") from error
+
+
+def _table(looks: dict[str, Any]) -> str:
+    header = ("engine", "period", "a + b*B ms", "capacity", "B=1 ms", "tokens/s")
+    lines = []
+    for period, look in looks.items():
+        for name, row in look["engines"].items():
+            fit = f"{row['a_ms']:.1f} + {row['b_ms']:.2f}*B"
+            first = f"{row['steps_ms'].get('1', 0):.1f}"
+            cells = (name, f"{period} ms", fit, f"{row['capacity']:.1f}", first)
+            lines.append((*cells, f"{row['tokens_per_s']:.1f}"))
+    return table(header, lines, width=100, flexible=0)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.capacity", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="batches 1, 4, 8; three rounds")
+    parser.add_argument("--model", help="a .nemo file with RNN-T, instead of random weights")
+    parser.add_argument("--shape", choices=["hybrid", "small"], default="hybrid")
+    parser.add_argument("--look-ahead", type=int, action="append", metavar="N")
+    parser.add_argument("--rival", choices=RIVALS, action="append")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--by", choices=["cpu", "wall"], default="cpu")
+    return parser.parse_args()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,299 @@
+"""``make edge``: what a relay costs, what a cut costs, what goes over the link.
+
+Does: a core with a scripted engine (text is a function of the audio, so a lost word is seen), a
+bad link, a node with legs at the pace of speech; write tests/bench/results/edge.json.
+Does not know: real networks and real models; what was not measured is null.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clients.connection import connect
+from edge.node import NodeLeg
+from edge.uplink import Timing
+from server.wire.messages import Ack, AudioFormat
+from tests.bench.__main__ import machine
+from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, rig, sentences, spoken
+
+RESULTS = Path(__file__).parent / "results" / "edge.json"
+PACKET_S = PACKET / RATE_HZ
+PCM_KBPS = (32_000 + 50 * 66 + 50 * 52) * 8 / 1000
+"""16 kHz PCM in packets of 20 ms over a WebSocket and TCP, bare acks included."""
+DELAY_S, LOSS = 0.02, 0.005
+
+
+@dataclass(slots=True)
+class Call:
+    """A leg that is fed at the pace of speech."""
+
+    leg: NodeLeg
+    audio: bytes
+    text: str
+    born: float
+    at: int = 0
+    acked: list[tuple[float, int]] = field(default_factory=list)
+    """When the core was seen to have so many samples."""
+
+    def feed(self, now: float) -> None:
+        """Append what is due."""
+        due = min(len(self.audio), int((now - self.born) * RATE_HZ) // PACKET * PACKET)
+        while self.at < due:
+            packet = self.audio[self.at : self.at + PACKET]
+            self.leg.append(len(packet), packet)
+            self.at += len(packet)
+        if self.at >= len(self.audio) and not self.leg.leg.ring.is_ended:
+            self.leg.end()
+        if not self.acked or self.leg.leg.acked > self.acked[-1][1]:
+            self.acked.append((now, self.leg.leg.acked))
+
+    def lost_words(self) -> int:
+        """Count words that are missing or too many."""
+        said, heard = self.text.split(), self.leg.leg.transcript.final_text().split()
+        if said == heard:
+            return 0
+        return max(1, abs(len(said) - len(heard)))
+
+
+def calls_of(r: Rig, count: int, seconds: float) -> list[Call]:
+    """So many calls, each with its own words."""
+    texts = [sentences(max(1, round(seconds / 2.2)), seed=n) for n in range(count)]
+    now = asyncio.get_running_loop().time()
+    return [Call(r.open(), spoken(t), " ".join(t), now + n * 0.007) for n, t in enumerate(texts)]
+
+
+@contextlib.asynccontextmanager
+async def fed(calls: list[Call]) -> AsyncIterator[None]:
+    """Feed the calls for the time of the block."""
+
+    async def feeding() -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(PACKET_S / 4)
+            for call in calls:
+                call.feed(clock())
+
+    task = asyncio.create_task(feeding())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def ended(calls: list[Call], timeout_s: float) -> None:
+    """Wait until every call is over."""
+    async with asyncio.timeout(timeout_s):
+        await asyncio.gather(*(call.leg.is_over.wait() for call in calls))
+
+
+async def cut(seconds: float, legs: int, folder: Path) -> dict[str, Any]:
+    """Cut the link in mid-sentence; what was lost, and how soon it was live again."""
+    before_s, after_s = 3.0, 5.0
+    clock = time.monotonic
+    async with rig(
+        timing=Timing(), delay_s=DELAY_S, loss=LOSS, spill=folder, memory_ms=40_000, slots=legs + 16
+    ) as r:
+        calls = calls_of(r, legs, before_s + seconds + after_s)
+        async with fed(calls):
+            await asyncio.sleep(before_s)
+            r.link.cut()
+            await asyncio.sleep(seconds)
+            loop = asyncio.get_running_loop()
+            heads, healed = [call.leg.leg.ring.head for call in calls], loop.time()
+            r.link.heal()
+            begun = clock()
+            await ended(calls, 120 + 2 * seconds)
+            caught_up_s = clock() - begun
+        first, live = [], []
+        for call, head in zip(calls, heads, strict=True):
+            later = [(at - healed, n) for at, n in call.acked if at > healed]
+            first.append(later[0][0] if later else None)
+            live.append(next((at for at, n in later if n > head), None))
+        known = [value for value in live if value is not None]
+        return {
+            "cut_s": seconds,
+            "legs": legs,
+            "words": sum(len(call.text.split()) for call in calls),
+            "words_lost": sum(call.lost_words() for call in calls),
+            "first_ack_s": _p95([value for value in first if value is not None]),
+            "new_audio_acked_s": _p95(known),
+            "never_acked": len(live) - len(known),
+            "all_ended_s": round(caught_up_s, 2),
+            "spilled_samples_lost": sum(r.node.losses.values()),
+        }
+
+
+async def backhaul(legs: int, seconds: float) -> float:
+    """Kilobits per second and stream on the link, both ways, headers estimated."""
+    async with rig(timing=Timing(), delay_s=DELAY_S, slots=legs + 16) as r:
+        calls = calls_of(r, legs, seconds + 2)
+        async with fed(calls):
+            await asyncio.sleep(1.0)
+            before = r.link.up.on_the_link + r.link.down.on_the_link
+            await asyncio.sleep(seconds)
+            spent = r.link.up.on_the_link + r.link.down.on_the_link - before
+    return round(spent * 8 / 1000 / seconds / legs, 1)
+
+
+async def edge_policy(legs: int, seconds: float) -> dict[str, float]:
+    """Audio bytes and kilobits per second under the policy ``edge``."""
+    async with rig("edge", timing=Timing(), delay_s=DELAY_S, slots=legs + 16) as r:
+        calls = calls_of(r, legs, seconds)
+        async with fed(calls):
+            await ended(calls, seconds + 60)
+        audio = sum(call.leg.leg.audio_frames for call in calls)
+        bits = (r.link.up.on_the_link + r.link.down.on_the_link) * 8
+        lost = sum(call.lost_words() for call in calls)
+        spoken_s = sum(len(call.audio) for call in calls) / RATE_HZ
+        return {"audio_bytes": audio, "kbps": round(bits / spoken_s / 1000, 1), "words_lost": lost}
+
+
+async def added_latency_ms(seconds: float) -> dict[str, float]:
+    """Arrival of the ack that covers a packet, through the node and directly, same server."""
+    async with rig(timing=Timing()) as r:
+        (call,) = calls_of(r, 1, seconds)
+        call.born = asyncio.get_running_loop().time()
+        direct, relayed = list[float](), list[float]()
+        held = next(iter(r.core.legs.values()), None)
+        async with fed([call]):
+            clock, seen = asyncio.get_running_loop().time, 0
+            while not call.leg.is_over.is_set():
+                await asyncio.sleep(0.001)
+                held = held or next(iter(r.core.legs.values()), None)
+                if held is not None and held.leg.received > seen:
+                    seen = held.leg.received
+                    relayed.append(clock() - call.born - seen / RATE_HZ)
+    async with rig(timing=Timing()) as r:
+        options = {"audio": AudioFormat(encoding="mulaw", rate=RATE_HZ)}
+        async with connect(r.server.addresses.websocket, **options) as connection:  # type: ignore[arg-type]
+            born, audio = clock(), call.audio[: round(seconds * RATE_HZ)]
+            reading = asyncio.create_task(_read(connection))
+            for n in range(len(audio) // PACKET):
+                due = born + (n + 1) * PACKET_S
+                await asyncio.sleep(max(0.0, due - clock()))
+                await connection.send(audio[n * PACKET : (n + 1) * PACKET])
+                direct.append(clock() - due)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+    return {
+        "relayed_p50": round(statistics.median(relayed) * 1000, 2),
+        "direct_send_p50": round(statistics.median(direct) * 1000, 2),
+    }
+
+
+async def _read(connection: Any) -> None:
+    async for message in connection:
+        assert not isinstance(message, Ack) or message.at >= 0
+
+
+async def handovers(count: int) -> dict[str, float]:
+    """Move one session between two nodes; gap = from the move to the first new audio acked."""
+    gaps, clock = list[float](), time.monotonic
+    async with rig(timing=Timing()) as r, another_node(r, "n2", timing=Timing()) as second:
+        texts = sentences(max(4, count // 6))
+        audio, text = spoken(texts), " ".join(texts)
+        leg, at, finals = r.open(), 0, []
+        step = len(audio) // (count + 1) // PACKET * PACKET
+        for number in range(count):
+            end = at + step
+            leg.append(end - at, audio[at:end])
+            begun = clock()
+            old, leg = leg, (second, r.node)[number % 2].open(leg.ticket())
+            await leg.is_placed.wait()
+            at = leg.leg.ring.head
+            leg.append(PACKET, audio[at : at + PACKET])
+            at += PACKET
+            while leg.leg.acked < at:  # noqa: ASYNC110 - polled, so that the node is as it is
+                await asyncio.sleep(0.001)
+            gaps.append(clock() - begun)
+            await old.is_over.wait()
+            finals += old.leg.transcript.finals
+        leg.append(len(audio) - at, audio[at:])
+        leg.end()
+        await leg.is_over.wait()
+        finals += leg.leg.transcript.finals
+        heard = " ".join(final.text for final in finals if final.text)
+    return {
+        "handovers": count,
+        "gap_p50_ms": round(statistics.median(gaps) * 1000, 1),
+        "gap_p99_ms": round(sorted(gaps)[-1 - count // 100] * 1000, 1),
+        "is_text_identical": heard == text,
+    }
+
+
+def _p95(values: list[float]) -> float | None:
+    return round(sorted(values)[int(0.95 * (len(values) - 1))], 3) if values else None
+
+
+async def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; parts that fail say so and do not stop the others."""
+    legs = 4 if args.quick else args.legs
+    cuts = [1.0, 4.0] if args.quick else args.cuts
+    result: dict[str, Any] = {"machine": machine(), "medium": "loopback proxy (userspace)"}
+    result |= {"delay_ms": DELAY_S * 2000, "loss": LOSS, "legs": legs, "engine": "scripted"}
+    with tempfile.TemporaryDirectory() as folder:
+        result["cuts"] = []
+        for seconds in cuts:
+            row = await cut(seconds, legs, Path(folder))
+            print(json.dumps(row), flush=True)
+            result["cuts"].append(row)
+    for name, part in _parts(args, legs):
+        result[name] = await part
+        print(json.dumps({name: result[name]}), flush=True)
+    return result
+
+
+def _parts(args: argparse.Namespace, legs: int) -> Iterator[tuple[str, Any]]:
+    seconds = 4.0 if args.quick else 15.0
+    yield "backhaul_kbps", backhaul(legs, seconds)
+    yield "backhaul_kbps_one_leg", backhaul(1, seconds)
+    yield "edge_policy", edge_policy(legs, seconds)
+    yield "latency", added_latency_ms(seconds)
+    yield "handover", handovers(20 if args.quick else 100)
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the last line."""
+    latency = result["latency"]
+    return {
+        "added_latency_ms": round(latency["relayed_p50"] - latency["direct_send_p50"], 2),
+        "partition_words_lost": sum(row["words_lost"] for row in result["cuts"]),
+        "seconds_to_live": max(
+            (r["new_audio_acked_s"] or r["first_ack_s"] or 0.0) for r in result["cuts"]
+        ),
+        "handover_gap_p99_ms": result["handover"]["gap_p99_ms"],
+        "backhaul_kbps": result["backhaul_kbps"],
+        "backhaul_share_of_pcm": round(result["backhaul_kbps"] / PCM_KBPS, 3),
+        "edge_policy_audio_bytes": result["edge_policy"]["audio_bytes"],
+        "edge_policy_kbps": result["edge_policy"]["kbps"],
+        "legs": result["legs"],
+        "medium": result["medium"],
+    }
+
+
+def main() -> int:
+    """Measure and print; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(prog="make edge ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few legs, short cuts")
+    parser.add_argument("--legs", type=int, default=20)
+    parser.add_argument("--cuts", type=float, nargs="*", default=[1.0, 8.0, 30.0, 120.0])
+    args = parser.parse_args()
+    result = asyncio.run(measure(args))
+    result["summary"] = summary(result)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result | {"is_quick": args.quick}, indent=1) + "\n")
+    print(json.dumps(result["summary"]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

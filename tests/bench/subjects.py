@@ -1,0 +1,283 @@
+"""Engines whose steps are timed, each in a process of its own so that none disturbs another.
+
+Does: our recogniser and NeMo 3.0.0's pipelines behind one interface: advance B live streams by one
+chunk, from samples to text. Left context is full before anything is timed.
+Does not know: what is done with the times, sockets.
+"""
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from asr.channel import ChannelOptions
+from asr.encoder.linear import make_linear
+from asr.engine import EngineConfig, load_engine
+from asr.interface import Emission, StreamingEngine
+from asr.live import Recognizer
+from tests.equivalence.models import audio
+
+FRAME_SAMPLES = 1_280
+FIRST_EXTRA = 200
+"""Samples that our first frame needs beyond its own."""
+CONTEXT_S = 5.6
+"""70 encoder frames."""
+MATERIAL_S = 20.0
+VOICES = 16
+GEMM_SHAPE = (512, 2048)
+GEMM_REPEATS = 20
+
+Mode = Literal["cache", "nocache", "buffered"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """Which engine, and what it has to be ready for."""
+
+    kind: Literal["ours", "nemo"]
+    model: str
+    look_ahead: int
+    batches: tuple[int, ...]
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of ours; NeMo computes in fp32 on a CPU whatever it is told."""
+    mode: Mode = "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One step."""
+
+    wall_ms: float
+    cpu_ms: float
+    tokens: int
+
+
+class Subject(Protocol):
+    """An engine with groups of live streams, one group for each batch size."""
+
+    def step(self, rows: int) -> int:
+        """Advance the group of ``rows`` streams by a chunk; return the tokens said."""
+
+
+class Ours:
+    """Our engine with everything a worker does for a step: features to events of the transcript."""
+
+    def __init__(self, spec: Spec) -> None:
+        slots = sum(spec.batches) + 1
+        engine = load_engine(spec.model, EngineConfig(slots=slots, precision=spec.precision))
+        engine.warm(spec.look_ahead)
+        self._tokens = 0
+        self._count_tokens(engine)
+        self._recognizer = Recognizer(engine)
+        self._chunk = FRAME_SAMPLES * (spec.look_ahead + 1)
+        self._voices = [audio(MATERIAL_S, seed) for seed in range(VOICES)]
+        options = ChannelOptions(look_ahead=spec.look_ahead)
+        self._groups = {
+            rows: [self._recognizer.open(options) for _ in range(rows)] for rows in spec.batches
+        }
+        self._at = dict.fromkeys(spec.batches, 0)
+        chunks = -(-int(CONTEXT_S * 16_000) // self._chunk)
+        for rows in spec.batches:
+            self._feed(rows, chunks * self._chunk + FIRST_EXTRA)
+            self._drain()
+
+    def step(self, rows: int) -> int:
+        """Feed a chunk to every stream of the group and run."""
+        self._feed(rows, self._chunk)
+        return self._drain()
+
+    def _feed(self, rows: int, count: int) -> None:
+        begin = self._at[rows]
+        for number, channel in enumerate(self._groups[rows]):
+            voice = self._voices[number % VOICES]
+            where = (begin + number * 997 + np.arange(count)) % len(voice)
+            self._recognizer.feed(channel, voice[where])
+        self._at[rows] = begin + count
+
+    def _drain(self) -> int:
+        before = self._tokens
+        while self._recognizer.is_ready():
+            self._recognizer.step()
+        return self._tokens - before
+
+    def _count_tokens(self, engine: StreamingEngine) -> None:
+        """Look over the engine's shoulder: the recogniser only tells of text."""
+        run = engine.step
+
+        def step() -> list[Emission]:
+            emissions = run()
+            self._tokens += sum(len(emission.tokens) for emission in emissions)
+            return emissions
+
+        engine.step = step  # type: ignore[method-assign]
+
+
+class Nemo:
+    """A streaming pipeline of NeMo 3.0.0, driven one frame of audio per stream and call."""
+
+    def __init__(self, spec: Spec) -> None:
+        from nemo.collections.asr.inference.factory.pipeline_builder import PipelineBuilder
+        from nemo.utils import logging
+        from omegaconf import OmegaConf
+
+        logging.setLevel(logging.ERROR)
+        self._pipeline: Any = PipelineBuilder.build_pipeline(
+            OmegaConf.create(pipeline_config(spec))
+        )
+        self._chunk = FRAME_SAMPLES * (spec.look_ahead + 1)
+        self._voices = [torch.from_numpy(audio(MATERIAL_S, seed)) for seed in range(VOICES)]
+        self._steps = dict.fromkeys(spec.batches, 0)
+        self._first = {rows: sum(spec.batches[:i]) for i, rows in enumerate(spec.batches)}
+        self._pipeline.open_session()
+        for rows in spec.batches:
+            for _ in range(-(-int(CONTEXT_S * 16_000) // self._chunk)):
+                self.step(rows)
+
+    def step(self, rows: int) -> int:
+        """Hand the pipeline a frame of every stream of the group."""
+        from nemo.collections.asr.inference.streaming.framing.request import Frame
+        from nemo.collections.asr.inference.streaming.framing.request_options import (
+            ASRRequestOptions,
+        )
+
+        step, chunk = self._steps[rows], self._chunk
+        self._steps[rows] = step + 1
+        frames, streams = [], range(self._first[rows], self._first[rows] + rows)
+        for number, stream in enumerate(streams):
+            voice = self._voices[number % VOICES]
+            begin = (step * chunk + number * 997) % (len(voice) - chunk)
+            frames.append(
+                Frame(
+                    samples=voice[begin : begin + chunk],
+                    stream_id=stream,
+                    is_first=step == 0,
+                    is_last=False,
+                    length=chunk,
+                    options=None if step else ASRRequestOptions(),
+                )
+            )
+        self._pipeline.transcribe_step(frames)
+        return sum(
+            len(getattr(self._pipeline.get_state(stream), "current_step_tokens", ()))
+            for stream in streams
+        )
+
+
+def pipeline_config(spec: Spec) -> dict[str, Any]:
+    """Return NeMo's own settings for a pipeline with greedy RNN-T decoding on one CPU thread."""
+    is_cached = spec.mode == "cache"
+    greedy = {
+        "use_cuda_graph_decoder": False,
+        "max_symbols": 10,
+        "preserve_frame_confidence": False,
+    }
+    decoding = {
+        "strategy": "greedy_batch",
+        "preserve_alignments": False,
+        "fused_batch_size": -1,
+        "greedy": greedy,
+    }
+    return {
+        "pipeline_type": "buffered" if spec.mode == "buffered" else "cache_aware",
+        "asr_decoding_type": "rnnt",
+        "asr": {
+            "model_name": spec.model,
+            "device": "cpu",
+            "device_id": 0,
+            "compute_dtype": "float32",
+            "use_amp": False,
+            "decoding": decoding,
+        },
+        "streaming": {
+            "sample_rate": 16_000,
+            "batch_size": max(spec.batches),
+            "word_boundary_tolerance": 4,
+            "att_context_size": [70, spec.look_ahead],
+            "use_cache": is_cached,
+            "use_feat_cache": is_cached,
+            "chunk_size_in_secs": None,
+            "chunk_size": 0.08 * (spec.look_ahead + 1),
+            "left_padding_size": CONTEXT_S,
+            "right_padding_size": 0.0,
+            "padding_mode": "right",
+            "request_type": "frame",
+            "num_slots": 2 * sum(spec.batches),
+            "stateful": True,
+        },
+        "endpointing": {"stop_history_eou": 800, "residue_tokens_at_end": 2},
+        "confidence": {
+            "exclude_blank": True,
+            "aggregation": "mean",
+            "method_cfg": {
+                "name": "entropy",
+                "entropy_type": "tsallis",
+                "alpha": 0.5,
+                "entropy_norm": "exp",
+            },
+        },
+        "itn": {
+            "input_case": "lower_cased",
+            "whitelist": None,
+            "overwrite_cache": False,
+            "max_number_of_permutations_per_split": 729,
+            "left_padding_size": 4,
+            "batch_size": 32,
+            "n_jobs": 1,
+        },
+        "matmul_precision": "high",
+        "log_level": 40,
+        "enable_pnc": False,
+        "enable_itn": False,
+        "enable_nmt": False,
+        "asr_output_granularity": "segment",
+        "cache_dir": None,
+        "lang": None,
+        "return_tail_result": False,
+    }
+
+
+def gemm_gflops(rows: int, precision: Literal["fp32", "bf16"]) -> float:
+    """Return the rate of this core's own packed matrix product at so many rows."""
+    inner, outer = GEMM_SHAPE
+    linear = make_linear(torch.randn(outer, inner), None, precision)
+    x = torch.randn(rows, inner)
+    for _ in range(3):
+        linear(x)
+    began = time.process_time()
+    for _ in range(GEMM_REPEATS):
+        linear(x)
+    seconds = (time.process_time() - began) / GEMM_REPEATS
+    return 2 * rows * inner * outer / seconds / 1e9
+
+
+def work(link: Connection, spec: Spec) -> None:
+    """Serve steps until told to end: the target of a process.
+
+    Asked ``(rows, matmul)``: one step under torch's matmul precision, answered with a Timing.
+    Asked ``("gemm", rows)``: the rate of the matrix product. Asked None: over.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    subject: Subject = Ours(spec) if spec.kind == "ours" else Nemo(spec)
+    link.send("ready")
+    while (asked := link.recv()) is not None:
+        if asked[0] == "gemm":
+            link.send(gemm_gflops(asked[1], spec.precision))
+            continue
+        rows, matmul = asked
+        torch.set_float32_matmul_precision(matmul)
+        wall, cpu = time.perf_counter(), time.process_time()
+        tokens = subject.step(rows)
+        link.send(
+            Timing(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu), tokens)
+        )
+
+
+def batches_up_to(batches: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return the batch sizes that a slow engine is asked for."""
+    return tuple(rows for rows in batches if rows <= most) or (min(batches),)

@@ -1,0 +1,189 @@
+"""Feeds over real sockets: what a peer says becomes the words of a leg."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import struct
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.http11 import Response
+
+from asr.scripted import utter
+from edge import status
+from edge.adapters import twilio
+from edge.adapters.rtp import STATIC, codec_of
+from edge.listeners import FeedConfig, Listeners, Listening
+from tests.edge_rig import PACKET, RATE_HZ, Rig, rig, sentences, spoken
+from tests.io.serving import pcm
+
+pytestmark = pytest.mark.io
+
+TEXTS = sentences(3)
+SAID = " ".join(TEXTS)
+CALL = uuid.UUID("11223344-5566-7788-99aa-bbccddeeff00")
+URL, SECRET = "wss://edge.example/twilio", "auth token"
+
+
+@contextlib.asynccontextmanager
+async def feeding(r: Rig, **settings: Any) -> AsyncIterator[tuple[Listening, Listeners]]:
+    config = FeedConfig(
+        audiosocket_port=0,
+        web_port=0,
+        rtp_port=0,
+        twilio_url=URL,
+        twilio_secret=SECRET,
+        **({"codecs": {**STATIC, 96: codec_of("L16/16000")}} | settings),
+    )
+
+    def respond(path: str) -> Response | None:
+        return status.respond(path, status.of_node(r.node, listeners.counters.refused))
+
+    listeners = Listeners(config, r.node, respond=respond)
+    async with listeners.listening() as ports:
+        yield ports, listeners
+
+
+async def told(r: Rig, name: str, text: str = SAID) -> None:
+    """Wait until a leg of this name is over; its words are ``text``."""
+    names = {}
+    await r.until(lambda: any(kind == "closed" for _, kind, _ in r.events))
+    finals = [result.text for _, _, result in r.finals if result.text]
+    assert " ".join(finals) == text, names
+
+
+def linear() -> bytes:
+    """The sentences as 16-bit samples at 8 kHz."""
+    parts = [np.concatenate([utter(t, rate=RATE_HZ), np.zeros(7_680, np.float32)]) for t in TEXTS]
+    return pcm(np.concatenate(parts))
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">BH", kind, len(payload)) + payload
+
+
+async def test_an_audiosocket_call() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", ports.audiosocket)
+        audio = linear()
+        writer.write(frame(1, CALL.bytes))
+        for at in range(0, len(audio), 320):
+            writer.write(frame(0x10, audio[at : at + 320]))
+        writer.write(frame(0))
+        await told(r, str(CALL))
+        writer.close()
+
+
+async def test_an_audiosocket_of_an_unknown_call_is_hung_up() -> None:
+    async with rig() as r, feeding(r, calls=frozenset({str(uuid.uuid4())})) as (ports, listeners):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.audiosocket)
+        writer.write(frame(1, CALL.bytes) + frame(0x10, bytes(320)))
+        assert await reader.read() == b"\0\0\0"
+        assert listeners.counters.refused == {"audiosocket": 1}
+        assert not r.node.legs
+        writer.close()
+
+
+def signed(url: str = URL, secret: str = SECRET) -> dict[str, str]:
+    return {"X-Twilio-Signature": twilio.signature(url, secret)}
+
+
+async def test_a_twilio_stream_of_two_tracks() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        address = f"ws://127.0.0.1:{ports.web}/twilio"
+        async with connect(address, additional_headers=signed()) as socket:
+            start = {
+                "callSid": "CA1",
+                "tracks": ["inbound", "outbound"],
+                "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+            }
+            await socket.send('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+            await socket.send(json.dumps({"event": "start", "streamSid": "MZ1", "start": start}))
+            audio = spoken(TEXTS)
+            for at in range(0, len(audio), PACKET):
+                payload = base64.b64encode(audio[at : at + PACKET]).decode()
+                media = {"track": "inbound", "timestamp": str(at // 8), "payload": payload}
+                await socket.send(json.dumps({"event": "media", "media": media}))
+            await socket.send('{"event":"stop"}')
+            await told(r, "CA1/inbound")
+
+
+@pytest.mark.parametrize("headers", [{}, signed(secret="another"), signed("wss://other/twilio")])
+async def test_a_twilio_stream_without_our_signature_is_refused(headers: dict[str, str]) -> None:
+    async with rig() as r, feeding(r) as (ports, listeners):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://127.0.0.1:{ports.web}/twilio", additional_headers=headers)
+        assert refused.value.response.status_code == 403
+        assert listeners.counters.refused == {"twilio signature": 1}
+
+
+async def test_l16_over_a_websocket_at_8_khz() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        async with connect(f"ws://127.0.0.1:{ports.web}/l16?rate=8000") as socket:
+            audio = linear()
+            for at in range(0, len(audio), 320):
+                await socket.send(audio[at : at + 320])
+        await told(r, "")
+
+
+async def test_half_a_sample_closes_that_websocket_only() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        async with connect(f"ws://127.0.0.1:{ports.web}/l16?rate=8000") as socket:
+            await socket.send(b"abc")
+            with pytest.raises(ConnectionClosedError):
+                await socket.recv()
+            assert socket.close_code == 1008
+        async with connect(f"ws://127.0.0.1:{ports.web}/l16?rate=8000") as socket:
+            await socket.send(linear())
+        await told(r, "")
+
+
+def datagrams(audio: bytes) -> list[bytes]:
+    return [
+        struct.pack(">BBHII", 0x80, 0, (65_530 + n) & 0xFFFF, 160 * n, 7)
+        + audio[160 * n : 160 * n + 160]
+        for n in range(len(audio) // 160)
+    ]
+
+
+async def test_an_rtp_call_with_disorder_and_doubles() -> None:
+    async with rig() as r, feeding(r, idle_s=0.5, window_s=0.3) as (ports, _):
+        loop = asyncio.get_running_loop()
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp)
+        )
+        sent = datagrams(spoken(TEXTS))
+        transport.sendto(b"not RTP at all")
+        for n in range(0, len(sent), 4):
+            for packet in [*reversed(sent[n : n + 4]), sent[n]]:
+                transport.sendto(packet)
+            await asyncio.sleep(0.001)
+        await told(r, "")
+        transport.close()
+
+
+async def test_the_status_pages_tell_of_link_and_legs_and_of_no_words() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        leg = r.open(name="call 7")
+        leg.append(8_000, bytes(8_000))
+        await r.until(lambda: r.uplink.state.is_up and leg.leg.acked == 8_000)
+        texts = []
+        for path in ("/status", "/metrics", "/", "/nothing"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports.web)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+            texts.append(body)
+            assert head.startswith("HTTP/1.1 404" if path == "/nothing" else "HTTP/1.1 200")
+            writer.close()
+        state = json.loads(texts[0])
+        assert state["link"]["is_up"] and state["legs"][0]["name"] == "call 7"
+        assert "rivulet_edge_link_up 1" in texts[1] and "rivulet_edge_legs 1" in texts[1]
+        assert leg.leg.opening.secret not in "".join(texts)
+        assert leg.leg.opening.session not in "".join(texts)
+        assert "<title>" in texts[2]
