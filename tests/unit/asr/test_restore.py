@@ -21,7 +21,7 @@ Input = Samples | int | str
 """Audio, a gap of samples, or a finalize request."""
 
 
-def speech(*, pauses_ms: int = 700, rate: int = 16_000) -> Samples:
+def speech(*, pauses_ms: int = 720, rate: int = 16_000) -> Samples:
     words = TEXT.split()
     groups = [" ".join(words[i : i + 3]) for i in range(0, len(words), 3)]
     parts = [part for g in groups for part in (utter(g, rate=rate), silence(pauses_ms, rate=rate))]
