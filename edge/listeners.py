@@ -8,7 +8,7 @@ Does not know: how a protocol is read (edge.adapters), legs, the link.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from edge.adapters import twilio
 from edge.adapters.audiosocket import HANG_UP, AudioSocket
@@ -25,8 +26,10 @@ from edge.adapters.rtp import STATIC, Codec, RtpStream
 from edge.adapters.twilio import Twilio
 from edge.feeds import Feed
 from edge.media import Piece
+from edge.native import NativeClients
 from edge.node import Node, TooManyLegs
-from server.http import json_response
+from server.http import STREAM_PATH, json_response
+from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class Listeners:
         self.counters = Counters()
         self._config, self._node, self._respond = config, node, respond
         self._calls: set[asyncio.Task[None]] = set()
+        self._native = NativeClients(node)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[Listening]:
@@ -104,6 +108,7 @@ class Listeners:
                     compression=None,
                     max_size=1_048_576,
                     process_request=self._process,
+                    select_subprotocol=_chosen,
                     server_header=None,
                 )
                 web = (await stack.enter_async_context(site)).sockets[0].getsockname()[1]
@@ -165,9 +170,10 @@ class Listeners:
             return found or json_response({"error": "nothing is here"}, HTTPStatus.NOT_FOUND)
         if path == "/twilio":
             return self._signed(request)
-        if path == "/l16":
+        if path in ("/l16", STREAM_PATH):
             return None
-        return json_response({"error": "feeds are /twilio and /l16"}, HTTPStatus.NOT_FOUND)
+        text = f"feeds are /twilio, /l16 and {STREAM_PATH}"
+        return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
     def _signed(self, request: Request) -> Response | None:
         config = self._config
@@ -182,6 +188,9 @@ class Listeners:
     async def _websocket(self, socket: ServerConnection) -> None:
         assert socket.request is not None
         address = urlsplit(socket.request.path)
+        if address.path == STREAM_PATH:
+            await self._native.serve(socket)
+            return
         feed = Feed(self._node)
         try:
             if address.path == "/twilio":
@@ -215,6 +224,11 @@ class Listeners:
                 feed.take(parser.receive_text(message))
             else:
                 feed.take(parser.receive_binary(message))
+
+
+def _chosen(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Speak our own protocol where it is offered; the feeds of others have none."""
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
 
 
 class RtpReceiver(asyncio.DatagramProtocol):

@@ -141,7 +141,13 @@ class Node:
 
     def tell(self, leg: "NodeLeg", kind: EventKind, result: Result | None) -> None:
         """Hand an event of a leg to whoever listens."""
+        if leg.on_event is not None:
+            leg.on_event(kind, result)
         self._on_event(leg, kind, result)
+
+    def find(self, session: str) -> "NodeLeg | None":
+        """Return the leg of a session that is here."""
+        return next((x for x in self.legs.values() if x.leg.opening.session == session), None)
 
     def over(self, leg: "NodeLeg", closed: Close) -> None:
         """Forget a leg."""
@@ -213,6 +219,8 @@ class NodeLeg:
     """All is said, or it ended otherwise (``leg.closed`` tells)."""
     is_placed: asyncio.Event = field(default_factory=asyncio.Event)
     """The core said where the session stands; audio of a moved one begins at ``leg.ring.head``."""
+    on_event: Callable[[EventKind, Result | None], None] | None = None
+    """The caller's own ear, where it has one."""
     local: asyncio.Task[None] | None = None
     _recogniser: Recogniser | None = None
 

@@ -14,13 +14,17 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Response
+from websockets.typing import Subprotocol
 
 from asr.scripted import utter
+from clients.connection import Connection, RivuletError
+from clients.connection import connect as dial
 from edge import status
 from edge.adapters import twilio
 from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners, Listening
-from tests.edge_rig import PACKET, RATE_HZ, Rig, rig, sentences, spoken
+from server.wire.messages import AudioFormat, Error, Final
+from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, rig, sentences, spoken
 from tests.io.serving import pcm
 
 pytestmark = pytest.mark.io
@@ -187,3 +191,84 @@ async def test_the_status_pages_tell_of_link_and_legs_and_of_no_words() -> None:
         assert leg.leg.opening.secret not in "".join(texts)
         assert leg.leg.opening.session not in "".join(texts)
         assert "<title>" in texts[2]
+
+
+def native(ports: Listening, **changes: Any) -> tuple[str, dict[str, Any]]:
+    audio = AudioFormat(encoding="mulaw", rate=RATE_HZ)
+    return f"ws://127.0.0.1:{ports.web}/v1/stream", {"audio": audio} | changes
+
+
+async def heard(connection: Connection) -> list[str]:
+    return [m.text async for m in connection if isinstance(m, Final) and m.text]
+
+
+async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        url, options = native(ports)
+        async with dial(url, **options) as connection:
+            await connection.send(spoken(TEXTS))
+            await connection.stop()
+            assert " ".join(await heard(connection)) == SAID
+        assert not r.node.legs
+
+
+async def test_a_client_takes_its_session_to_another_node() -> None:
+    async with rig() as r, another_node(r, "n2") as second:
+        other = Listeners(FeedConfig(web_port=0), second, respond=lambda _: None)
+        async with feeding(r) as (ports, _), other.listening() as elsewhere:
+            audio = spoken(TEXTS)
+            half = len(audio) // 2 // PACKET * PACKET
+            url, options = native(ports)
+            first, last = list[str](), -1
+            async with dial(url, **options) as connection:
+                await connection.send(audio[:half])
+                async for message in connection:
+                    if isinstance(message, Final):
+                        first, last = [*first, message.text], message.id
+                        break
+                token = connection.ready.token
+            address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
+            subprotocols = [Subprotocol("rivulet.v1")]
+            async with connect(address, subprotocols=subprotocols) as socket:
+                resume = {"token": token, "last_final": last}
+                start = {"type": "start", "v": 1, "resume": resume}
+                start["audio"] = {"encoding": "mulaw", "rate": RATE_HZ}
+                await socket.send(json.dumps(start))
+                ready = json.loads(await socket.recv())
+                assert ready["resumed"] is True and 0 < ready["at"] <= half
+                await socket.send(audio[ready["at"] :])
+                await socket.send('{"type":"stop"}')
+                messages = [json.loads(text) async for text in socket]
+            finals = [m["text"] for m in messages if m["type"] == "final"]
+            assert " ".join(filter(None, first + finals)) == SAID
+            assert messages[-1]["type"] == "done"
+
+
+@pytest.mark.parametrize("token", ["nonsense", "abc.1.wrong", "abc.x.y"])
+async def test_a_token_that_names_no_session_is_refused(token: str) -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        leg = r.open()
+        opening = leg.leg.opening
+        url = f"ws://127.0.0.1:{ports.web}/v1/stream"
+        if token.startswith("abc.1"):
+            token = f"{opening.session}.1.wrong"
+        async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+            start = {"type": "start", "v": 1, "resume": {"token": token}}
+            start["audio"] = {"encoding": "mulaw", "rate": RATE_HZ}
+            await socket.send(json.dumps(start))
+            answer = json.loads(await socket.recv())
+            assert (answer["type"], answer["code"]) == ("error", "resume_unknown")
+        assert opening.secret not in json.dumps(answer)
+
+
+async def test_a_node_says_what_it_does_not_take() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        url, options = native(ports, audio=AudioFormat(encoding="mulaw", rate=8_000, channels=2))
+        with pytest.raises(RivuletError, match="one channel"):
+            async with dial(url, **options):
+                pass
+        url, options = native(ports)
+        async with dial(url, **options) as connection:
+            await connection.finalize()
+            message = await anext(connection)
+            assert isinstance(message, Error) and not message.fatal
