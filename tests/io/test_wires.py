@@ -1,0 +1,275 @@
+"""Foreign wires over real sockets, with a scripted engine: the same words, no slot left behind."""
+
+import asyncio
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from asr.scripted import silence, utter
+from server.app import Running
+from server.wire.wyoming import Event, Reader, encode
+from tests.io.serving import all_slots_free, pcm, serving, talk, transcript
+
+pytestmark = pytest.mark.io
+
+FIRST, SECOND = "turn on the light please", "good day"
+SAID = np.concatenate([utter(FIRST), silence(880), utter(SECOND), silence(880)])
+PCM = pcm(SAID)
+LISTEN = "/v1/listen?encoding=linear16&sample_rate=16000"
+PACKET = 3_200
+
+
+def pieces(data: bytes = PCM, size: int = PACKET) -> list[bytes]:
+    return [data[begin : begin + size] for begin in range(0, len(data), size)]
+
+
+def url(server: Running, path: str, *, port: int | None = None) -> str:
+    return f"ws://{server.addresses.host}:{port or server.addresses.port}{path}"
+
+
+async def rest(socket: Any) -> list[Any]:
+    found = list[Any]()
+    try:
+        while True:
+            text = await socket.recv()
+            found.append(json.loads(text) if text.startswith("{") else text)
+    except ConnectionClosed:
+        return found
+
+
+async def listen(server: Running, data: bytes = PCM, *, path: str = LISTEN) -> str:
+    async with connect(url(server, path)) as socket:
+        for piece in pieces(data):
+            await socket.send(piece)
+        await socket.send('{"type":"CloseStream"}')
+        answers = await rest(socket)
+        assert (answers[-1]["type"], socket.close_code) == ("Metadata", 1000)
+    texts = [
+        a["channel"]["alternatives"][0]["transcript"] for a in answers if a["type"] == "Results"
+    ]
+    return " ".join(texts)
+
+
+async def post(server: Running, head: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Send a request byte for byte; return status and body."""
+    host, port = server.addresses.host, server.addresses.port
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+    raw = await reader.read()
+    writer.close()
+    head_raw, _, answer = raw.partition(b"\r\n\r\n")
+    return int(head_raw.split()[1]), answer
+
+
+def wav(samples: Any = SAID) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def form(**fields: bytes) -> bytes:
+    body = b""
+    for name, data in fields.items():
+        body += f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        body += data + b"\r\n"
+    return body + b"--x--\r\n"
+
+
+FORM = "POST /v1/audio/transcriptions HTTP/1.1\nHost: here\nContent-Type: multipart/form-data; boundary=x"  # noqa: E501
+
+
+async def test_deepgram_says_what_the_native_wire_says_and_leaves_no_slot() -> None:
+    async with serving() as server:
+        native = transcript(await talk(server, PCM))
+        assert await listen(server) == native == f"{FIRST} {SECOND}"
+        await all_slots_free(server)
+
+
+async def test_a_streamed_wav_says_its_format_itself() -> None:
+    async with serving() as server:
+        assert await listen(server, wav(), path="/v1/listen") == f"{FIRST} {SECOND}"
+
+
+async def test_a_whole_file_sent_at_once_is_held_back_not_refused() -> None:
+    words = "one two three four five six seven eight nine ten"
+    data = pcm(np.concatenate([utter(words), silence(2_000)]))
+    async with serving(limits={"window_ms": 1_000}) as server:
+        assert await listen(server, data) == words
+
+
+async def test_a_client_that_vanishes_leaves_no_slot() -> None:
+    async with serving() as server:
+        socket = await connect(url(server, LISTEN))
+        for piece in pieces():
+            await socket.send(piece)
+        socket.transport.abort()
+        await all_slots_free(server)
+        await socket.wait_closed()
+
+
+async def test_bad_input_ends_that_client_only_and_leaves_no_slot() -> None:
+    async with serving() as server, connect(url(server, LISTEN)) as other:
+        async with connect(url(server, LISTEN)) as socket:
+            await socket.send(PCM[:PACKET])
+            await socket.send("not json")
+            assert await rest(socket) == []
+            assert socket.close_code == 1008
+        await other.send(PCM)
+        await other.send('{"type":"CloseStream"}')
+        assert (await rest(other))[-1]["type"] == "Metadata"
+        await all_slots_free(server)
+
+
+async def test_no_room_is_503_before_the_handshake_and_a_bad_query_400() -> None:
+    async with serving(slots=2) as server, connect(url(server, LISTEN)) as first:
+        await first.send(PCM)
+        await first.recv()
+        for path, status in ((LISTEN, 503), ("/v2/listen?encoding=linear16", 503)):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url(server, path))
+            assert refused.value.response.status_code == status
+    async with serving() as server:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url(server, "/v1/listen?encoding=opus"))
+        assert refused.value.response.status_code == 400
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url(server, LISTEN), origin="https://elsewhere.example")  # type: ignore[arg-type]
+        assert refused.value.response.status_code == 403
+
+
+async def test_flux_numbers_its_turns() -> None:
+    async with serving(look_ahead=1) as server:
+        path = "/v2/listen?encoding=linear16&sample_rate=16000&eager_eot_threshold=0.4"
+        async with connect(url(server, path)) as socket:
+            for piece in pieces():
+                await socket.send(piece)
+            await socket.send('{"type":"CloseStream"}')
+            answers = await rest(socket)
+    assert [answer["sequence_id"] for answer in answers] == list(range(len(answers)))
+    ends = [answer for answer in answers if answer.get("event") == "EndOfTurn"]
+    assert [end["transcript"] for end in ends] == [FIRST, SECOND]
+    assert [end["turn_index"] for end in ends] == [0, 1]
+
+
+async def test_realtime_items_hold_the_words_and_large_events_pass() -> None:
+    async with serving() as server, connect(url(server, "/v1/realtime?model=m")) as socket:
+        assert json.loads(await socket.recv())["type"] == "session.created"
+        wish = {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16_000}}}}
+        await socket.send(json.dumps({"type": "session.update", "session": wish}))
+        audio = base64.b64encode(PCM + bytes(1_600_000)).decode()
+        await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        texts = list[str]()
+        while len(texts) < 2:
+            event = json.loads(await socket.recv())
+            if event["type"].endswith("completed"):
+                texts.append(event["transcript"])
+        assert texts == [FIRST, SECOND]
+
+
+async def test_a_posted_file_is_transcribed_in_the_form_asked_for() -> None:
+    body = form(file=wav(), response_format=b"text")
+    async with serving() as server:
+        length = f"{FORM}\nContent-Length: {len(body)}"
+        assert await post(server, length, body) == (200, f"{FIRST} {SECOND}\n".encode())
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces(body, 7_000))
+        chunked = f"{FORM}\nTransfer-Encoding: chunked"
+        assert (await post(server, chunked, chunks + b"0\r\n\r\n"))[0] == 200
+        await all_slots_free(server)
+
+
+async def test_deepgram_takes_a_posted_file_raw_or_contained() -> None:
+    async with serving() as server:
+        for path, body in (("/v1/listen", wav()), (LISTEN, PCM)):
+            head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {len(body)}"
+            status, answer = await post(server, head, body)
+            channel = json.loads(answer)["results"]["channels"][0]
+            assert (status, channel["alternatives"][0]["transcript"]) == (200, f"{FIRST} {SECOND}")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"{FORM}\nContent-Length: 3", 400),
+        (f"{FORM}\nContent-Length: many", 400),
+        (f"{FORM}\nContent-Length: 99999999999", 413),
+        (f"{FORM}\nTransfer-Encoding: gzip", 400),
+        (f"{FORM}\nOrigin: https://elsewhere.example\nContent-Length: 3", 403),
+        ("POST /nowhere HTTP/1.1\nHost: here\nContent-Length: 3", 405),
+        ("DELETE / HTTP/1.1\nHost: here", 405),
+        ("POST / HTTP/1.1\nbroken", 400),
+        ("POST /x HTTP/1.1\nA: " + "b" * 40_000, 431),
+    ],
+)
+async def test_a_bad_request_is_answered(head: str, status: int) -> None:
+    async with serving() as server:
+        assert (await post(server, head, b"abc"))[0] == status
+
+
+async def test_half_a_request_is_forgotten_with_its_connection() -> None:
+    async with serving() as server:
+        for part in (b"PO", b"POST /v1/listen HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"):
+            _, writer = await asyncio.open_connection(server.addresses.host, server.addresses.port)
+            writer.write(part)
+            await writer.drain()
+            writer.close()
+        assert await listen(server) == f"{FIRST} {SECOND}"
+
+
+async def test_own_ports_speak_their_wires() -> None:
+    ports: dict[str, Any] = {"wyoming_port": 0, "vosk_port": 0, "sherpa_port": 0}
+    async with serving(**ports) as server:
+        of = server.gateway.ports.port_of
+        assert await ask_vosk(server, of("vosk")) == f"{FIRST} {SECOND}"
+        assert await ask_sherpa(server, of("sherpa")) == [FIRST, SECOND]
+        assert await ask_wyoming(server, of("wyoming")) == f"{FIRST} {SECOND}"
+        await all_slots_free(server)
+
+
+async def ask_vosk(server: Running, port: int) -> str:
+    results = list[dict[str, Any]]()
+    async with connect(url(server, "/", port=port)) as socket:
+        await socket.send('{"config":{"sample_rate":16000.0}}')
+        for piece in pieces(size=8_000):
+            await socket.send(piece)
+            results.append(json.loads(await socket.recv()))
+        await socket.send('{"eof" : 1}')
+        results += await rest(socket)
+    return " ".join(result["text"] for result in results if result.get("text"))
+
+
+async def ask_sherpa(server: Running, port: int) -> list[str]:
+    async with connect(url(server, "/", port=port)) as socket:
+        for piece in pieces(SAID.astype("<f4").tobytes(), 32_000):
+            await socket.send(piece)
+        await socket.send("Done")
+        answers = await rest(socket)
+    assert answers.pop() == "Done!"
+    return [answer["text"] for answer in answers if answer["is_final"]]
+
+
+async def ask_wyoming(server: Running, port: int) -> str:
+    reader, writer = await asyncio.open_connection(server.addresses.host, port)
+    shape = {"rate": 16_000, "width": 2, "channels": 1}
+    writer.write(encode(Event("audio-start", shape)))
+    for piece in pieces():
+        writer.write(encode(Event("audio-chunk", shape, piece)))
+    writer.write(encode(Event("audio-stop")))
+    heard, events = Reader(), list[Event]()
+    while not any(event.type == "transcript" for event in events):
+        events += heard.push(await reader.read(4_096))
+    writer.close()
+    return str(events[-1].data["text"])
+
+
+async def test_a_port_that_is_taken_stops_the_start() -> None:
+    async with serving() as server:
+        with pytest.raises(Exception, match="cannot listen"):
+            async with serving(vosk_port=server.addresses.port):
+                pass
