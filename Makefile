@@ -1,4 +1,4 @@
-.PHONY: help install run test soak lint bench accuracy edge clean
+.PHONY: help install run test soak lint bench accuracy clients edge clean
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,9 @@ bench: $(RUN_READY) ## lag and streams sustained on this machine; last line: one
 
 accuracy: $(RUN_READY) ## WER of every set beside this checkout; last line: one JSON object
 	@$(PY) -m tests.bench.accuracy $(quiet) $(ARGS)
+
+clients: $(TEST_READY) ## real clients of other services against this server; last line: one JSON object
+	@$(PY) -m tests.clients $(ARGS)
 
 edge: $(TEST_READY) ## what an edge relay, a cut and a handover cost; last line: one JSON object
 	@$(PY) -m tests.bench.edge $(quiet) $(ARGS)
