@@ -93,6 +93,7 @@ def _add_feeds(group: Any) -> None:
     )
     group.add_argument("--twilio-url", default="", help="wss://... as Twilio knows it")
     group.add_argument("--twilio-token-file", type=Path)
+    group.add_argument("--audiohook-key-file", type=Path, help="API key that Genesys sends")
     group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, L16, Opus")
     group.add_argument(
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
@@ -181,6 +182,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         web_port=args.web,
         twilio_url=args.twilio_url,
         twilio_secret=_secret(args.twilio_token_file),
+        audiohook_key=_secret(args.audiohook_key_file),
         rtp_port=args.rtp,
         codecs=codecs,
         window_s=args.window_ms / 1000,

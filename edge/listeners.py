@@ -7,6 +7,7 @@ Does not know: how a protocol is read (edge.adapters), legs, the link.
 
 import asyncio
 import contextlib
+import hmac
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from edge.adapters import twilio
+from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import HANG_UP, AudioSocket
 from edge.adapters.events import FeedError, Started
 from edge.adapters.l16 import L16
@@ -50,6 +52,8 @@ class FeedConfig:
     twilio_url: str = ""
     """The address as Twilio knows it: what it signs."""
     twilio_secret: str = ""
+    audiohook_key: str = ""
+    """The API key that Genesys sends; without one the feed is off."""
     rtp_port: int | None = None
     codecs: dict[int, Codec] = field(default_factory=lambda: dict(STATIC))
     window_s: float = 0.06
@@ -170,9 +174,11 @@ class Listeners:
             return found or json_response({"error": "nothing is here"}, HTTPStatus.NOT_FOUND)
         if path == "/twilio":
             return self._signed(request)
+        if path == "/audiohook":
+            return self._keyed(request)
         if path in ("/l16", STREAM_PATH):
             return None
-        text = f"feeds are /twilio, /l16 and {STREAM_PATH}"
+        text = f"feeds are /twilio, /audiohook, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
     def _signed(self, request: Request) -> Response | None:
@@ -185,6 +191,13 @@ class Listeners:
         self.counters.refuse("twilio signature")
         return json_response({"error": "the signature is not ours"}, HTTPStatus.FORBIDDEN)
 
+    def _keyed(self, request: Request) -> Response | None:
+        given, key = request.headers.get("X-API-KEY", ""), self._config.audiohook_key
+        if key and hmac.compare_digest(given.encode(), key.encode()):
+            return None
+        self.counters.refuse("audiohook key")
+        return json_response({"error": "the API key is not ours"}, HTTPStatus.UNAUTHORIZED)
+
     async def _websocket(self, socket: ServerConnection) -> None:
         assert socket.request is not None
         address = urlsplit(socket.request.path)
@@ -195,6 +208,8 @@ class Listeners:
         try:
             if address.path == "/twilio":
                 await self._twilio(socket, feed)
+            elif address.path == "/audiohook":
+                await self._audiohook(socket, feed)
             else:
                 await self._l16(socket, feed, parse_qs(address.query))
         except (FeedError, TooManyLegs) as error:
@@ -213,6 +228,19 @@ class Listeners:
             if isinstance(message, bytes):
                 raise FeedError("Twilio sends text only")
             feed.take(parser.receive_text(message))
+
+    async def _audiohook(self, socket: ServerConnection, feed: Feed) -> None:
+        parser = AudioHook()
+        while not feed.is_over:
+            async with asyncio.timeout(self._config.idle_s):
+                message = await socket.recv()
+            if isinstance(message, str):
+                events = parser.receive_text(message)
+            else:
+                events = parser.receive_binary(message)
+            feed.take(events)
+            for text in parser.texts_to_send():
+                await socket.send(text)
 
     async def _l16(self, socket: ServerConnection, feed: Feed, query: dict[str, list[str]]) -> None:
         rate = query.get("rate", ["16000"])[0]

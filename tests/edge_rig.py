@@ -14,7 +14,8 @@ from edge.core import Core, CoreConfig, accepting
 from edge.node import Caller, Node, NodeConfig, NodeLeg
 from edge.uplink import CoreAddress, Timing, Uplink
 from edge.wire import Hello, Policy, Result
-from server.app import Running
+from server.app import Running, running
+from server.config import ServerConfig
 from tests.io.serving import serving
 from tests.link import Link, linked
 
@@ -94,6 +95,12 @@ def feed(leg: NodeLeg, audio: bytes) -> None:
         leg.append(len(packet), packet)
 
 
+def keep(finals: dict[int, str], leg: NodeLeg) -> None:
+    """Take a leg's finals by number, as a caller does; a number never changes its text."""
+    for number, final in enumerate(leg.leg.transcript.finals, leg.leg.transcript.first):
+        assert finals.setdefault(number, final.text) == final.text
+
+
 async def words_of(leg: NodeLeg) -> str:
     """Wait for the end of a leg; its final text."""
     async with asyncio.timeout(15):
@@ -115,10 +122,16 @@ async def rig(
     rto_s: float = 5.0,
     slots: int = 32,
     suspect_s: float = 0.08,
+    has_model: bool = False,
 ) -> AsyncIterator[Rig]:
-    """A running core, link and node."""
+    """A running core, link and node; ``has_model``: the embedded model instead of the script."""
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(serving(slots=slots))
+        if has_model:
+            setup = ServerConfig(port=0, workers=1, slots=slots, precision="fp32")
+            server = await stack.enter_async_context(running(setup))
+            await server.manager.ready()
+        else:
+            server = await stack.enter_async_context(serving(slots=slots))
         url = server.addresses.websocket
         core = Core(CoreConfig(url=url, port=0, window_ms=window_ms))
         port = await stack.enter_async_context(accepting(core))
@@ -149,12 +162,12 @@ async def rig(
         core.on_final = lambda opening, number, result: made.finals.append(
             (opening.session, number, result)
         )
-        running = asyncio.create_task(node.run())
+        task = asyncio.create_task(node.run())
         try:
             yield made
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -166,9 +179,9 @@ async def another_node(r: Rig, name: str, *, timing: Timing = FAST) -> AsyncIter
         timing=timing,
     )
     node = Node(NodeConfig(name=name, latency="low"), uplink=uplink)
-    running = asyncio.create_task(node.run())
+    task = asyncio.create_task(node.run())
     try:
         yield node
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -22,7 +22,7 @@ from edge.node import NodeLeg
 from edge.uplink import Timing
 from server.wire.messages import Ack, AudioFormat
 from tests.bench.__main__ import machine
-from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, rig, sentences, spoken
+from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, keep, rig, sentences, spoken
 
 RESULTS = Path(__file__).parent / "results" / "edge.json"
 PACKET_S = PACKET / RATE_HZ
@@ -201,7 +201,7 @@ async def handovers(count: int) -> dict[str, float]:
     async with rig(timing=Timing()) as r, another_node(r, "n2", timing=Timing()) as second:
         texts = sentences(max(4, count // 6))
         audio, text = spoken(texts), " ".join(texts)
-        leg, at, finals = r.open(), 0, []
+        leg, at, finals = r.open(), 0, dict[int, str]()
         step = len(audio) // (count + 1) // PACKET * PACKET
         for number in range(count):
             end = at + step
@@ -216,12 +216,12 @@ async def handovers(count: int) -> dict[str, float]:
                 await asyncio.sleep(0.001)
             gaps.append(clock() - begun)
             await old.is_over.wait()
-            finals += old.leg.transcript.finals
+            keep(finals, old)
         leg.append(len(audio) - at, audio[at:])
         leg.end()
         await leg.is_over.wait()
-        finals += leg.leg.transcript.finals
-        heard = " ".join(final.text for final in finals if final.text)
+        keep(finals, leg)
+        heard = " ".join(filter(None, finals.values()))
     return {
         "handovers": count,
         "gap_p50_ms": round(statistics.median(gaps) * 1000, 1),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.wire import Close, Frame, Kind, Open
-from tests.edge_rig import Rig, another_node, feed, rig, sentences, spoken, words_of
+from tests.edge_rig import Rig, another_node, feed, keep, rig, sentences, spoken, words_of
 
 pytestmark = pytest.mark.io
 
@@ -170,7 +170,7 @@ async def test_core_and_local_gives_words_during_the_cut_and_the_core_replaces_t
 async def test_a_session_that_moves_from_node_to_node_loses_and_doubles_no_word() -> None:
     async with rig() as r, another_node(r, "n2") as second:
         nodes, leg, at = [r.node, second], r.open(), 0
-        finals = []
+        finals = dict[int, str]()
         for number in range(8):
             end = min(len(AUDIO), at + 8_000 + 160 * number)
             feed(leg, AUDIO[at:end])
@@ -180,12 +180,12 @@ async def test_a_session_that_moves_from_node_to_node_loses_and_doubles_no_word(
             at = leg.leg.ring.head
             await r.until(old.is_over.is_set)
             assert old.leg.closed is not None and old.leg.closed.reason == "fenced"
-            finals += old.leg.transcript.finals
+            keep(finals, old)
         feed(leg, AUDIO[at:])
         leg.end()
         await words_of(leg)
-        finals += leg.leg.transcript.finals
-        assert " ".join(final.text for final in finals if final.text) == " ".join(TEXTS)
+        keep(finals, leg)
+        assert " ".join(filter(None, finals.values())) == " ".join(TEXTS)
         assert [number for _, number, _ in r.finals] == list(range(len(finals)))
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import AudioSocket
 from edge.adapters.events import Audio, Event, FeedError, Started
 from edge.adapters.l16 import L16
@@ -93,6 +94,37 @@ def test_rtp_never_raises_and_never_gives_an_empty_piece(datagrams: list[bytes])
         pieces += stream.receive(datagram, now=number * 0.02)
     pieces += stream.handle_timer(now=99.0) + stream.flush()
     assert all(piece.samples > 0 for piece in pieces)
+
+
+HOOK_MEDIA = st.fixed_dictionaries(
+    {
+        "format": st.sampled_from(["PCMU", "L16", "opus"]),
+        "rate": st.sampled_from([8_000, 16_000]),
+        "channels": st.lists(st.sampled_from(["external", "internal"]), max_size=3),
+    }
+)
+HOOK = st.builds(
+    lambda kind, seq, parameters: json.dumps(
+        {"type": kind, "seq": seq, "id": "u", "parameters": parameters}
+    ),
+    st.sampled_from(["open", "ping", "discarded", "resumed", "paused", "close", "x"]),
+    st.integers(0, 6),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "media": st.lists(HOOK_MEDIA, max_size=3),
+            "discarded": st.sampled_from(["PT1S", "PT0.02S", "P1D", ""]),
+            "conversationId": st.text(max_size=5),
+        },
+    ),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(HOOK | st.binary(max_size=40) | st.text(max_size=20), max_size=8))
+def test_audiohook(pieces: list[bytes | str]) -> None:
+    hook = AudioHook()
+    drive([(hook.receive_text if isinstance(p, str) else hook.receive_binary, p) for p in pieces])
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])

@@ -1,0 +1,44 @@
+"""``rivulet edge``: wrong arguments are one sentence; status and doctor say what they find."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clients.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "needs --core"),
+        (["--policy", "core+local"], "needs --core"),
+        (["--core", "http://x:1"], "tls://HOST:PORT or tcp://HOST:PORT"),
+        (["--core", "tcp://x"], "tls://HOST:PORT or tcp://HOST:PORT"),
+        (["--core", "tcp://x:99999"], "tls://HOST:PORT or tcp://HOST:PORT"),
+        (["--core", "tls://x:1"], "TLS needs --cert, --key and --ca"),
+        (["--core", "tcp://x:1", "--codec", "96=g729"], "known are PCMU"),
+        (["--core", "tcp://x:1", "--codec", "opus"], "--codec opus"),
+        (["--core", "tcp://x:1", "--spill", "/nowhere/at/all"], "there is no such folder"),
+        (["--core", "tcp://x:1", "--token-file", "/nowhere"], "No such file"),
+        (["core", "--listen", "8770"], "HOST:PORT"),
+        (["status", "--web", "1"], "no node answers"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert main(["edge", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told and told.count("\n") == 1
+
+
+def test_the_doctor_of_a_relay_needs_no_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["edge", "--doctor", "--json", "--spill", str(tmp_path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "us a packet" in report["relay"]
+    assert "MB/s sealed" in report["spill"]
+    assert "recognising here" not in report
+    assert not list(tmp_path.iterdir())
