@@ -99,7 +99,7 @@ def environment() -> Path:
         return python
     try:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
-        install = [python, "-m", "pip", "install", "-q", *PACKAGES]
+        install = [str(python), "-m", "pip", "install", "-q", *PACKAGES]
         subprocess.run(install, check=True, timeout=900, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise NoEnvironment(f"the clients cannot be installed ({type(error).__name__})") from error

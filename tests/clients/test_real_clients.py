@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.rig import CASES, NoEnvironment, environment, play, serving
+from tests.clients.rig import CASES, Case, NoEnvironment, environment, play, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.io, pytest.mark.model]
 
@@ -20,11 +20,11 @@ def python() -> Path:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_real_client_hears_the_words_of_the_native_wire(
-    case: object, python: Path, tmp_path: Path
+    case: Case, python: Path, tmp_path: Path
 ) -> None:
     async def run() -> None:
         async with serving() as server:
-            outcome = await play(case, server, python, tmp_path)  # type: ignore[arg-type]
+            outcome = await play(case, server, python, tmp_path)
             assert outcome.text.split() == outcome.expected.split()
             assert outcome.text
 
