@@ -5,7 +5,15 @@ import pytest
 from server.config import ServerConfig
 from server.negotiation import Agreement, agree, change, class_of, nearest
 from server.wire.errors import BadRequest, UnsupportedLanguage
-from server.wire.messages import AudioFormat, Chunk, Configure, Endpointing, LatencyClass, Start
+from server.wire.messages import (
+    AudioFormat,
+    Boost,
+    Chunk,
+    Configure,
+    Endpointing,
+    LatencyClass,
+    Start,
+)
 from server.worker import link
 
 
@@ -78,3 +86,40 @@ def test_classes_have_names_and_others_their_chunk() -> None:
         "accurate",
         "320ms",
     ]
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+
+
+def boosting(alphabet: str = LETTERS) -> link.Model:
+    return link.Model("m", "f", (6,), 8, "fp32", "ctc", 0, ("en",), alphabet)
+
+
+def test_boosted_phrases_reach_the_worker_and_configure_replaces_them_whole() -> None:
+    wish = ask(boost=(Boost(phrase="Rivulet", weight=4), Boost(phrase="New-York")))
+    agreement = agreed(wish, boosting())
+    assert agreement.to_open(3).boost == (("Rivulet", 4), ("New-York", 2.0))
+    kept = change(agreement, Configure(req="a", partials="none"), boosting())
+    assert kept.boost == agreement.boost
+    assert change(agreement, Configure(req="b", boost=()), boosting()).boost == ()
+
+
+@pytest.mark.parametrize("phrase", ["route 66", "日本", "?!"])
+def test_a_phrase_the_model_cannot_write_is_one_clear_error(phrase: str) -> None:
+    boost = (Boost(phrase="fine"), Boost(phrase=phrase))
+    with pytest.raises(BadRequest, match="does not write") as caught:
+        agreed(ask(boost=boost), boosting())
+    assert caught.value.param == "boost[1].phrase" and caught.value.is_fatal
+    assert phrase not in str(caught.value)
+    with pytest.raises(BadRequest) as caught:
+        change(agreed(ask(), boosting()), Configure(req="a", boost=boost), boosting())
+    assert not caught.value.is_fatal
+
+
+def test_an_engine_that_cannot_boost_serves_all_the_same_and_refuses_a_later_wish() -> None:
+    boost = (Boost(phrase="fine"),)
+    agreement = agreed(ask(boost=boost), boosting(""))
+    assert agreement.boost == ()
+    with pytest.raises(BadRequest, match="cannot boost") as caught:
+        change(agreement, Configure(req="a", boost=boost), boosting(""))
+    assert not caught.value.is_fatal

@@ -9,9 +9,11 @@ from server.worker import link
 
 COMMANDS: list[link.Command] = [
     link.Open(1, "mulaw", 8_000, 2, 6, "en", link.Turns(eager_ms=200), "all", True),
+    link.Open(2, "alaw", 8_000, 1, 6, None, link.Turns(), "all", False, (("hé", 2.5),)),
     link.Audio(1, b"\x00\x01" * 100, 1.5),
     link.Gap(1, 80),
     link.Configure(1, None, "none"),
+    link.Configure(2, None, None, ()),
     link.Finalize(1, "7"),
     link.Stop(1),
     link.Drop(1),
