@@ -1,7 +1,8 @@
 """One live session with a rivulet server: audio in, typed messages out.
 
-Does: open the socket, wait for ``ready``, keep the flow window, end on ``done``.
-Does not know: files, microphones, captions, resuming, how words were found.
+Does: open the socket, wait for ``ready``, keep the flow window, end on ``done``; where asked, come
+back by itself when the connection breaks: nothing said twice, nothing lost.
+Does not know: files, microphones, captions, how words were found.
 
     async with connect(url, audio=AudioFormat(encoding="pcm_s16le", rate=16000)) as connection:
         await connection.send(pcm)
@@ -11,20 +12,20 @@ Does not know: files, microphones, captions, resuming, how words were found.
 """
 
 import asyncio
+import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NotRequired, Required, TypedDict, Unpack
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+import msgspec
+from websockets.exceptions import ConnectionClosed
 
+from clients.dial import Address, ConnectionLost, Line, RivuletError, dial, lost, receive, refusal
+from clients.journal import Journal
 from server.wire.conversation import State
-from server.wire.errors import RemoteProtocolError
+from server.wire.errors import LocalProtocolError
 from server.wire.messages import (
-    SUBPROTOCOL,
     Ack,
     AudioFormat,
     Boosts,
@@ -32,10 +33,14 @@ from server.wire.messages import (
     ClientGap,
     ClientMessage,
     Configure,
+    Configured,
     Done,
     Endpointing,
     Error,
+    Final,
     Finalize,
+    Finalized,
+    GoAway,
     Lag,
     Language,
     LatencyClass,
@@ -44,16 +49,20 @@ from server.wire.messages import (
     Pause,
     Ready,
     Resume,
+    ResumeFrom,
     ServerMessage,
     Start,
     Stop,
 )
-from server.wire.native import NativeClient
+
+__all__ = ["Connection", "ConnectionLost", "RivuletError", "connect"]
 
 MAX_WAITING = 10_000
 """Messages kept for a caller who does not read; partials, acks and lags replace each other."""
-MAX_MESSAGE_BYTES = 1_048_576
-_CODES = {401: "unauthorized", 403: "forbidden_origin", 429: "rate_limited", 503: "over_capacity"}
+LONGEST_PAUSE_S = 2.0
+"""Between two tries to come back; many clients must not come at once."""
+ATTACHED_ELSEWHERE = 4409
+_FOR_GOOD = {"resume_unknown", "bad_request", "unauthorized", "forbidden_origin", "session_limit"}
 
 
 class StartOptions(TypedDict):
@@ -78,66 +87,48 @@ class Changes(TypedDict, total=False):
     language: Language
 
 
-class RivuletError(Exception):
-    """The server refused or ended the session: ``code`` is one of PROTOCOL.md's."""
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        param: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
-
-
-class ConnectionLost(RivuletError):
-    """The socket could not be opened, or closed before ``done``."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("connection_lost", message)
-
-
 class Connection:
     """A started session. Iterate for messages; ``done`` is the last one."""
 
-    def __init__(self, socket: ClientConnection, wire: NativeClient, ready: Ready) -> None:
-        self.ready = ready
-        """The server's answer to ``start``: session, model, limits."""
-        self._socket = socket
-        self._wire = wire
+    def __init__(self, line: Line, address: Address, start: Start, come_back_s: float) -> None:
+        self.ready: Ready = line.ready
+        """The server's answer to ``start``: session, model, limits; after a return, the newest."""
+        self.returns = 0
+        """How often the connection broke and the session went on."""
+        self._line = line
+        self._address = address
+        self._start = start
+        self._come_back_s = come_back_s
+        audio = start.audio
+        self._journal = Journal(audio.rate, audio.frame_bytes)
+        self._finals = [0] * audio.channels
         self._waiting: OrderedDict[object, ServerMessage] = OrderedDict()
         self._failure: RivuletError | None = None
         self._is_over = False
+        self._is_paused = self._is_stopped = False
         self._changed = asyncio.Condition()
+        self._telling = asyncio.Lock()
+        self._catching_up: asyncio.Task[None] | None = None
         self._requests = 0
 
     @property
     def sent(self) -> int:
         """Samples per channel sent so far."""
-        return self._wire.sent
+        return self._line.wire.sent
 
     @property
     def done(self) -> int:
         """Samples per channel decoded so far."""
-        return self._wire.done
+        return self._line.wire.done
 
     async def send(self, audio: bytes) -> None:
         """Send whole sample frames, in pieces, as fast as the flow window allows."""
-        start = self._wire.start
-        if start is None or len(audio) % start.audio.frame_bytes:
+        if len(audio) % self._start.audio.frame_bytes:
             raise ValueError(f"{len(audio)} bytes are no whole number of sample frames")
-        rest = memoryview(audio)
-        while rest:
-            await self._wait_for_room()
-            piece = self._wire.send_audio(bytes(rest[: self._wire.room_bytes]))
-            rest = rest[len(piece) :]
-            await self._write(piece)
+        self._check()
+        if audio:
+            self._journal.audio(bytes(audio))
+        await self._tell()
 
     async def gap(self, samples: int) -> None:
         """Say that samples per channel were lost before they could be sent."""
@@ -165,7 +156,7 @@ class Connection:
 
     async def stop(self) -> None:
         """End the audio; the remaining messages follow, ``done`` last."""
-        if self._wire.state not in (State.DRAINING, State.CLOSED):
+        if not self._is_stopped and self._line.wire.state is not State.CLOSED:
             await self._say(Stop())
 
     def __aiter__(self) -> AsyncIterator[ServerMessage]:
@@ -188,7 +179,11 @@ class Connection:
         try:
             is_done = False
             while not is_done:
-                message = await _receive(self._socket, self._wire)
+                try:
+                    message = await receive(self._line.socket, self._line.wire)
+                except ConnectionLost as broken:
+                    await self._come_back(broken)
+                    continue
                 async with self._changed:
                     self._take(message)
                     self._changed.notify_all()
@@ -202,33 +197,83 @@ class Connection:
                 self._is_over = True
                 self._changed.notify_all()
 
+    async def close(self) -> None:
+        """Close the socket politely."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.wait([self._catching_up])
+        await self._line.socket.close()
+
+    # ---- what comes
+
     def _take(self, message: ServerMessage | None) -> None:
         if message is None:
             return
         if isinstance(message, Error) and message.fatal:
-            raise _refusal(message)
+            raise refusal(message)
+        if isinstance(message, Final):
+            if message.id < self._finals[message.channel]:
+                return  # told again after a return
+            self._finals[message.channel] = message.id + 1
+        elif isinstance(message, Ack):
+            self._journal.safe(message.durable)
+        elif isinstance(message, Configured | Finalized):
+            self._journal.answered(message.req)
+        elif isinstance(message, GoAway):
+            self.ready = msgspec.structs.replace(self.ready, token=message.token)
         key = _slot(message)
         self._waiting.pop(key, None)
         self._waiting[key] = message
         if len(self._waiting) > MAX_WAITING:
             raise RivuletError("internal", f"{MAX_WAITING} messages were not read")
 
-    async def _wait_for_room(self) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._wire.room_bytes or self._is_over)
-        self._check()
+    # ---- what goes
 
     async def _say(self, message: ClientMessage) -> None:
         self._check()
-        await self._write(self._wire.send(message))
+        self._journal.request(message)
+        if isinstance(message, Pause | Resume):
+            self._is_paused = isinstance(message, Pause)
+        elif isinstance(message, Stop):
+            self._is_stopped = True
+        await self._tell()
 
-    async def _write(self, data: str | bytes) -> None:
-        try:
-            await self._socket.send(data)
-        except ConnectionClosed as closed:
-            async with self._changed:  # the reader still finds the message that explains it
-                await self._changed.wait_for(lambda: self._is_over)
-            raise self._failure or _lost(closed) from closed
+    async def _tell(self) -> None:
+        """Tell the server all that is due, in order."""
+        async with self._telling:
+            while (due := self._journal.next()) is not None:
+                line = self._line
+                try:
+                    if isinstance(due, bytes):
+                        await self._tell_audio(due, line)
+                    else:
+                        text = line.wire.send(due)
+                        self._journal.told()
+                        await line.socket.send(text)
+                except LocalProtocolError:
+                    self._journal.told()  # the caller's mistake: nothing to be tried again
+                    raise
+                except ConnectionClosed as closed:
+                    await self._wait_for_return(line, closed)
+
+    async def _tell_audio(self, due: bytes, line: Line) -> None:
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: line.wire.room_bytes or self._is_over or self._line is not line
+            )
+        self._check()
+        if self._line is not line:
+            return
+        piece = line.wire.send_audio(due[: line.wire.room_bytes])
+        self._journal.told(len(piece) // self._start.audio.frame_bytes)
+        await line.socket.send(piece)
+
+    async def _wait_for_return(self, line: Line, closed: ConnectionClosed) -> None:
+        """Go on when the reader has found the server again; it knows what there is to tell."""
+        async with self._changed:  # the reader still finds the message that explains it
+            await self._changed.wait_for(lambda: self._is_over or self._line is not line)
+        if self._is_over:
+            raise self._failure or lost(closed) from closed
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -238,73 +283,76 @@ class Connection:
         self._requests += 1
         return f"r{self._requests}"
 
+    # ---- coming back
+
+    async def _come_back(self, broken: ConnectionLost) -> None:
+        """Dial again until the session goes on; raises what ended it for good."""
+        if broken.close_code == ATTACHED_ELSEWHERE:
+            raise broken
+        loop = asyncio.get_running_loop()
+        until, pause_s = loop.time() + self._come_back_s, 0.1
+        while loop.time() < until:
+            have = tuple(self._finals)
+            resume = ResumeFrom(token=self.ready.token, finals=have)
+            try:
+                line = await dial(
+                    self._address, msgspec.structs.replace(self._start, resume=resume)
+                )
+            except RivuletError as error:
+                if error.code in _FOR_GOOD:
+                    raise
+                await asyncio.sleep(random.uniform(0.0, max(pause_s, error.retry_after_s or 0.0)))
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                continue
+            await self._go_on(line)
+            return
+        raise broken
+
+    async def _go_on(self, line: Line) -> None:
+        async with self._changed:
+            self._line, self.ready = line, line.ready
+            self.returns += 1
+            self._journal.rewind(line.ready.at)
+            if self._is_stopped:
+                self._journal.request(Stop())
+            elif self._is_paused:
+                self._journal.request(Pause())
+            self._changed.notify_all()
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Tell again what is due, though nobody may be sending."""
+        try:
+            await self._tell()
+        except RivuletError:
+            return  # the reader tells it
+
 
 @asynccontextmanager
 async def connect(
-    url: str, *, token: str | None = None, timeout_s: float = 20.0, **options: Unpack[StartOptions]
+    url: str,
+    *,
+    token: str | None = None,
+    timeout_s: float = 20.0,
+    come_back_s: float = 0.0,
+    **options: Unpack[StartOptions],
 ) -> AsyncIterator[Connection]:
     """Open a session at ``ws://host:port/v1/stream`` and wait for ``ready``.
 
+    A broken connection is dialled again for ``come_back_s`` and the session goes on; 0: it is lost.
     Raises ConnectionLost when there is no server, RivuletError when it refuses,
     LocalProtocolError when an option is out of range (nothing is opened then).
     """
-    wire = NativeClient()
-    start = wire.send(Start(v=1, **options))
+    start, address = Start(v=1, **options), Address(url, token, timeout_s)
+    connection = Connection(await dial(address, start), address, start, come_back_s)
+    reader = asyncio.create_task(connection.read())
     try:
-        socket = await open_socket(
-            url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-            compression=None,
-            open_timeout=timeout_s,
-            ping_interval=20,
-            ping_timeout=20,
-            close_timeout=5,
-            max_size=MAX_MESSAGE_BYTES,
-        )
-    except InvalidStatus as refused:
-        raise _http_refusal(refused) from refused
-    except (OSError, TimeoutError, InvalidHandshake) as error:
-        raise ConnectionLost(f"cannot connect: {error or type(error).__name__}") from error
-    async with socket:
-        try:
-            async with asyncio.timeout(timeout_s):
-                ready = await _begin(socket, wire, start)
-        except TimeoutError as error:
-            raise ConnectionLost(f"no 'ready' within {timeout_s:g} s") from error
-        connection = Connection(socket, wire, ready)
-        reader = asyncio.create_task(connection.read())
-        try:
-            yield connection
-        finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-
-
-async def _begin(socket: ClientConnection, wire: NativeClient, start: str) -> Ready:
-    """Send the text of ``start`` and return the answer."""
-    with suppress(ConnectionClosed):  # what the server said first explains the close
-        await socket.send(start)
-    while True:
-        message = await _receive(socket, wire)
-        if isinstance(message, Ready):
-            return message
-        if isinstance(message, Error):
-            raise _refusal(message)
-
-
-async def _receive(socket: ClientConnection, wire: NativeClient) -> ServerMessage | None:
-    """Return the next message; None for one that this version does not know."""
-    try:
-        text = await socket.recv()
-    except ConnectionClosed as closed:
-        raise _lost(closed) from closed
-    if isinstance(text, bytes):
-        return None
-    try:
-        return wire.receive_text(text)
-    except RemoteProtocolError as error:
-        raise RivuletError("internal", f"the server broke the protocol: {error}") from error
+        yield connection
+    finally:
+        reader.cancel()
+        await asyncio.wait([reader])
+        await connection.close()
 
 
 def _slot(message: ServerMessage) -> object:
@@ -314,24 +362,3 @@ def _slot(message: ServerMessage) -> object:
     if isinstance(message, Ack | Lag):
         return type(message)
     return object()
-
-
-def _refusal(error: Error) -> RivuletError:
-    return RivuletError(
-        error.code, error.message, param=error.param, retry_after_s=error.retry_after
-    )
-
-
-def _http_refusal(refused: InvalidStatus) -> RivuletError:
-    response = refused.response
-    code = _CODES.get(response.status_code)
-    if code is None:
-        return ConnectionLost(f"the server answered HTTP {response.status_code}")
-    after = response.headers.get("Retry-After", "")
-    seconds = float(after) if after.isdecimal() else None
-    return RivuletError(code, f"HTTP {response.status_code}", retry_after_s=seconds)
-
-
-def _lost(closed: ConnectionClosed) -> ConnectionLost:
-    code = closed.rcvd.code if closed.rcvd else 1006
-    return ConnectionLost(f"the server closed the socket with {code} before 'done'")

@@ -36,6 +36,8 @@ class Session:
     latency: Latency = None
     language: str | None = None
     token: str | None = None
+    come_back_s: float = 30.0
+    """A broken connection is dialled again for so long."""
     names: tuple[str, ...] = ("",)
     """A name for each channel, in front of its captions."""
 
@@ -143,6 +145,7 @@ def _open(session: Session) -> AbstractAsyncContextManager[Connection]:
         latency=session.latency,
         language=session.language,
         token=session.token,
+        come_back_s=session.come_back_s,
         words=True,
     )
 

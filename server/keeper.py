@@ -309,8 +309,12 @@ class Keeper:
         return old.surrender()
 
     def _rebuild(self, number: int, kept: Kept, name: str, holder: Holder) -> None:
-        snapshot = None if kept.snapshot is None else kept.snapshot.blob
-        whole = ledger.kept_from(kept.record, snapshot)
+        snapshot, record = None, kept.record
+        if kept.snapshot is not None:
+            snapshot = kept.snapshot.blob
+            if kept.snapshot.entries == len(kept.log):
+                record = None  # it is older than the snapshot, which has all of it
+        whole = ledger.kept_from(record, snapshot)
         if whole is None:
             whole = ledger.Kept(msgspec.msgpack.decode(kept.about, type=About).opening, ())
         one = Tenant(Ledger(whole.opening, whole.finals), holder, self._lives)

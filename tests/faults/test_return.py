@@ -1,0 +1,218 @@
+"""Clients whose connection breaks: the session goes on, no final is lost or said twice."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from clients.connection import Connection, connect
+from server.app import Running
+from server.wire.messages import AudioFormat, Endpointing, Final, Finalized
+from tests.io.serving import (
+    Message,
+    all_slots_free,
+    dial,
+    read_until,
+    rest,
+    serving,
+    speech,
+    start,
+    talk,
+    transcript,
+)
+
+pytestmark = pytest.mark.io
+
+TEXT = "turn on the kitchen light please thank you now we are here"
+S16 = AudioFormat(encoding="pcm_s16le", rate=16_000)
+
+
+def resume(token: str, **have: Any) -> str:
+    return start(resume={"token": token, **have})
+
+
+def cut(socket: ClientConnection) -> None:
+    """Break the line without a word."""
+    socket.transport.abort()
+
+
+async def away(server: Running, count: int) -> None:
+    """Wait until so many sessions have no client and no slot."""
+    while server.gateway._keeper.away != count:  # noqa: ASYNC110 - a count has no event
+        await asyncio.sleep(0.01)
+    await all_slots_free(server)
+
+
+async def begun(socket: ClientConnection, said: bytes) -> Message:
+    await socket.send(start())
+    ready = await read_until(socket, "ready")
+    await socket.send(said)
+    await read_until(socket, "partial")
+    return ready
+
+
+async def finish(socket: ClientConnection, said: bytes, at: int) -> list[Message]:
+    await socket.send(said[2 * at :])
+    await socket.send('{"type":"stop"}')
+    return await rest(socket)
+
+
+async def test_a_session_goes_on_where_the_server_says() -> None:
+    said = speech(TEXT)
+    async with serving() as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, said[:30_000])
+            cut(socket)
+        await away(server, 1)
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            back = await read_until(socket, "ready")
+            assert (back["resumed"], back["session"]) == (True, ready["session"])
+            assert back["token"] != ready["token"]
+            messages = await finish(socket, said, back["at"])
+            assert transcript(messages) == TEXT
+            assert messages[-1]["samples"] == len(said) // 2
+        await away(server, 0)
+        async with dial(server) as socket:
+            await socket.send(resume(back["token"]))
+            assert (await rest(socket))[-1]["code"] == "resume_unknown"
+
+
+async def test_only_the_finals_that_a_client_lacks_are_said_again() -> None:
+    said = speech("good day") + speech("no thank you") + speech("yes")
+    async with serving() as server:
+        async with dial(server) as socket:
+            await socket.send(start())
+            ready = await read_until(socket, "ready")
+            await socket.send(said)
+            while (await read_until(socket, "final"))["id"] < 1:
+                pass
+            cut(socket)
+        await away(server, 1)
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"], finals=[1]))
+            back = await read_until(socket, "ready")
+            messages = await finish(socket, said, back["at"])
+            finals = [m for m in messages if m["type"] == "final"]
+            assert [m["id"] for m in finals] == list(range(1, len(finals) + 1))
+            assert " ".join(m["text"] for m in finals) == "no thank you yes"
+
+
+async def test_a_session_has_one_connection_the_newest() -> None:
+    said = speech(TEXT)
+    async with serving() as server, dial(server) as first, dial(server) as second:
+        ready = await begun(first, said[:30_000])
+        await second.send(resume(ready["token"]))
+        back = await read_until(second, "ready")
+        await rest(first)
+        assert first.close_code == 4409
+        assert transcript(await finish(second, said, back["at"])) == TEXT
+
+
+async def test_a_lost_answer_locks_nobody_out() -> None:
+    said = speech(TEXT)
+    async with serving() as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, said[:30_000])
+            cut(socket)
+        for _ in range(3):  # the client never sees the new token
+            async with dial(server) as socket:
+                await socket.send(resume(ready["token"]))
+                await read_until(socket, "ready")
+                cut(socket)
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            back = await read_until(socket, "ready")
+            assert transcript(await finish(socket, said, back["at"])) == TEXT
+
+
+async def test_a_client_cut_off_behind_its_stop_learns_the_end() -> None:
+    said = speech(TEXT)
+    async with serving() as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, said)
+            await socket.send('{"type":"stop"}')
+            await read_until(socket, "final")
+            cut(socket)
+        await away(server, 1)
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            back = await read_until(socket, "ready")
+            assert back["at"] == len(said) // 2
+            messages = await finish(socket, said, back["at"])
+            assert transcript(messages) == TEXT
+            assert messages[-1]["type"] == "done"
+        await away(server, 0)
+
+
+@pytest.mark.parametrize("token", ["", "a.b", "nonsense"])
+async def test_a_token_of_nobody_is_refused_by_name(token: str) -> None:
+    async with serving() as server, dial(server) as socket:
+        await socket.send(resume(token))
+        error = (await rest(socket))[-1]
+        assert (error["code"], error["param"]) == ("resume_unknown", "resume.token")
+
+
+async def test_other_audio_is_refused_and_the_session_waits_for_its_own() -> None:
+    said = speech(TEXT)
+    async with serving() as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, said[:30_000])
+            cut(socket)
+        async with dial(server) as socket:
+            other = {"encoding": "mulaw", "rate": 8_000}
+            await socket.send(start(audio=other, resume={"token": ready["token"]}))
+            assert (await rest(socket))[-1]["param"] == "audio"
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            back = await read_until(socket, "ready")
+            assert transcript(await finish(socket, said, back["at"])) == TEXT
+
+
+async def test_a_client_that_closes_politely_is_not_waited_for() -> None:
+    async with serving() as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, speech(TEXT)[:30_000])
+        await all_slots_free(server)
+        assert server.gateway._keeper.away == 0
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            assert (await rest(socket))[-1]["code"] == "resume_unknown"
+
+
+async def heard(connection: Connection) -> list[Final]:
+    return [message async for message in connection if isinstance(message, Final)]
+
+
+async def test_our_client_comes_back_by_itself_again_and_again() -> None:
+    said = speech(TEXT)
+    async with serving() as server:
+        expected = await talk(server, said, endpointing={"silence_ms": 300})
+        url, rules = server.addresses.websocket, Endpointing(silence_ms=300)
+        async with connect(
+            url, come_back_s=15, audio=S16, latency="low", endpointing=rules
+        ) as connection:
+            reading = asyncio.create_task(heard(connection))
+            for begin in range(0, len(said), 6_400):
+                await connection.send(said[begin : begin + 6_400])
+                if begin // 6_400 % 4 == 2:
+                    cut(connection._line.socket)
+            await connection.stop()
+            finals = await reading
+        assert connection.returns >= 2
+        assert [f.id for f in finals] == list(range(len(finals)))
+        assert " ".join(f.text for f in finals if f.text) == transcript(expected) == TEXT
+        await away(server, 0)
+
+
+async def test_a_request_in_flight_is_answered_after_the_return() -> None:
+    async with serving() as server:
+        url = server.addresses.websocket
+        async with connect(url, come_back_s=15, audio=S16, latency="low") as connection:
+            await connection.send(speech("good day", silence_ms=0))
+            cut(connection._line.socket)
+            req = await connection.finalize()
+            await connection.stop()
+            said = [m.req async for m in connection if isinstance(m, Finalized)]
+        assert said == [req]

@@ -1,0 +1,458 @@
+"""Sessions outlive workers, clients and gateways: real engine hosts, a real store, no threads."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.events import Event, Final, Finalized, Partial, Stopped, TurnEnd, TurnStart
+from asr.scripted import ScriptedEngine, silence, utter
+from server.keeper import Holder, Keeper, Ticket
+from server.manager import Manager
+from server.metrics import Metrics
+from server.session import Session
+from server.store.base import Outcome, Store, StoreUnavailable
+from server.store.memory import MemoryStore
+from server.tenant import LOST, MAX_DEATHS, POISON
+from server.wire.errors import OverCapacity
+from server.worker import link
+from server.worker.handle import OnExit, OnReport
+from server.worker.loop import Host
+
+TEXT = "turn on the kitchen light please thank you now we are here and there it is good"
+PACKET = 3_200
+
+
+def speech() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    words = TEXT.split()
+    groups = [" ".join(words[i : i + 3]) for i in range(0, len(words), 3)]
+    return np.concatenate([part for g in groups for part in (utter(g), silence(640))])
+
+
+PACKETS = [speech()[i : i + PACKET].tobytes() for i in range(0, len(speech()), PACKET)]
+PACKETS = [p for p in PACKETS if len(p) == 4 * PACKET]
+
+
+class Worker:
+    """An engine host that runs when the test says so, and can be killed between any two steps."""
+
+    queued_bytes = 0
+
+    def __init__(self, slots: int = 4) -> None:
+        self.engine = ScriptedEngine(slots=slots, delay_frames=1)
+        self.inbox = list[link.Command]()
+        self.host: Host | None = None
+        self.is_dead = False
+
+    async def start(self, on_report: OnReport, on_exit: OnExit) -> None:
+        self.report, self.exit = on_report, on_exit
+        self.host = Host(self.engine, self)
+        self.send_ready()
+
+    def send_ready(self) -> None:
+        assert self.host is not None
+        self.report(link.Ready(self.host._model()))
+
+    # the host's mailbox and the manager's handle have one name for two things
+    def send(self, value: link.Command | link.Report) -> None:
+        if isinstance(value, link.Report):
+            if not self.is_dead:
+                self.report(value)
+        else:
+            self.inbox.append(value)
+
+    def receive(self, *, may_wait: bool) -> list[link.Command]:
+        raise AssertionError
+
+    def run(self, turns: int = 1_000) -> None:
+        while turns and not self.is_dead and self.host is not None:
+            commands, self.inbox = self.inbox, []
+            if not commands and not self.host._recognizer.is_ready():
+                return
+            self.host.turn(commands)
+            turns -= 1
+
+    def kill(self) -> None:
+        self.is_dead = True
+        self.exit("killed")
+
+    async def close(self) -> None: ...
+
+
+class Client(Holder):
+    """A session as a connection has it; remembers what it would have said."""
+
+    def __init__(self) -> None:
+        self.events = list[tuple[int, Event]]()
+        self.notes = list[object]()
+        self.safe = 0
+
+    def opened(self) -> None:
+        self.notes.append("opened")
+
+    def happened(self, channel: int, event: Event) -> None:
+        self.events.append((channel, event))
+
+    def failed(self, code: link.FailureCode, message: str) -> None:
+        self.notes.append((code, message))
+
+    def kept(self, at: int) -> None:
+        assert at >= self.safe
+        self.safe = at
+
+    def surrender(self) -> Session:
+        self.notes.append("surrendered")
+        return None  # type: ignore[return-value]  # the keeper does not look at it
+
+    def fenced(self) -> None:
+        self.notes.append("fenced")
+
+    def finals(self, channel: int = 0) -> list[Final]:
+        found = [e for c, e in self.events if c == channel and isinstance(e, Final)]
+        assert [f.id for f in found] == list(range(len(found))), "lost or repeated"
+        return found
+
+
+class House:
+    """Keeper, manager and workers of one gateway."""
+
+    def __init__(self, store: Store | None = None, workers: int = 1, slots: int = 4) -> None:
+        self.workers = list[Worker]()
+        self.slots = slots
+        self.manager = Manager(self._launch, workers, observer=Metrics(), sleep=self._sleep)
+        self.store = store or MemoryStore()
+        self.keeper = Keeper(self.manager, self.store)
+
+    def _launch(self, _: int) -> Worker:
+        self.workers.append(Worker(self.slots))
+        return self.workers[-1]
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def open(self) -> "House":
+        await self.manager.start()
+        return self
+
+    def begin(self, client: Client, number: int = 1, *, channels: int = 1) -> Ticket:
+        self.keeper.attach(opening(number, channels), client)
+        self.run()
+        ticket = Ticket.new(f"s{number}")
+        self.keeper.log(number, ticket, b"{}", client)
+        return ticket
+
+    def run(self, turns: int = 1_000) -> None:
+        for worker in list(self.workers):
+            worker.run(turns)
+
+    async def settle(self) -> None:
+        """Let engines, store and restarts do all they have to do."""
+        for _ in range(12):
+            self.run()
+            if self.keeper._clerk is not None:
+                await self.keeper._clerk.submit(lambda _: None)
+            await asyncio.sleep(0)
+
+    @property
+    def living(self) -> list[Worker]:
+        return [worker for worker in self.workers if not worker.is_dead]
+
+    @property
+    def slots_in_use(self) -> int:
+        return sum(worker.engine.slots_in_use for worker in self.living)
+
+
+def opening(number: int, channels: int = 1) -> link.Open:
+    turns = link.Turns(silence_ms=300, eager_ms=160)
+    return link.Open(
+        number, "pcm_f32le", 16_000, channels, 1, None, turns, partials="all", words=True
+    )
+
+
+def undisturbed() -> list[Final]:
+    async def run() -> list[Final]:
+        house, client = await House().open(), Client()
+        house.begin(client)
+        for packet in PACKETS:
+            house.keeper.send(link.Audio(1, packet, 0.0), 1)
+        house.keeper.send(link.Stop(1), 1)
+        await house.settle()
+        return client.finals()
+
+    return asyncio.run(run())
+
+
+EXPECTED = undisturbed()
+
+
+def check_stream(events: Sequence[tuple[int, Event]]) -> None:
+    """Turns are legal, and a stable prefix only grows within an id."""
+    stable, shown, turn = "", -1, "idle"
+    for _, event in events:
+        if isinstance(event, Partial):
+            stable = stable if event.id == shown else ""
+            assert event.stable.startswith(stable)
+            stable, shown = event.stable, event.id
+        elif isinstance(event, TurnStart):
+            assert turn == "idle"
+            turn = "open"
+        elif isinstance(event, TurnEnd):
+            assert turn == "open"
+            turn = "idle"
+
+
+async def test_the_undisturbed_run_says_everything_once() -> None:
+    assert " ".join(final.text for final in EXPECTED) == TEXT
+
+
+ACT = st.sampled_from(["kill", "kill in a step", "save", "return", "restart", "steal"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    acts=st.dictionaries(st.integers(0, len(PACKETS) - 1), ACT, max_size=6),
+    workers=st.integers(1, 2),
+)
+def test_whatever_dies_the_finals_are_those_of_an_undisturbed_session(
+    acts: dict[int, str], workers: int
+) -> None:
+    asyncio.run(_disturbed(dict(acts), workers))
+
+
+class Play:
+    """One session through everything that can happen to it."""
+
+    def __init__(self, workers: int) -> None:
+        self.store, self.workers = MemoryStore(), workers
+        self.client, self.number, self.sent = Client(), 1, 0
+        self.others = list[House]()
+        """Gateways that had the session and may not know that they have it no more."""
+
+    async def run(self, acts: dict[int, str]) -> None:
+        self.house = await House(self.store, self.workers).open()
+        self.ticket = self.house.begin(self.client)
+        while self.sent < len(PACKETS):
+            act = acts.pop(self.sent, "")
+            self.house.keeper.send(link.Audio(self.number, PACKETS[self.sent], 0.0), self.number)
+            self.sent += 1
+            self.house.run(1 if act == "kill in a step" else 1_000)
+            await self.strike(act)
+            if act or self.sent % 4 == 0:
+                await self.house.settle()
+        self.house.keeper.send(link.Stop(self.number), self.number)
+        await self.house.settle()
+        for other in self.others:  # an owner that was only slow wakes up
+            await other.settle()
+
+    async def strike(self, act: str) -> None:
+        if act.startswith("kill"):
+            for worker in self.house.living:
+                worker.kill()
+        elif act == "save":
+            self.house.keeper._tenants[self.number]._send(link.Checkpoint(0))
+        elif act == "return":
+            if self.sent % 2:
+                self.house.keeper.put_away(self.number, self.client)
+            await self.come_back(self.number)
+        elif act:
+            self.others.append(self.house)
+            self.house = await House(self.store, self.workers).open()
+            if act == "restart":
+                await self.others[-1].settle()
+            await self.come_back(self.number + 10)
+
+    async def come_back(self, number: int) -> None:
+        keeper = self.house.keeper
+        found = await keeper.come_back(self.ticket.token, self.client, number)
+        assert found is not None
+        self.ticket, self.number = found.ticket, number
+        have = len(self.client.finals())
+        for channel, event in (item for entry in found.finals for item in entry):
+            if isinstance(event, Final) and event.id >= have:
+                self.client.events.append((channel, event))
+        self.client.safe = 0
+        keeper.resume(number)
+        keeper.confirm(number)
+        self.sent = keeper._tenants[number].ledger.at // PACKET
+
+
+async def _disturbed(acts: dict[int, str], workers: int) -> None:
+    play = Play(workers)
+    await play.run(acts)
+    assert play.client.finals() == EXPECTED
+    assert isinstance(play.client.events[-1][1], Stopped)
+    play.house.keeper.release(play.number)
+    await play.house.settle()
+    assert play.house.slots_in_use == 0
+    assert not play.store._sessions
+
+
+@pytest.mark.parametrize("act", ["steal", "restart"])
+async def test_an_open_turn_outlives_its_gateway(act: str) -> None:
+    await _disturbed({20: "save", 21: act, 31: act}, 1)
+
+
+async def test_a_session_goes_on_when_its_only_worker_is_killed() -> None:
+    house, client = await House().open(), Client()
+    house.begin(client)
+    for number, packet in enumerate(PACKETS):
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+        house.run()
+        if number in (5, 15, 16):
+            house.living[0].kill()
+            await house.settle()
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+    check_stream(client.events)
+    assert client.notes == ["opened"]
+
+
+async def test_a_finalize_is_answered_once_though_the_worker_dies() -> None:
+    house, client = await House().open(), Client()
+    house.begin(client)
+    for packet in PACKETS[:6]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()
+    house.keeper.send(link.Finalize(1, "a"), 1)
+    house.living[0].kill()
+    await house.settle()
+    house.living[0].kill()
+    await house.settle()
+    answers = [event for _, event in client.events if isinstance(event, Finalized)]
+    assert [answer.req for answer in answers] == ["a"]
+    assert client.finals()
+
+
+async def test_nothing_is_said_before_it_is_written_and_nothing_when_it_is_refused() -> None:
+    class Slow(MemoryStore):
+        is_owner = True
+
+        def commit(self, *entry: Any) -> Outcome:
+            assert not client.finals()
+            return super().commit(*entry) if self.is_owner else Outcome.REFUSED
+
+    store = Slow()
+    house, client = await House(store).open(), Client()
+    house.begin(client)
+    store.is_owner = False
+    for packet in PACKETS:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await house.settle()
+    assert client.finals() == []
+    assert client.notes == ["opened", "fenced"]
+    assert house.slots_in_use == 0
+
+
+async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
+    class Broken(MemoryStore):
+        def commit(self, *entry: Any) -> Outcome:
+            raise StoreUnavailable
+
+    house, client = await House(Broken()).open(), Client()
+    house.begin(client)
+    assert house.keeper._clerk is not None
+    house.keeper._clerk._give_up_s = 0.0
+    for packet in PACKETS:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    async with asyncio.timeout(10):
+        while client.notes == ["opened"]:
+            await house.settle()
+    assert client.notes[1] == ("internal", "the store of sessions does not answer")
+
+
+async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> None:
+    house, client = await House().open(), Client()
+    ticket = house.begin(client)
+    for packet in PACKETS[:8]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.put_away(1, client)
+    await house.settle()
+    assert (house.slots_in_use, house.manager.sessions, house.keeper.away) == (0, 0, 1)
+    found = await house.keeper.come_back(ticket.token, client, 2)
+    assert found is not None
+    house.keeper.resume(1)
+    for packet in PACKETS[8:]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+
+
+async def test_a_session_away_is_forgotten_in_time() -> None:
+    house, client = await House().open(), Client()
+    house.keeper._away_s = 0.0
+    ticket = house.begin(client)
+    house.keeper.put_away(1, client)
+    await house.settle()
+    assert await house.keeper.come_back(ticket.token, client, 2) is None
+    assert house.keeper.away == house.slots_in_use == 0
+
+
+@pytest.mark.parametrize("token", ["", "s1", "s1.", ".x", "s1.wrong", "s2.x", "x" * 300 + ".y"])
+async def test_a_wrong_token_gives_nothing_and_changes_nothing(token: str) -> None:
+    house, client = await House().open(), Client()
+    ticket = house.begin(client)
+    assert await house.keeper.come_back(token, client, 2) is None
+    assert client.notes == ["opened"]
+    assert await house.keeper.come_back(ticket.token, client, 2) is not None
+
+
+async def test_a_lost_reply_locks_nobody_out_and_a_used_token_is_spent() -> None:
+    house, client = await House().open(), Client()
+    first = house.begin(client)
+    assert await house.keeper.come_back(first.token, client, 2) is not None  # the reply is lost
+    second = await house.keeper.come_back(first.token, client, 2)
+    assert second is not None
+    house.keeper.confirm(1)
+    assert await house.keeper.come_back(first.token, client, 2) is None
+    assert await house.keeper.come_back(second.ticket.token, client, 2) is not None
+
+
+async def test_a_session_that_kills_its_workers_is_not_served_for_ever() -> None:
+    house, client = await House().open(), Client()
+    house.begin(client)
+    house.keeper.send(link.Audio(1, PACKETS[0], 0.0), 1)
+    for _ in range(MAX_DEATHS):
+        house.living[0].kill()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert client.notes[-1] == ("internal", POISON)
+    assert house.manager.sessions == 0
+
+
+async def test_a_session_that_finds_no_place_in_time_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.tenant.RETURN_WITHIN_S", 0.01)
+    house, client = await House().open(), Client()
+    house.begin(client)
+    house.manager._is_closing = True  # no worker will come
+    house.living[0].kill()
+    async with asyncio.timeout(10):
+        while client.notes == ["opened"]:
+            await house.settle()
+    assert client.notes[-1] == ("internal", LOST)
+
+
+async def test_sessions_of_a_dead_worker_wait_for_room_and_new_ones_wait_behind_them() -> None:
+    house = await House(workers=2, slots=3).open()
+    clients = [Client() for _ in range(4)]
+    for number, client in enumerate(clients):
+        house.keeper.attach(opening(number), client)
+    house.run()
+    house.manager._restart = _never  # type: ignore[method-assign]
+    house.living[0].kill()
+    with pytest.raises(OverCapacity):
+        house.keeper.attach(opening(9), Client())
+    served = [n for n in range(4) if house.keeper.is_served(n)]
+    assert len(served) == 2
+    house.keeper.release(served[0])
+    assert sum(house.keeper.is_served(n) for n in range(4)) == 2
+
+
+async def _never(place: object, backoff_s: float) -> None: ...
