@@ -159,13 +159,14 @@ def datagrams(audio: bytes) -> list[bytes]:
 
 
 async def test_an_rtp_call_with_disorder_and_doubles() -> None:
-    async with rig() as r, feeding(r, idle_s=0.5, window_s=0.3) as (ports, _):
+    async with rig() as r, feeding(r, idle_s=1.0, window_s=0.5) as (ports, _):
         loop = asyncio.get_running_loop()
         transport, _protocol = await loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp)
         )
         sent = datagrams(spoken(TEXTS))
         transport.sendto(b"not RTP at all")
+        transport.sendto(sent[0])  # the first one says where the stream begins
         for n in range(0, len(sent), 4):
             for packet in [*reversed(sent[n : n + 4]), sent[n]]:
                 transport.sendto(packet)

@@ -1,0 +1,70 @@
+"""``rivulet edge core`` and ``rivulet edge`` as programs: a call goes in, transcripts come out."""
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.edge_rig import PACKET, sentences
+from tests.io.serving import serving, speech
+from tests.io.test_edge_node import CALL, frame
+
+pytestmark = pytest.mark.io
+
+Program = asyncio.subprocess.Process
+
+
+@contextlib.asynccontextmanager
+async def program(*arguments: str) -> AsyncIterator[tuple[Program, str]]:
+    """Start ``rivulet edge`` with arguments; gives it and the line it says when it is ready."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clients", "edge", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        yield process, (await process.stdout.readline()).decode()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("policy", ["core"])
+async def test_a_call_through_both_programs(tmp_path: Path, policy: str) -> None:
+    (text,) = sentences(1)
+    said, here, there = speech(text, silence_ms=960), tmp_path / "node", tmp_path / "core"
+    async with serving() as server:
+        door = program(
+            "core", "--server", server.addresses.websocket, "--listen", "127.0.0.1:0",
+            "--out", str(there),
+        )  # fmt: skip
+        async with door as (_, told):
+            (port,) = re.findall(r"dial 127\.0\.0\.1:(\d+)", told)
+            node = program(
+                "--core", f"tcp://127.0.0.1:{port}", "--policy", policy, "--name", "n1",
+                "--audiosocket", "0", "--web", "0", "--out", str(here),
+            )  # fmt: skip
+            async with node as (_, ready):
+                (feed,) = re.findall(r"AudioSocket (\d+)", ready)
+                _, writer = await asyncio.open_connection("127.0.0.1", int(feed))
+                writer.write(frame(1, CALL.bytes))
+                for at in range(0, len(said), 2 * PACKET):
+                    writer.write(frame(0x12, said[at : at + 2 * PACKET]))
+                writer.write(frame(0))
+                while not any(line["kind"] == "closed" for line in lines(here)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                writer.close()
+    for path in (here, there):
+        finals = [line["text"] for line in lines(path) if line["kind"] == "final"]
+        assert " ".join(filter(None, finals)) == text
+        assert {line["name"] for line in lines(path)} == {str(CALL)}
