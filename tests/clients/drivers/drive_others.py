@@ -4,8 +4,6 @@ import asyncio
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from queue import Queue
@@ -17,13 +15,6 @@ PACKET_BYTES = 3_200
 
 def pieces(data: bytes) -> list[bytes]:
     return [data[begin : begin + PACKET_BYTES] for begin in range(0, len(data), PACKET_BYTES)]
-
-
-def paced(data: list[bytes]) -> Iterator[bytes]:
-    """Twice as fast as speech: this client waits five seconds for the end, however much is left."""
-    for piece in data:
-        time.sleep(PACKET_BYTES / 32_000 / 2)
-        yield piece
 
 
 def wyoming(host: str, path: str, rate: int) -> tuple[str, int]:
@@ -107,7 +98,8 @@ def assemblyai(host: str, path: str, rate: int) -> tuple[str, int]:
     )
 
     turns, events, errors = dict[int, str](), list[Any](), list[Any]()
-    client = StreamingClient(StreamingClientOptions(api_host=f"ws://{host}", api_key="key"))
+    options = {"api_host": f"ws://{host}", "api_key": "key", "terminate_timeout": 60}
+    client = StreamingClient(StreamingClientOptions(**options))
 
     def heard(_: object, event: Any) -> None:
         events.append(event)
@@ -120,7 +112,7 @@ def assemblyai(host: str, path: str, rate: int) -> tuple[str, int]:
     client.connect(
         StreamingParameters(sample_rate=rate, speech_model="universal-streaming-english")
     )
-    client.stream(paced(pieces(Path(path).read_bytes())))
+    client.stream(iter(pieces(Path(path).read_bytes())))
     client.disconnect(terminate=True)
     assert not errors, errors
     return " ".join(turns[number] for number in sorted(turns)), len(events)
