@@ -1,0 +1,238 @@
+"""A talk over a line and with an adapter that the test plays."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from asr.events import Final, Progress, Stopped
+from server import talk as module
+from server.config import ServerConfig
+from server.keeper import Keeper, Ticket
+from server.manager import Manager
+from server.metrics import Metrics
+from server.session import Identity
+from server.store.memory import MemoryStore
+from server.talk import House, Talk
+from server.wire import messages as native
+from server.wire.adapter import Adapter, Frame, Hello, audio_format
+from server.wire.messages import Limits
+from server.worker import link
+from tests.unit.server.test_connection import Silent
+
+RATE = 8_000
+SECOND = bytes(2 * RATE)
+
+
+class Line:
+    """Takes frames while ``may_send`` is set."""
+
+    def __init__(self, *, may_half_close: bool = False) -> None:
+        self.may_half_close = may_half_close
+        self.incoming: asyncio.Queue[Frame | None] = asyncio.Queue()
+        self.sent: list[Frame] = []
+        self.may_send = asyncio.Event()
+        self.may_send.set()
+        self.closed: tuple[int, str] | None = None
+        self.is_aborted = False
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        while (frame := await self.incoming.get()) is not None:
+            yield frame
+        if self.is_aborted:
+            raise ConnectionError
+
+    async def send(self, frame: Frame) -> None:
+        await self.may_send.wait()
+        self.sent.append(frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+        self.incoming.put_nowait(None)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+        self.incoming.put_nowait(None)
+
+
+class Simple(Adapter):
+    """Text: start, stop, echo; binary: audio."""
+
+    def on_text(self, text: str) -> None:
+        match text:
+            case "start":
+                self.start(audio_format("pcm_s16le", RATE))
+            case "stop":
+                self.stop()
+            case _:
+                self.send(text)
+
+    def on_final(self, message: native.Final) -> None:
+        self.send(message.text)
+
+    def on_done(self, message: native.Done) -> None:
+        self.send("done")
+
+    def on_error(self, error: native.Error) -> None:
+        self.send(f"error {error.code}")
+        self.end(1011, error.message)
+
+
+class Scene:
+    """A talk that runs, its line, its worker."""
+
+    def __init__(self, line: Line, **settings: Any) -> None:
+        self.line, self.worker = line, Silent()
+        limits = Limits(window_ms=2_000)
+        config = ServerConfig(limits=limits, **settings)
+        metrics = Metrics()
+        self.manager = Manager(lambda _: self.worker, 1, observer=metrics)
+        numbers = count(1)
+        house = House(
+            config=config,
+            keeper=Keeper(self.manager, MemoryStore()),
+            metrics=metrics,
+            identify=lambda: Identity(number=next(numbers), name="s", token=Ticket.new("s").token),
+        )
+        self.talk = Talk(Simple(Hello(name="n", born_s=0)), line, house)
+
+    async def __aenter__(self) -> "Scene":
+        await self.manager.start()
+        self.running = asyncio.create_task(self.talk.run())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if not self.running.done():
+            self.line.abort()
+            await self.running
+        assert self.manager.sessions == 0
+
+    def hear(self, *frames: Frame) -> None:
+        for frame in frames:
+            self.line.incoming.put_nowait(frame)
+
+    async def next(self, kind: type[link.Command]) -> link.Command:
+        while not isinstance(command := await self.worker.commands.get(), kind):
+            pass
+        return command
+
+    async def all_heard(self) -> list[link.Command]:
+        """What the worker was told once nothing more comes."""
+        self.hear("echo")
+        while "echo" not in self.line.sent:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0)
+        self.line.sent.remove("echo")
+        commands = list[link.Command]()
+        while not self.worker.commands.empty():
+            command = self.worker.commands.get_nowait()
+            if not isinstance(command, link.Checkpoint):  # the keeper's own business
+                commands.append(command)
+        return commands
+
+
+async def test_audio_beyond_the_window_waits_until_some_is_decoded() -> None:
+    async with Scene(Line()) as scene:
+        scene.hear("start", *[SECOND] * 5, "stop")
+        told = await scene.all_heard()
+        assert [type(command) for command in told] == [link.Open, link.Audio, link.Audio]
+        scene.talk.opened()
+        scene.talk.happened(0, Progress(2 * RATE))
+        assert [type(command) for command in await scene.all_heard()] == [link.Audio, link.Audio]
+        scene.talk.happened(0, Progress(4 * RATE))
+        assert [type(command) for command in await scene.all_heard()] == [link.Audio, link.Stop]
+
+
+async def test_the_next_session_waits_for_the_end_of_the_one_before() -> None:
+    async with Scene(Line()) as scene:
+        scene.hear("start", SECOND, "stop", "start", SECOND)
+        kinds = [type(command) for command in await scene.all_heard()]
+        assert kinds == [link.Open, link.Audio, link.Stop]
+        scene.talk.opened()
+        scene.talk.happened(0, Final(0, "one", 0, 0, 0.5, "stop", ()))
+        scene.talk.happened(0, Stopped(RATE, 1))
+        told = await scene.all_heard()
+        assert [type(command) for command in told] == [link.Drop, link.Open, link.Audio]
+        assert isinstance(told[1], link.Open)
+        assert told[1].session == 2
+        assert scene.line.sent == ["one", "done"]
+
+
+async def test_more_than_we_keep_is_refused_in_the_words_of_the_wire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BACKLOG_BYTES", len(SECOND) * 3)
+    async with Scene(Line()) as scene:
+        scene.hear("start", *[SECOND] * 9)
+        await scene.next(link.Open)
+        scene.talk.opened()
+        await scene.running
+        assert scene.line.sent == ["error too_far_ahead"]
+        assert scene.line.closed is not None
+
+
+async def test_a_reader_that_stalls_is_dropped_and_its_slot_is_free() -> None:
+    async with Scene(Line(), stalled_reader_s=0.01) as scene:
+        scene.line.may_send.clear()
+        scene.hear("start", "hello")
+        await scene.next(link.Open)
+        await scene.running
+        assert scene.line.is_aborted
+        assert isinstance(await scene.next(link.Drop), link.Drop)
+
+
+async def test_a_client_that_makes_us_talk_and_does_not_read_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_FRAMES", 8)
+    async with Scene(Line()) as scene:
+        scene.line.may_send.clear()
+        scene.hear(*["hello"] * 20)
+        while not scene.line.is_aborted:  # noqa: ASYNC110 - nor has a flag
+            await asyncio.sleep(0)
+        scene.line.may_send.set()
+        await scene.running
+
+
+async def test_a_client_that_never_begins_is_told_and_closed() -> None:
+    async with Scene(Line(), start_timeout_s=0.01) as scene:
+        await scene.running
+        assert scene.line.sent == ["error idle_timeout"]
+        assert scene.line.closed == (1011, "nothing came for too long")
+
+
+async def test_a_client_that_vanishes_frees_its_slot() -> None:
+    async with Scene(Line()) as scene:
+        scene.hear("start")
+        await scene.next(link.Open)
+        scene.line.abort()
+        await scene.running
+        assert isinstance(await scene.next(link.Drop), link.Drop)
+
+
+async def test_a_client_that_ended_its_input_still_gets_the_last_words() -> None:
+    async with Scene(Line(may_half_close=True)) as scene:
+        scene.hear("start", SECOND)
+        scene.line.incoming.put_nowait(None)
+        await scene.next(link.Stop)
+        scene.talk.opened()
+        scene.talk.happened(0, Final(0, "last", 0, 0, 0.5, "stop", ()))
+        scene.talk.happened(0, Stopped(RATE, 1))
+        scene.talk.leave()
+        await scene.running
+        assert scene.line.sent == ["last", "done"]
+
+
+async def test_a_server_that_leaves_flushes_first() -> None:
+    async with Scene(Line()) as scene:
+        scene.hear("start", SECOND)
+        await scene.next(link.Audio)
+        scene.talk.opened()
+        scene.talk.leave()
+        await scene.next(link.Stop)
+        scene.talk.happened(0, Final(0, "last", 0, 0, 0.5, "stop", ()))
+        scene.talk.happened(0, Stopped(RATE, 1))
+        await scene.running
+        assert scene.line.sent == ["last"]
+        assert scene.line.closed == (1001, "")
