@@ -179,7 +179,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         host=args.bind,
         audiosocket_port=args.audiosocket,
         calls=frozenset(args.uuid),
-        web_port=args.web,
+        web_port=STATUS_PORT if args.web is None else args.web,
         twilio_url=args.twilio_url,
         twilio_secret=_secret(args.twilio_token_file),
         audiohook_key=_secret(args.audiohook_key_file),
@@ -250,7 +250,8 @@ def _core(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        asyncio.run(run_core(CoreSettings(core=config, out=args.out), announce))
+        settings = CoreSettings(core=config, out=args.out, web_port=args.web)
+        asyncio.run(run_core(settings, announce))
     except RunError as error:
         raise CommandError(str(error)) from error
     return 0
@@ -262,7 +263,8 @@ def _core(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from clients.console import clean, table
 
-    url = f"http://127.0.0.1:{args.web}/status"
+    port = STATUS_PORT if args.web is None else args.web
+    url = f"http://127.0.0.1:{port}/status"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
             state = json.load(reply)
@@ -271,18 +273,29 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(state) + "\n")
         return 0
-    link = state["link"]
-    reached = "no core" if link is None else "up" if link["is_up"] else f"down: {link['reason']}"
-    sys.stdout.write(f"{state['node']}, policy {state['policy']}, link {clean(reached)}\n")
-    sys.stdout.write(f"on disk {state['spilled_bytes']} B, lost {state['lost_samples'] or 0}\n")
-    header = ("leg", "name", "codec", "heard s", "backlog", "finals")
-    rows = [
-        tuple(str(leg[key]) for key in ("leg", "name", "encoding", "seconds", "backlog", "finals"))
-        for leg in state["legs"]
-    ]
-    if rows:
+    said, header, keys = _core_state(state) if "core" in state else _node_state(state)
+    sys.stdout.write(clean(said) + "\n")
+    if rows := [tuple(str(leg[key]) for key in keys) for leg in state["legs"]]:
         sys.stdout.write(table(header, rows, width=100, flexible=1) + "\n")
     return 0
+
+
+def _node_state(state: dict[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    link = state["link"]
+    reached = "no core" if link is None else "up" if link["is_up"] else f"down: {link['reason']}"
+    said = (
+        f"{state['node']}, policy {state['policy']}, link {reached}; "
+        f"{state['spilled_bytes']} B on disk, samples lost: {state['lost_samples'] or 0}"
+    )
+    header = ("leg", "name", "codec", "heard s", "backlog", "finals")
+    return said, header, ("leg", "name", "encoding", "seconds", "backlog", "finals")
+
+
+def _core_state(state: dict[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    nodes = ", ".join(f"{n['node']} {'up' if n['is_up'] else 'down'}" for n in state["nodes"])
+    header = ("node", "name", "policy", "received s", "decoded s", "finals")
+    keys = ("node", "name", "policy", "received_s", "done_s", "finals")
+    return f"core {state['core']}: {nodes or 'no node yet'}", header, keys
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable
 
 from edge import wire
@@ -19,6 +20,8 @@ from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Res
 
 MAX_RING_BYTES = 64 * 1024 * 1024
 """Never reached: credit keeps the ring below the window and one segment."""
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[Frame], None]
 OnFinal = Callable[[Open, int, Result], None]
@@ -98,6 +101,9 @@ class CoreLeg:
             await self._recogniser.run()
         except LegRefused as error:
             self.refusal = str(error)
+        except Exception as error:  # noqa: BLE001 - task boundary: one leg must not end the others
+            logger.error("leg failed", extra={"error": type(error).__name__})
+            self.refusal = "the core failed on this leg"
         self.is_complete = True
         self._finish()
 

@@ -192,8 +192,9 @@ class Node:
         news, leg.news = leg.news, []
         for result in news:
             self.tell(here, "partial" if result is None else "final", result)
-        if leg.closed is not None:
+        if leg.closed is not None and (leg.policy != "edge" or leg.is_complete):
             self.over(here, leg.closed)
+        # else: the core will not hear of this leg, and the node goes on: it is the authority
 
     async def _watch(self) -> None:
         """Begin and end provisional recognition as the link goes and comes."""
@@ -278,11 +279,14 @@ class NodeLeg:
         except LegRefused as error:
             logger.warning("leg refused here", extra={"leg": self.leg.number})
             closed = Close(reason="refused", text=str(error))
+        except Exception as error:  # noqa: BLE001 - task boundary: one leg must not end the others
+            logger.error("leg failed", extra={"error": type(error).__name__})
+            closed = Close(reason="failed", text="the node failed on this leg")
         if self.leg.policy != "edge":
             return
         self.leg.is_complete = True
         self._changed()
-        if self.node.uplink is None or closed.reason != "done":
+        if self.node.uplink is None or self.leg.is_over or closed.reason != "done":
             self.node.over(self, closed)
 
     def final(self, number: int, result: Result) -> None:

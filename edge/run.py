@@ -12,8 +12,12 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from edge import status
 from edge.core import Core, CoreConfig, accepting
@@ -23,6 +27,7 @@ from edge.uplink import CoreAddress, Uplink
 from edge.wire import Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
+from server.http import json_response
 
 logger = logging.getLogger(__name__)
 
@@ -170,20 +175,38 @@ class CoreSettings:
 
     core: CoreConfig
     out: Path | None = None
-    status_port: int | None = None
+    web_port: int | None = None
+    """The page with the map of nodes; None: no page."""
 
 
 async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> None:
     """Accept nodes until SIGINT or SIGTERM. Raises RunError."""
     over, transcripts = _signals(), Transcripts()
     core = Core(settings.core, transcripts.final)
-    with _writing(settings.out, transcripts):
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_writing(settings.out, transcripts))
         try:
-            async with accepting(core) as port:
-                on_ready(port)
-                await over.wait()
+            port = await stack.enter_async_context(accepting(core))
+            if settings.web_port is not None:
+                await stack.enter_async_context(_pages(core, settings))
         except OSError as error:
             raise RunError(f"cannot listen: {error.strerror or error}") from error
+        on_ready(port)
+        await over.wait()
+
+
+def _pages(core: Core, settings: CoreSettings) -> serve:
+    """Answer plain HTTP with the state of the core; there is no WebSocket."""
+
+    def answer(_: ServerConnection, request: Request) -> Response:
+        return status.respond(request.path, status.of_core(core)) or json_response(
+            {"error": "nothing is here; try / or /status"}, HTTPStatus.NOT_FOUND
+        )
+
+    async def nobody(_: ServerConnection) -> None:
+        return
+
+    return serve(nobody, settings.core.host, settings.web_port, process_request=answer)
 
 
 def _signals() -> asyncio.Event:

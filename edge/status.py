@@ -132,7 +132,7 @@ def respond(path: str, state: dict[str, Any]) -> Response | None:
     """Answer a request of the status pages; None: this is none."""
     if path == "/status":
         return json_response(state, HTTPStatus.OK, {"Cache-Control": "no-store"})
-    if path == "/metrics":
+    if path == "/metrics" and "node" in state:
         return _plain("text/plain; version=0.0.4; charset=utf-8", metrics(state).encode())
     if path == "/":
         return _plain("text/html; charset=utf-8", PAGE.read_bytes())

@@ -1,6 +1,7 @@
 """A cut backhaul: every word comes, each once, and the transcript is that of an uncut run."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,19 @@ async def test_under_the_policy_edge_no_audio_goes_up_and_every_final_does_once(
         assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
         assert leg.leg.audio_frames == 0
         assert r.link.up.bytes < len(AUDIO) / 10
+
+
+async def test_a_core_that_refuses_a_leg_does_not_silence_a_node_that_recognises_itself() -> None:
+    async with rig("edge") as r:
+        r.core.config = dataclasses.replace(r.core.config, max_legs=0)
+        leg = r.open()
+        await r.until(lambda: leg.leg.is_over)
+        assert not leg.is_over.is_set()
+        feed(leg, AUDIO)
+        leg.end()
+        await r.until(leg.is_over.is_set)
+        assert leg.leg.transcript.final_text() == " ".join(TEXTS)
+        assert not r.finals
 
 
 async def test_core_and_local_gives_words_during_the_cut_and_the_core_replaces_them() -> None:

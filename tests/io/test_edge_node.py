@@ -194,6 +194,11 @@ async def test_the_status_pages_tell_of_link_and_legs_and_of_no_words() -> None:
         assert leg.leg.opening.secret not in "".join(texts)
         assert leg.leg.opening.session not in "".join(texts)
         assert "<title>" in texts[2]
+        core = status.of_core(r.core)
+        assert (core["nodes"][0]["node"], core["nodes"][0]["legs"]) == ("n1", 1)
+        assert core["legs"][0] | {"received_s": 1.0, "is_connected": True} == core["legs"][0]
+        found = status.respond("/status", core)
+        assert found is not None and leg.leg.opening.session.encode() not in found.body
 
 
 def native(ports: Listening, **changes: Any) -> tuple[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.__main__ import main
 from tests.edge_rig import PACKET, sentences
 from tests.io.serving import serving, speech
 from tests.io.test_edge_node import CALL, frame
@@ -39,8 +40,9 @@ def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.parametrize("policy", ["core"])
-async def test_a_call_through_both_programs(tmp_path: Path, policy: str) -> None:
+async def test_a_call_through_both_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (text,) = sentences(1)
     said, here, there = speech(text, silence_ms=960), tmp_path / "node", tmp_path / "core"
     async with serving() as server:
@@ -51,11 +53,14 @@ async def test_a_call_through_both_programs(tmp_path: Path, policy: str) -> None
         async with door as (_, told):
             (port,) = re.findall(r"dial 127\.0\.0\.1:(\d+)", told)
             node = program(
-                "--core", f"tcp://127.0.0.1:{port}", "--policy", policy, "--name", "n1",
+                "--core", f"tcp://127.0.0.1:{port}", "--name", "n1",
                 "--audiosocket", "0", "--web", "0", "--out", str(here),
             )  # fmt: skip
             async with node as (_, ready):
                 (feed,) = re.findall(r"AudioSocket (\d+)", ready)
+                (web,) = re.findall(r"web (\d+)", ready)
+                assert await asyncio.to_thread(main, ["edge", "status", "--web", web]) == 0
+                assert "n1, policy core, link" in capsys.readouterr().out
                 _, writer = await asyncio.open_connection("127.0.0.1", int(feed))
                 writer.write(frame(1, CALL.bytes))
                 for at in range(0, len(said), 2 * PACKET):
