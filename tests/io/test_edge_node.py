@@ -159,7 +159,7 @@ def datagrams(audio: bytes) -> list[bytes]:
 
 
 async def test_an_rtp_call_with_disorder_and_doubles() -> None:
-    async with rig() as r, feeding(r, idle_s=1.0, window_s=0.5) as (ports, _):
+    async with rig() as r, feeding(r, idle_s=1.0, window_s=5.0) as (ports, _):
         loop = asyncio.get_running_loop()
         transport, _protocol = await loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp)
