@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from clients.errors import CommandError
 from clients.load.caller import Target
 from clients.load.host import Cost, Host, Usage, machine
 from clients.load.judge import Judge, Limits, Point, Texts
@@ -51,7 +52,10 @@ class Laboratory:
         self._idle = self._host.usage()
 
     def listen(self) -> Point:
-        """Play every voice in quiet: the transcripts that load must not change."""
+        """Play every voice in quiet: the transcripts that load must not change.
+
+        Raises CommandError when not one of them comes back.
+        """
         seats = quiet_plan(self.traffic, self.material.lengths, at_once=self.quiet_at_once)
         total_s = max(seat[-1].end_s for seat in seats)
         self.view.begin(f"quiet, {len(seats)} at once", total_s)
@@ -63,6 +67,9 @@ class Laboratory:
         self.quiet, self._models = point, self._host.models()
         self.view.note(f"quiet: WER {point.wer if point.wer is not None else '-'}")
         self.view.end(point)
+        if not self._texts:
+            reasons = "; ".join(point.failures)
+            raise CommandError(f"{self.target.url} fails every stream even in quiet: {reasons}")
         return point
 
     def run(self, streams: int) -> Point:

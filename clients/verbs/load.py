@@ -83,6 +83,9 @@ def _add_traffic(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; the exit code is 1 when not even one stream was held."""
+    for file in (args.json, args.picture):
+        if file is not None and not file.parent.is_dir():
+            raise CommandError(f"{file.parent}: there is no such folder")
     if args.draw:
         return _draw(args.draw, args.picture)
     lab = laboratory(args)

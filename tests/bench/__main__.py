@@ -12,6 +12,7 @@ from typing import Any
 
 from clients.console import table
 from clients.demo import url_of
+from clients.errors import CommandError
 from clients.load.host import machine
 from clients.load.lab import system_of
 from clients.load.picture import draw
@@ -154,4 +155,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except CommandError as failed:
+        raise SystemExit(f"bench: {failed}") from failed
