@@ -1,10 +1,14 @@
 """Whole sound files, as people post them, become audio of the native wire.
 
-Does: read what libsndfile reads (wav, flac, ogg, mp3, ...) from memory; bound what comes out.
+Does: read what libsndfile reads (wav, flac, ogg, mp3, ...) from memory, and what browsers and
+telephones record (webm, mp4) where ffmpeg is installed; bound what comes out.
 Does not know: sockets, wires, engines. Nothing is written to disk.
 """
 
 import io
+import os
+import shutil
+import subprocess
 from typing import Literal
 
 import numpy as np
@@ -18,6 +22,8 @@ MAX_DECODED_BYTES = 512 * 1024 * 1024
 """Two and a half hours of 48 kHz mono: a small file may decode to very much."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8_000, 48_000
 _BLOCK_FRAMES = 1 << 18
+_FFMPEG_RATE_HZ = 16_000
+_FFMPEG_S = 120
 
 Channels = Literal["mix", "keep"]
 
@@ -27,6 +33,8 @@ def decode(data: bytes, channels: Channels) -> Recording:
 
     Blocks for as long as decoding takes: call it in a thread.
     """
+    if demuxer := _demuxer_of(data):
+        return _by_ffmpeg(data, demuxer)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             return _read(file, channels)
@@ -54,6 +62,42 @@ def _read(file: soundfile.SoundFile, channels: Channels) -> Recording:
     if not total:
         raise UnsupportedAudio("the file holds no audio")
     return Recording(audio_format("pcm_s16le", rate, count), b"".join(pieces))
+
+
+def _demuxer_of(data: bytes) -> str:
+    """Name ffmpeg's demuxer of a container that libsndfile does not know; else nothing."""
+    if data.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    return "mov" if data[4:8] == b"ftyp" else ""
+
+
+def _by_ffmpeg(data: bytes, demuxer: str) -> Recording:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise UnsupportedAudio("webm and mp4 need ffmpeg, which this server does not have")
+    # The demuxer is named and only this file may be opened: a playlist could name others.
+    limits = ["-protocol_whitelist", "file", "-f", demuxer]
+    seconds = MAX_DECODED_BYTES // (2 * _FFMPEG_RATE_HZ)
+    shape = ["-vn", "-ac", "1", "-ar", str(_FFMPEG_RATE_HZ), "-t", str(seconds)]
+    with open(os.memfd_create("upload"), "wb+") as file:  # noqa: PTH123 - a descriptor, no path
+        file.write(data)
+        file.flush()
+        number = file.fileno()
+        source = ["-i", f"/proc/self/fd/{number}"]
+        command = [program, "-v", "error", "-nostdin", *limits, *source, *shape]
+        try:
+            done = subprocess.run(
+                [*command, "-f", "s16le", "pipe:1"],
+                pass_fds=(number,),
+                capture_output=True,
+                timeout=_FFMPEG_S,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UnsupportedAudio("the file is no sound file that this server reads") from error
+    if not done.stdout:
+        raise UnsupportedAudio("the file holds no audio")
+    return Recording(audio_format("pcm_s16le", _FFMPEG_RATE_HZ, 1), done.stdout)
 
 
 def _wire_rate(own: int) -> tuple[int, int]:
