@@ -19,9 +19,11 @@ from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
 from server.session import RETRY_AFTER_S, Session
+from server.store.base import StoreUnavailable
 from server.wire.conversation import Audio
 from server.wire.errors import (
     BadRequest,
+    InternalError,
     LocalProtocolError,
     OverCapacity,
     RemoteProtocolError,
@@ -270,7 +272,12 @@ class Connection:
             self.session.fail(OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S))
             return
         number = self.session.identity.number
-        found = await self._keeper.come_back(resume.token, self, number)
+        try:
+            found = await self._keeper.come_back(resume.token, self, number)
+        except StoreUnavailable:
+            text = "the store of sessions does not answer"
+            self.session.fail(InternalError(text, retry_after=RETRY_AFTER_S))
+            return
         if found is None:
             text = "no session goes on with this token"
             self.session.fail(ResumeUnknown(text, param="resume.token"))

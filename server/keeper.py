@@ -200,11 +200,15 @@ class Keeper:
             return None
         finals = [from_entry(body) for body in kept.log]
         known = self._named.get(ticket.name)
-        session = None if known is None else self._take_over(known, holder)
-        if session is None:
+        session = None
+        if known is None:
             known = number
             self._rebuild(known, kept, ticket.name, holder)
-        assert known is not None
+        else:
+            session = self._take_over(known, holder)
+        gate = self._tenants[known].gate
+        if gate is not None:  # two clients came at once: the later one is the owner
+            gate.owner.epoch = max(gate.owner.epoch, kept.epoch)
         books = self._tenants[known].ledger
         return Return(
             ticket=new,

@@ -4,6 +4,7 @@ Does: ``auto``, ``memory``, ``sqlite:PATH`` or the URL of a Valkey or Redis -> a
 Does not know: what is kept there.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -22,15 +23,21 @@ def open_store(setting: str, keep_s: float) -> Store:
     if kind == "sqlite":
         return SqliteStore(Path(place), keep_s=keep_s)
     if kind == "auto":
-        folder = _folder_in_memory()
-        if folder is None:
-            return MemoryStore(keep_s=keep_s)
-        return SqliteStore(folder / "sessions.db", keep_s=keep_s)
+        return _in_memory(keep_s)
     try:
         from server.store.valkey import ValkeyStore
     except ImportError as error:
         raise StoreUnavailable("this store needs the extra 'cluster' (redis)") from error
     return ValkeyStore(setting, keep_s=keep_s)
+
+
+def _in_memory(keep_s: float) -> Store:
+    """Return the best store that puts no word on a disk."""
+    folder = _folder_in_memory()
+    if folder is not None:
+        with contextlib.suppress(StoreUnavailable):
+            return SqliteStore(folder / "sessions.db", keep_s=keep_s)
+    return MemoryStore(keep_s=keep_s)
 
 
 def _folder_in_memory() -> Path | None:

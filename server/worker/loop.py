@@ -100,16 +100,16 @@ class Host:
         """Obey the commands, then step, or warm a look-ahead while nobody is served."""
         for command in commands:
             self._obey(command)
-        for number in list(self._holding):
-            self._release(number)
-        for number in list(self._saving):
-            self._save(number)
         if self._engine.slots_in_use != self._told_slots:
             self._tell([], None)  # before the work: warming takes a second
         if self._recognizer.is_ready():
             self._step()
         elif self._cold and not self._sessions:
             self._engine.warm(self._cold.popleft())
+        for number in list(self._holding):
+            self._release(number)
+        for number in list(self._saving):
+            self._save(number)
 
     def _model(self) -> link.Model:
         info = self._engine.info

@@ -89,7 +89,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(journal._told) <= RING_S + 1
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20),
     backs=st.lists(st.floats(0, 1), max_size=5),
