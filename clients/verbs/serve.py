@@ -37,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--slots", type=int, metavar="N", help="streams a worker holds at once")
     parser.add_argument(
+        "--standby", type=int, metavar="N", help="warm workers more, for when one dies (default: 0)"
+    )
+    parser.add_argument(
+        "--store",
+        metavar="WHERE",
+        help="sessions kept for clients that come back: memory, sqlite:PATH, redis://HOST:PORT "
+        "(default: SQLite in a folder that is memory)",
+    )
+    parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="a web origin that may connect"
     )
     for name, wire in WIRES.items():
