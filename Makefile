@@ -1,4 +1,4 @@
-.PHONY: help install run test soak lint bench accuracy clients edge clean
+.PHONY: help install run test soak lint bench faults accuracy clients edge clean
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -39,6 +39,9 @@ lint: $(TEST_READY) ## format, style, types, import contracts
 
 bench: $(RUN_READY) ## lag and streams sustained on this machine; last line: one JSON object
 	@$(PY) -m tests.bench $(quiet) $(ARGS)
+
+faults: $(RUN_READY) ## kill workers and connections under live streams; last line: one JSON object
+	@$(PY) -m tests.bench.faults $(ARGS)
 
 accuracy: $(RUN_READY) ## WER of every set beside this checkout; last line: one JSON object
 	@$(PY) -m tests.bench.accuracy $(quiet) $(ARGS)
