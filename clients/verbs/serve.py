@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         "origins": tuple(args.origin),
         "workers": args.workers,
         "slots": args.slots,
+        "standby": args.standby,
+        "store": args.store,
         **{f"{name}_port": getattr(args, f"{name}_port") for name in WIRES},
     }
     with engine_side() as side:
