@@ -8,6 +8,7 @@ Does not know: sockets, legs. Not offered at a node: two channels, finalize, con
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from server.wire.messages import (
     ClientGap,
     Configure,
     Done,
-    Error,
     Final,
+    FinalCause,
     Finalize,
     Gap,
     Limits,
@@ -41,6 +42,9 @@ from server.wire.native import NativeServer
 LIMITS = Limits()
 CHUNK_MS = 80
 """Nominal: the chunk is decided where the leg is recognised."""
+
+
+_CAUSES: dict[str, FinalCause] = {cause: cause for cause in get_args(FinalCause)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ class NativeFeed:
                 text=result.text,
                 start_ms=result.start_ms,
                 end_ms=result.end_ms,
-                cause=result.cause or "endpoint",  # type: ignore[arg-type]
+                cause=_CAUSES.get(result.cause, "endpoint"),
                 words=words or None,
             )
         )
@@ -248,5 +252,5 @@ class NativeFeed:
             self.close_code = code
 
     def _say(self, message: ServerMessage) -> None:
-        if self.close_code is None or isinstance(message, Error):
+        if self.close_code is None:
             self._out.append(self._wire.render(message))

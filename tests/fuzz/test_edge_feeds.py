@@ -12,8 +12,10 @@ from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import AudioSocket
 from edge.adapters.events import Audio, Event, FeedError, Started
 from edge.adapters.l16 import L16
+from edge.adapters.native import Begin, Heard, NativeFeed, Token
 from edge.adapters.rtp import RtpStream
 from edge.adapters.twilio import Twilio
+from edge.wire import Result
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
@@ -125,6 +127,47 @@ HOOK = st.builds(
 def test_audiohook(pieces: list[bytes | str]) -> None:
     hook = AudioHook()
     drive([(hook.receive_text if isinstance(p, str) else hook.receive_binary, p) for p in pieces])
+
+
+NATIVE = st.builds(
+    lambda kind, rest: json.dumps({"type": kind} | rest),
+    st.sampled_from(["start", "gap", "pause", "resume", "stop", "finalize", "configure", "x"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "v": st.just(1),
+            "audio": st.fixed_dictionaries(
+                {"encoding": st.sampled_from(["mulaw", "pcm_f32le"]), "rate": st.just(8_000)},
+                optional={"channels": st.integers(1, 2)},
+            ),
+            "resume": st.fixed_dictionaries(
+                {"token": st.sampled_from(["a.1.s", "a.x.s", "", "é.1.s"])}
+            ),
+            "samples": st.integers(0, 10),
+            "req": st.just("r"),
+        },
+    ),
+)
+START = json.dumps({"type": "start", "v": 1, "audio": {"encoding": "pcm_f32le", "rate": 8_000}})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.just(START) | NATIVE | st.binary(max_size=16) | st.text(max_size=9), max_size=9))
+def test_native_clients_are_answered_and_never_raise(pieces: list[bytes | str]) -> None:
+    feed, result = NativeFeed(), Result(text="a", start_ms=0, end_ms=9, cause="odd")
+    for piece in pieces:
+        receive = feed.receive_text if isinstance(piece, str) else feed.receive_binary
+        for event in receive(piece):  # type: ignore[operator]
+            if isinstance(event, Begin):
+                feed.ready(Token("a", "s", 1), 0, is_resumed=False)
+            elif isinstance(event, Heard):
+                feed.taken(0)
+                feed.partial(result)
+                feed.final(result)
+            else:
+                feed.done()
+    for text in feed.texts_to_send():
+        assert isinstance(json.loads(text)["type"], str)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
