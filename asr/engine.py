@@ -7,7 +7,6 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,11 +17,7 @@ from torch.nn import functional as F
 from asr import snapshot
 from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
-from asr.decoder import ngram
-from asr.decoder.base import Decoder
-from asr.decoder.ctc import CtcDecoder
-from asr.decoder.fusion import Fusion
-from asr.decoder.rnnt import RnntDecoder
+from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.batch import StepInput
 from asr.encoder.encoder import Encoder
 from asr.encoder.pool import SlotPool
@@ -52,6 +47,7 @@ from asr.tokenizer import Tokenizer
 LOUDEST = 32.0
 """Float samples are cut here (30 dB over full scale): caches stay finite whatever is sent."""
 LM_WEIGHT = 0.3
+MAX_BEAM = 64
 FRONT_END = "preprocessor.featurizer."
 
 
@@ -65,15 +61,19 @@ class EngineConfig:
     decoder: Literal["auto", "rnnt", "ctc"] = "auto"
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
+    beam: int = 1
+    """Hypotheses of a search over the CTC head; 1: greedy."""
     lm: str = ""
     """A language model file made for this vocabulary; empty: none."""
-    lm_weight: float = LM_WEIGHT
-    """Its share where a stream names none."""
+    lm_weight: float | None = None
+    """Its share where a stream names none; None: LM_WEIGHT."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise ValueError(f"slots must be at least 1, not {self.slots}")
+        if not 1 <= self.beam <= MAX_BEAM:
+            raise ValueError(f"beam must be 1 to {MAX_BEAM}, not {self.beam}")
 
 
 class Engine:
@@ -95,18 +95,15 @@ class Engine:
         self._prompt = PromptKernel(tensors, spec, self._precision) if spec.num_prompts else None
         cache = torch.bfloat16 if self._precision == "bf16" else torch.float32
         self._pool = SlotPool.allocate(spec, config.slots, dtype=cache, device=self._device)
-        self._decoder_name = _pick_decoder(config.decoder, checkpoint)
-        build = RnntDecoder if self._decoder_name == "rnnt" else CtcDecoder
-        self._fusion = Fusion(
-            self.tokenizer,
+        setup = Setup(
             slots=config.slots,
-            device=self._device,
-            lm=ngram.load(Path(config.lm), self.tokenizer.pieces) if config.lm else None,
-            lm_weight=config.lm_weight,
+            precision=self._precision,
+            head=config.decoder,
+            beam=config.beam,
+            lm=config.lm,
+            lm_weight=LM_WEIGHT if config.lm_weight is None else config.lm_weight,
         )
-        self._decoder: Decoder = build(
-            tensors, spec, self._fusion, slots=config.slots, precision=self._precision
-        )
+        self._decoding = Decoding(checkpoint, tensors, setup)
         self._streams: dict[int, Stream] = {}
         self._free = list(range(config.slots - 1, -1, -1))
         self.last_step: StepStats | None = None
@@ -122,11 +119,11 @@ class Engine:
             look_aheads=self._spec.look_aheads,
             slots=self._config.slots,
             precision=self._precision,
-            decoder=self._decoder_name,
+            decoder=self._decoding.name,
             bytes_per_stream=self._pool.bytes_per_slot(),
             languages=tuple(self._spec.prompts) or self._checkpoint.languages,
             turn_tokens=self.tokenizer.turn_tokens,
-            alphabet=self._fusion.alphabet,
+            alphabet=self._decoding.alphabet,
         )
 
     @property
@@ -147,16 +144,16 @@ class Engine:
             known = ", ".join(map(str, self._spec.look_aheads))
             raise UnsupportedLookAhead(f"look-ahead {look_ahead} is not one of {known}")
         prompt = self._prompt_id(language)
-        self._fusion.check(biasing)
+        self._decoding.check(biasing)
         slot = self._place(Stream.start(self._front_end, look_ahead, prompt))
-        self._fusion.set(slot, biasing)
+        self._decoding.bias(slot, biasing)
         return slot
 
     def bias(self, stream: int, biasing: Biasing) -> None:
         """Favour this from the next step on."""
         self._get(stream)
-        self._fusion.check(biasing)
-        self._fusion.set(stream, biasing)
+        self._decoding.check(biasing)
+        self._decoding.bias(stream, biasing)
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
         """Append 16 kHz mono samples."""
@@ -175,22 +172,20 @@ class Engine:
     def drop(self, stream: int) -> None:
         """Free the slot."""
         if self._streams.pop(stream, None) is not None:
-            self._fusion.clear(stream)
+            self._decoding.clear(stream)
             self._free.append(stream)
 
     def fork(self, stream: int) -> int:
         """Copy a stream into a free slot."""
         copy = self._place(self._get(stream).fork())
         self._pool.copy(stream, copy)
-        self._decoder.copy(stream, copy)
-        self._fusion.copy(stream, copy)
+        self._decoding.copy(stream, copy)
         return copy
 
     def snapshot(self, stream: int) -> bytes:
         """All that the stream is, for ``restore`` in any engine of the same model and precision."""
         state = self._get(stream).state()
-        rows = self._pool.export_row(stream) | self._decoder.export_row(stream)
-        rows |= self._fusion.export_row(stream)
+        rows = self._pool.export_row(stream) | self._decoding.export_row(stream)
         return snapshot.pack(state | rows, self._identity())
 
     def restore(self, blob: bytes) -> int:
@@ -199,8 +194,7 @@ class Engine:
         slot = self._place(Stream.from_state(self._front_end, tensors))
         try:
             self._pool.import_row(slot, tensors)
-            self._decoder.import_row(slot, tensors)
-            self._fusion.import_row(slot, tensors)
+            self._decoding.import_row(slot, tensors)
         except (KeyError, ValueError, TypeError, RuntimeError, BadBiasing) as error:
             self.drop(slot)
             raise BadSnapshot("the snapshot does not fit this model") from error
@@ -209,13 +203,13 @@ class Engine:
     def record(self, stream: int) -> bytes:
         """Return the decoder's row and the frame it belongs to."""
         frame = {"frame": torch.tensor(self._get(stream).frames)}
-        return snapshot.pack(frame | self._decoder.export_row(stream), self._identity())
+        return snapshot.pack(frame | self._decoding.export_place(stream), self._identity())
 
     def install(self, stream: int, record: bytes) -> None:
         """Take up a decoder's row; the stream reaches its frame by encoding alone."""
         state, tensors = self._get(stream), snapshot.unpack(record, self._identity())
         try:
-            self._decoder.import_row(stream, tensors)
+            self._decoding.import_place(stream, tensors)
             state.decode_from = int(tensors["frame"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise BadSnapshot("the record does not fit this model") from error
@@ -250,7 +244,7 @@ class Engine:
             step = self._batch([take] * rows, [spare] * rows, look_ahead)
             self._decode(self._encode(step, [0] * rows), step, [])
         self._pool.clear(spare)
-        self._decoder.clear(spare)
+        self._decoding.clear(spare)
 
     def _run(self, plan: Plan) -> list[Emission]:
         began = time.perf_counter()
@@ -264,10 +258,11 @@ class Engine:
         if self.trace:
             for row, (slot, take) in enumerate(zip(plan.streams, takes, strict=True)):
                 self.trace(slot, x[row, : take.valid])
-        emissions = [
-            Emission(slot, stream.frames, tuple(tokens[row]), stream.is_done())
-            for row, (slot, stream) in enumerate(zip(plan.streams, streams, strict=True))
-        ]
+        emissions = []
+        for slot, stream, said in zip(plan.streams, streams, tokens, strict=False):
+            if stream.is_done():
+                said += self._decoding.flush(slot)
+            emissions.append(Emission(slot, stream.frames, tuple(said), stream.is_done()))
         for emission in emissions:
             if emission.finished:
                 self.drop(emission.stream)
@@ -311,20 +306,19 @@ class Engine:
         if silent:
             valid_B = valid_B.clone()
             valid_B[silent] = 0
-        return self._decoder.step(x_BTD, step.slots_B, valid_B, first)
+        return self._decoding.step(x_BTD, step.slots_B, valid_B, first)
 
     def _end(self, slot: int) -> Emission:
-        frames = self._streams[slot].frames
+        frames, tokens = self._streams[slot].frames, self._decoding.flush(slot)
         self.drop(slot)
-        return Emission(slot, frames, (), finished=True)
+        return Emission(slot, frames, tuple(tokens), finished=True)
 
     def _place(self, stream: Stream) -> int:
         if not self._free:
             raise NoFreeSlot(f"all {self._config.slots} slots are taken")
         slot = self._free.pop()
         self._pool.clear(slot)
-        self._decoder.clear(slot)
-        self._fusion.clear(slot)
+        self._decoding.clear(slot)
         self._streams[slot] = stream
         return slot
 
@@ -347,7 +341,7 @@ class Engine:
         return {
             "fingerprint": self._checkpoint.fingerprint,
             "precision": self._precision,
-            "decoder": self._decoder_name,
+            "decoder": self._decoding.name,
         }
 
 
@@ -358,13 +352,8 @@ def load_engine(
     if backend == "nemo":
         from asr.reference import NemoEngine  # NeMo takes seconds to import and may be absent
 
-        return NemoEngine.load(model, slots=(config or EngineConfig()).slots)
+        config = config or EngineConfig()
+        if config.lm or config.beam > 1:
+            raise EngineError("a language model and a beam need our own engine")
+        return NemoEngine.load(model, slots=config.slots)
     return Engine(load_checkpoint(model), config)
-
-
-def _pick_decoder(wanted: Literal["auto", "rnnt", "ctc"], checkpoint: Checkpoint) -> str:
-    spec = checkpoint.spec
-    name = ("rnnt" if spec.has_rnnt else "ctc") if wanted == "auto" else wanted
-    if (name == "rnnt" and not spec.has_rnnt) or (name == "ctc" and not spec.has_ctc):
-        raise EngineError(f"{checkpoint.name} has no {name.upper()} head")
-    return name

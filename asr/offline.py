@@ -14,7 +14,15 @@ import numpy as np
 
 from asr.audio import Resampler
 from asr.events import Word
-from asr.interface import FRAME_MS, SAMPLE_RATE_HZ, Samples, StreamingEngine, Token
+from asr.interface import (
+    FRAME_MS,
+    NO_BIASING,
+    SAMPLE_RATE_HZ,
+    Biasing,
+    Samples,
+    StreamingEngine,
+    Token,
+)
 from asr.scoring import Score, score
 from asr.tokenizer import Tokenizer
 
@@ -96,13 +104,21 @@ def words_of(tokens: Iterable[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:
 
 
 def transcribe(
-    engine: StreamingEngine, recordings: Iterable[Recording], look_ahead: int
+    engine: StreamingEngine,
+    recordings: Iterable[Recording],
+    look_ahead: int,
+    *,
+    biasing: Biasing = NO_BIASING,
 ) -> Iterator[Transcription]:
     """Yield transcriptions as they finish; as many recordings run at once as there are slots."""
     waiting = iter(recordings)
     running: dict[int, _Running] = {}
+
+    def open_stream() -> int:
+        return engine.open(look_ahead, biasing=biasing)
+
     try:
-        while _admit(engine, waiting, running, look_ahead) or running:
+        while _admit(engine, waiting, running, open_stream) or running:
             for stream, job in running.items():
                 _feed(engine, stream, job)
             for emission in engine.step():
@@ -184,14 +200,14 @@ def _admit(
     engine: StreamingEngine,
     waiting: Iterator[Recording],
     running: dict[int, _Running],
-    look_ahead: int,
+    open_stream: Callable[[], int],
 ) -> bool:
     """Open streams while slots are free; whether any is running."""
     while engine.slots_in_use < engine.info.slots:
         recording = next(waiting, None)
         if recording is None:
             break
-        running[engine.open(look_ahead)] = _Running(recording)
+        running[open_stream()] = _Running(recording)
     return bool(running)
 
 

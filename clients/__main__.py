@@ -43,6 +43,7 @@ VERBS = {
     "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
     "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),
+    "lm": Verb("clients.verbs.lm", "make a language model of text files, for --lm"),
     "train": Verb("clients.verbs.train", "train a model from a configuration file"),
     "load": Verb(
         "clients.verbs.load", "load a server with live streams and measure what they feel"

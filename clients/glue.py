@@ -24,7 +24,7 @@ def engine_side() -> Iterator[Any]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--look-ahead``, ``--precision`` and ``--backend``."""
+    """``--model``, ``--look-ahead``, ``--precision``, ``--backend``, ``--lm``, ``--beam``."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -47,6 +47,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backend", choices=("own", "nemo"), default="own", help="nemo: NeMo 3.0.0 runs the model"
     )
+    group.add_argument(
+        "--lm", default="", metavar="FILE", help="a language model made by `rivulet lm train`"
+    )
+    group.add_argument("--lm-weight", type=float, metavar="W", help="its share, 0 to 10")
+    group.add_argument(
+        "--beam", type=int, default=1, metavar="N", help="hypotheses searched over a CTC head"
+    )
 
 
 def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:
@@ -56,5 +63,9 @@ def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:
         look_ahead=args.look_ahead,
         precision=args.precision,
         backend=args.backend,
+        lm=args.lm,
+        lm_weight=args.lm_weight,
+        beam=args.beam,
+        boost=tuple(getattr(args, "boost", ())),
         slots=slots,
     )

@@ -118,6 +118,9 @@ def spec_of(config: ServerConfig) -> EngineSpec:
         model=config.model,
         backend=config.backend,
         precision=config.precision,
+        lm=config.lm,
+        lm_weight=config.lm_weight,
+        beam=config.beam,
         slots=config.slots,
         look_ahead=LOOK_AHEAD_OF_CLASS["balanced"]
         if config.look_ahead is None

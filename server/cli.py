@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from asr.interface import FRAME_MS, EngineError, StreamingEngine
+from asr.interface import FRAME_MS, Biasing, EngineError, Phrase, StreamingEngine
 
 Progress = Callable[[float], None]
 
@@ -29,6 +29,12 @@ class ModelChoice:
     look_ahead: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Literal["own", "nemo"] = "own"
+    lm: str = ""
+    """File of a language model; empty: none."""
+    lm_weight: float | None = None
+    beam: int = 1
+    boost: tuple[str, ...] = ()
+    """Phrases to favour."""
     slots: int = 16
 
 
@@ -40,10 +46,16 @@ def load(choice: ModelChoice) -> StreamingEngine:
     from asr.engine import EngineConfig, load_engine
 
     torch.set_num_threads(1)  # two OpenMP threads collapse on a busy machine (measured 7 times)
-    config = EngineConfig(slots=choice.slots, precision=choice.precision)
     try:
+        config = EngineConfig(
+            slots=choice.slots,
+            precision=choice.precision,
+            lm=choice.lm,
+            lm_weight=choice.lm_weight,
+            beam=choice.beam,
+        )
         engine = load_engine(choice.model or DEFAULT_MODEL, config, backend=choice.backend)
-    except (CheckpointError, EngineError) as error:
+    except (CheckpointError, EngineError, ValueError) as error:
         raise CliError(str(error)) from error
     wanted, offered = choice.look_ahead, engine.info.look_aheads
     if wanted is not None and wanted not in offered:
@@ -87,7 +99,8 @@ def transcribe(
     watched = cast(StreamingEngine, _Watched(engine, on_seconds))
     try:
         recordings = (Recording(str(i), read_audio(path)) for i, path in enumerate(paths))
-        for result in run(watched, recordings, look_ahead):
+        biasing = Biasing(phrases=tuple(map(Phrase, choice.boost)))
+        for result in run(watched, recordings, look_ahead, biasing=biasing):
             yield {
                 "index": int(result.name),
                 "text": result.text,
@@ -166,3 +179,26 @@ def train(config: Path, *, out: Path, resume: bool) -> int:
     if not config.is_file():
         raise CliError(f"{config}: there is no such file")
     return run(config, out=out, resume=resume)
+
+
+def train_lm(texts: Sequence[Path], model: str, out: Path, *, order: int) -> dict[str, Any]:
+    """Make a language model of text files for the vocabulary of a checkpoint."""
+    from asr.checkpoint import DEFAULT_MODEL, CheckpointError, load_checkpoint
+    from asr.decoder.counting import encode_lines, estimate, read_lines
+
+    try:
+        tokenizer = load_checkpoint(model or DEFAULT_MODEL).tokenizer
+        sentences = encode_lines(read_lines(texts), tokenizer)
+    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+        raise CliError(str(error)) from error
+    if not sentences:
+        raise CliError("no line of the texts can be spelled in the vocabulary of the model")
+    lm = estimate(sentences, len(tokenizer.pieces), order=order)
+    lm.save(out, tokenizer.pieces, ", ".join(path.name for path in texts))
+    return {
+        "file": str(out),
+        "sentences": len(sentences),
+        "pieces": sum(map(len, sentences)),
+        "ngrams": lm.nodes,
+        "bytes": out.stat().st_size,
+    }

@@ -38,6 +38,12 @@ class ServerConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     look_ahead: int | None = None
     """Look-ahead of clients that name no latency; None: that of the class ``balanced``."""
+    lm: str = ""
+    """File of a language model made for the model's vocabulary; empty: none."""
+    lm_weight: float | None = None
+    """Its share; None: the engine's own."""
+    beam: int = 1
+    """Hypotheses of a search over a CTC head; 1: greedy."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
     standby: int = 0

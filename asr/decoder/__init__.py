@@ -1,1 +1,1 @@
-"""Greedy decoders with pooled per-stream state: encoder frames in, tokens out."""
+"""Decoders with pooled per-stream state, and what they may favour: phrases, a language model."""

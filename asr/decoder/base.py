@@ -22,6 +22,14 @@ class Decoder(Protocol):
         """Copy a row."""
         ...
 
+    def rebias(self, slot: int) -> None:
+        """Take note that what a row favours has changed."""
+        ...
+
+    def flush(self, slot: int) -> list[Token]:
+        """Return what a row that ends has heard and not yet told."""
+        ...
+
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a row out, for a snapshot."""
         ...

@@ -17,6 +17,12 @@ from torch import Tensor
 
 from asr.decoder.spelling import Spelling
 
+FIRST_SHARE = 0.3
+"""What the first piece of a phrase gains of its weight: many other words begin alike.
+
+Measured on dev clips (greedy CTC): as many boosted words found as with 1, fewer other words lost.
+"""
+
 
 @dataclass(slots=True)
 class _Node:
@@ -96,7 +102,8 @@ def _trie(phrases: Mapping[Spelling, float]) -> list[_Node]:
                 nodes[at].children[piece] = len(nodes)
                 nodes.append(_Node(at, piece, nodes[at].depth + 1))
             at = nodes[at].children[piece]
-            nodes[at].pay = max(nodes[at].pay, weight)
+            share = FIRST_SHARE if nodes[at].depth == 1 else 1.0
+            nodes[at].pay = max(nodes[at].pay, share * weight)
         nodes[at].is_end = at != 0
     return nodes
 
@@ -193,20 +200,40 @@ class BoostPool:
         automaton = self._automata.get(slot)
         return automaton.path(int(self._state_S[slot])) if automaton else []
 
+    def behind(self, slot: int, pieces: Iterable[int]) -> int:
+        """Return the state of a slot's automaton behind these pieces."""
+        automaton = self._automata.get(slot)
+        return automaton.follow(pieces) if automaton else 0
+
     def follow(self, slot: int, pieces: Iterable[int]) -> None:
         """Put a slot behind these pieces."""
-        automaton = self._automata.get(slot)
-        self._state_S[slot] = automaton.follow(pieces) if automaton else 0
+        self._state_S[slot] = self.behind(slot, pieces)
 
-    def look(self, slots_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gain and next state of every piece [N, V] for each slot."""
+    def states(self, slots_N: Tensor) -> Tensor:
+        """Return where slots stand."""
+        return self._state_S[slots_N]
+
+    def look(self, slots_N: Tensor, states_N: Tensor) -> "Moves":
+        """Look ahead from these states of the slots' automata."""
         if self._union is None:
             self._union = _Union(self._automata, len(self._state_S), self._vocabulary, self._device)
-        return self._union.look(slots_N, self._state_S[slots_N])
+        return self._union.look(slots_N, states_N)
 
     def move(self, slots_N: Tensor, states_N: Tensor) -> None:
         """Put slots into the states that ``look`` named."""
         self._state_S[slots_N] = states_N
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What every next piece gains and the state it leads to, for N rows: [N, V]."""
+
+    gain: Tensor
+    lift: Tensor
+    """Gains above 0 of the pieces that go on with a phrase, 0 for all others."""
+    next: Tensor
+    rest: Tensor
+    """What a piece in no phrase gains [N]: 0 or less."""
 
 
 class _Union:
@@ -235,11 +262,12 @@ class _Union:
         self._first_next = torch.stack([p.first_next for p in parts]).to(device)
         self._first_gain = torch.stack([p.first_gain for p in parts]).to(device)
 
-    def look(self, slots_N: Tensor, states_N: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, slots_N: Tensor, states_N: Tensor) -> Moves:
         number = self._number_S[slots_N]
         at = self._base_K[number] + states_N
-        gain = self._first_gain[number] - self._given_back[at][:, None]
-        following = self._first_next[number]
+        rest = -self._given_back[at]
+        gain = self._first_gain[number] + rest[:, None]
+        following, lift = self._first_next[number], torch.zeros_like(gain)
         count = self._count[at]
         widest = int(count.max())
         if widest:
@@ -247,8 +275,14 @@ class _Union:
             move = self._begin[at][:, None] + step
             move = torch.where(step < count[:, None], move, len(self._piece) - 1)
             piece = self._piece[move]
-            spare = piece.new_zeros(len(at), 1)  # a column for the move that fits nothing
-            gain = torch.cat([gain, spare.float()], 1).scatter(1, piece, self._gain[move])[:, :-1]
-            following = torch.cat([following, spare], 1).scatter(1, piece, self._next[move])
-            following = following[:, :-1]
-        return gain, following
+            own = self._gain[move]
+            gain = _scattered(gain, piece, own)
+            lift = _scattered(lift, piece, own.clamp(min=0))
+            following = _scattered(following, piece, self._next[move])
+        return Moves(gain, lift, following, rest)
+
+
+def _scattered(into_NV: Tensor, piece_NM: Tensor, values_NM: Tensor) -> Tensor:
+    """Scatter over a spare column, which takes the moves that fit no piece."""
+    spare = into_NV.new_zeros(len(into_NV), 1)
+    return torch.cat([into_NV, spare], 1).scatter(1, piece_NM, values_NM)[:, :-1]

@@ -41,6 +41,13 @@ class CtcDecoder:
         """Copy a row."""
         self._last_S[target] = self._last_S[source]
 
+    def rebias(self, slot: int) -> None:
+        """Go on: the next frame asks anew what the row favours."""
+
+    def flush(self, slot: int) -> list[Token]:
+        """Nothing is held back."""
+        return []
+
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a row out."""
         return {"ctc_last": self._last_S[slot].clone().cpu()}

@@ -4,14 +4,15 @@ Does: keep both per slot; say what each next piece would gain; decide between pi
 Does not know: audio, heads, how tokens of CTC or RNN-T repeat.
 
 Gains never make words out of nothing: on a frame where blank is near certain they do not count;
-they lift only pieces within a margin of the best one; what is given back ranks pieces among
-themselves only; and the language model moves probability between pieces, never to or from blank.
+they reach only pieces within a margin of the best one; against blank only pieces that go on with a
+phrase are lifted; and the language model moves probability between pieces, never to or from blank.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,29 +30,29 @@ MARGIN = 5.0
 KEPT_AUTOMATA = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
-    """What each next piece is worth, for N rows: [N, V]; the states it leads to."""
+class Hints(NamedTuple):
+    """What each next piece is worth, for N rows: [N, V] but for the last two, [N]."""
 
     gain: Tensor
+    """Nats by boosting."""
+    lift: Tensor
+    """The part of it that counts against blank."""
     boost_next: Tensor
-    lm: Tensor | None
-    lm_next: Tensor | None
+    lm: Tensor
+    """Log probabilities; zeros without a language model."""
+    lm_next: Tensor
+    rest: Tensor
+    """Nats of a piece in no phrase: 0 or less."""
     lm_weight: Tensor
 
     def take(self, rows: Tensor) -> "Hints":
         """Return some of the rows."""
-        lm = None if self.lm is None else self.lm[rows]
-        lm_next = None if self.lm_next is None else self.lm_next[rows]
-        return Hints(self.gain[rows], self.boost_next[rows], lm, lm_next, self.lm_weight[rows])
+        return Hints(*(tensor[rows] for tensor in self))
 
     def put(self, rows: Tensor, other: "Hints") -> None:
         """Replace some of the rows."""
-        self.gain[rows], self.boost_next[rows] = other.gain, other.boost_next
-        if self.lm is not None and other.lm is not None:
-            self.lm[rows] = other.lm
-        if self.lm_next is not None and other.lm_next is not None:
-            self.lm_next[rows] = other.lm_next
+        for mine, new in zip(self, other, strict=True):
+            mine[rows] = new
 
 
 class Fusion:
@@ -95,21 +96,26 @@ class Fusion:
         (self._used.add if is_used else self._used.discard)(slot)
 
     def clear(self, slot: int) -> None:
-        """Set a slot to the start of a stream."""
+        """Set a slot to the start of a stream; it favours nothing before ``set``."""
         self._boost.clear(slot)
+        self._biasing.pop(slot, None)
         self._lm_state_S[slot] = self._lm.start if self._lm else 0
-        self.set(slot, NO_BIASING)
+        self._lm_weight_S[slot] = 0.0
+        self._is_used_S[slot] = False
+        self._used.discard(slot)
 
     def copy(self, source: int, target: int) -> None:
         """Copy a slot."""
-        self.set(target, self._biasing.get(source, NO_BIASING))
+        self.clear(target)
+        if source in self._biasing:
+            self.set(target, self._biasing[source])
         self._boost.copy(source, target)
         self._lm_state_S[target] = self._lm_state_S[source]
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a slot out: what is favoured, and where in it the stream stands."""
-        if slot not in self._used:
-            return {}
+        if self._biasing.get(slot, NO_BIASING) == NO_BIASING:
+            return self.export_place(slot)
         about = json.dumps(asdict(self._biasing[slot])).encode()
         favoured = torch.frombuffer(bytearray(about), dtype=torch.uint8)
         return {"bias": favoured} | self.export_place(slot)
@@ -117,10 +123,12 @@ class Fusion:
     def import_row(self, slot: int, row: Mapping[str, Tensor]) -> None:
         """Put a slot back. Another language model goes on behind the same pieces."""
         self.clear(slot)
+        biasing = NO_BIASING
         if "bias" in row:
             about = json.loads(bytes(row["bias"].tolist()))
             phrases = tuple(Phrase(**phrase) for phrase in about.pop("phrases"))
-            self.set(slot, Biasing(phrases=phrases, **about))
+            biasing = Biasing(phrases=phrases, **about)
+        self.set(slot, biasing)
         self.import_place(slot, row)
 
     def export_place(self, slot: int) -> dict[str, Tensor]:
@@ -140,6 +148,12 @@ class Fusion:
             if self._lm:
                 self._lm_state_S[slot] = self._lm.follow(row["bias_lm_said"].tolist())
 
+    def follow(self, slot: int, labels: list[int]) -> tuple[int, int]:
+        """Return the states of phrases and language model behind labels (V: the start)."""
+        pieces = [label for label in labels if label < len(self._tokenizer.pieces)]
+        lm = self._lm.follow(labels) if self._lm else 0
+        return self._boost.behind(slot, pieces), lm
+
     def rows(self, slots_N: Tensor) -> Tensor | None:
         """Return the positions of the slots that favour something, None if there is none."""
         if not self._used:
@@ -148,16 +162,23 @@ class Fusion:
         return rows if len(rows) else None
 
     def look(self, slots_N: Tensor) -> Hints:
-        """Say what each next piece is worth."""
-        gain, boost_next = self._boost.look(slots_N)
-        lm, lm_next = self._lm.look(self._lm_state_S[slots_N]) if self._lm else (None, None)
-        return Hints(gain, boost_next, lm, lm_next, self._lm_weight_S[slots_N])
+        """Say what each next piece is worth to slots, from where they stand."""
+        return self.look_from(slots_N, self._boost.states(slots_N), self._lm_state_S[slots_N])
+
+    def look_from(self, slots_N: Tensor, boost_states_N: Tensor, lm_states_N: Tensor) -> Hints:
+        """Say what each next piece is worth to slots that stand elsewhere."""
+        moves = self._boost.look(slots_N, boost_states_N)
+        if self._lm is None:
+            lm, lm_next = torch.zeros_like(moves.gain), torch.zeros_like(moves.next)
+        else:
+            lm, lm_next = self._lm.look(lm_states_N)
+        weight = self._lm_weight_S[slots_N]
+        return Hints(moves.gain, moves.lift, moves.next, lm, lm_next, moves.rest, weight)
 
     def advance(self, slots_N: Tensor, pieces_N: Tensor, hints: Hints) -> None:
         """Let slots say pieces; ``hints`` is what ``look`` said of them before."""
         self._boost.move(slots_N, hints.boost_next.gather(1, pieces_N[:, None]).squeeze(1))
-        if hints.lm_next is not None:
-            self._lm_state_S[slots_N] = hints.lm_next.gather(1, pieces_N[:, None]).squeeze(1)
+        self._lm_state_S[slots_N] = hints.lm_next.gather(1, pieces_N[:, None]).squeeze(1)
 
     def choose(self, logits: Tensor, hints: Hints, last_N: Tensor | None = None) -> Tensor:
         """Return the label of each row [N] or [N, T] of logits [.., V + 1], blank last.
@@ -178,9 +199,11 @@ class Fusion:
             pieces = scores.scatter(-1, last_N[:, None], -torch.inf)[..., :-1]
         near = pieces >= pieces.amax(-1, keepdim=True) - MARGIN
         pieces = self._reweighed(pieces.masked_fill(~near, -torch.inf), hints)
-        gain = hints.gain if pieces.dim() == 2 else hints.gain[:, None]
+        gain, lift = hints.gain, hints.lift
+        if pieces.dim() == 3:
+            gain, lift = gain[:, None], lift[:, None]
         best = (pieces + gain).argmax(-1)
-        lifted = (pieces + gain.clamp(min=0)).amax(-1)
+        lifted = (pieces + lift).amax(-1)
         label = torch.where(lifted > quiet, best, quiet_label)
         is_left_alone = blank.exp() >= SURE_BLANK
         if len(self._turns):
@@ -189,7 +212,7 @@ class Fusion:
 
     def _reweighed(self, pieces: Tensor, hints: Hints) -> Tensor:
         """Move probability between pieces as the language model says; their sum stays."""
-        if hints.lm is None:
+        if self._lm is None:
             return pieces
         lm, weight = hints.lm, hints.lm_weight[:, None]
         if pieces.dim() == 3:

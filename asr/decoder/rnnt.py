@@ -72,6 +72,13 @@ class RnntDecoder:
             cache[:, target] = cache[:, source]
         self._g_SJ[target] = self._g_SJ[source]
 
+    def rebias(self, slot: int) -> None:
+        """Go on: the next frame asks anew what the row favours."""
+
+    def flush(self, slot: int) -> list[Token]:
+        """Nothing is held back."""
+        return []
+
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a row out."""
         return {

@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         "slots": args.slots,
         "standby": args.standby,
         "store": args.store,
+        "lm": args.lm,
+        "lm_weight": args.lm_weight,
+        "beam": args.beam,
         **{f"{name}_port": getattr(args, f"{name}_port") for name in WIRES},
     }
     with engine_side() as side:

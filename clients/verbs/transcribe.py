@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("json", "srt", "vtt"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name)
     parser.set_defaults(form="txt")
+    parser.add_argument(
+        "--boost", action="append", default=[], metavar="PHRASE", help="words to favour; repeats"
+    )
     add_model_arguments(parser)
 
 

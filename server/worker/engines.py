@@ -23,6 +23,10 @@ class EngineSpec:
     backend: Backend = "own"
     precision: Precision = "auto"
     slots: int = 64
+    lm: str = ""
+    """File of a language model; empty: none."""
+    lm_weight: float | None = None
+    beam: int = 1
     look_ahead: int | None = None
     """Class that is warm first; None: the model's default."""
 
@@ -37,5 +41,11 @@ def build(spec: EngineSpec) -> StreamingEngine:
     from asr.engine import EngineConfig, load_engine
 
     torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
-    config = EngineConfig(slots=spec.slots, precision=spec.precision)
+    config = EngineConfig(
+        slots=spec.slots,
+        precision=spec.precision,
+        lm=spec.lm,
+        lm_weight=spec.lm_weight,
+        beam=spec.beam,
+    )
     return load_engine(spec.model or DEFAULT_MODEL, config, backend=spec.backend)

@@ -1,0 +1,37 @@
+"""``rivulet lm``: a language model of text files for the vocabulary of a model.
+
+Does: arguments, what was made.
+Does not know: counting, vocabularies.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from clients.glue import engine_side
+
+EXAMPLES = """\
+One sentence a line, written as the model writes (lower case and no punctuation for rivulet-en).
+examples:
+  rivulet lm train notes.txt ../shared/speech/text/*.txt.gz --out english.lm
+  rivulet lm train calls.txt --model my.nemo --order 5 --out calls.lm
+  rivulet transcribe call.wav --model my.nemo --lm calls.lm --beam 8"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("action", choices=("train",))
+    parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="plain or gzip")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--model", default="", metavar="PATH|NAME", help="whose vocabulary")
+    parser.add_argument("--order", type=int, choices=range(2, 9), default=6, metavar="2-8")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Count, estimate, write the file."""
+    with engine_side() as side:
+        made = side.train_lm(args.texts, args.model, args.out, order=args.order)
+    size = made["bytes"] / 1e6
+    sys.stdout.write(f"{made['file']}: {made['ngrams']} n-grams of {made['sentences']} sentences, ")
+    sys.stdout.write(f"{size:.1f} MB\n")
+    return 0

@@ -1,0 +1,81 @@
+"""A back-off n-gram is a distribution, batched as alone, and survives its file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.decoder.counting import estimate
+from asr.decoder.ngram import BadNgram, NgramModel, load
+
+VOCABULARY = 4
+PIECES = tuple("abcd")
+CODING = 2e-3
+"""Probabilities are stored in steps of 1/2048 nat."""
+
+corpora = st.lists(
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=8), min_size=1, max_size=12
+)
+
+
+def all_states(model: NgramModel) -> torch.Tensor:
+    histories = [[VOCABULARY], *[[a, b, c] for a in range(4) for b in range(4) for c in range(4)]]
+    return torch.tensor(sorted({model.follow(history) for history in histories} | {0}))
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.integers(2, 4), st.sampled_from([(1, 1, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3)]))
+def test_probabilities_sum_to_one_behind_every_history(
+    corpus: list[list[int]], order: int, cutoffs: tuple[int, ...]
+) -> None:
+    model = estimate(corpus, VOCABULARY, order=order, cutoffs=cutoffs)
+    log_prob, following = model.look(all_states(model))
+    torch.testing.assert_close(
+        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=5 * CODING, rtol=0
+    )
+    assert int(following.max()) < model.nodes
+
+
+@settings(max_examples=30, deadline=None)
+@given(corpora, st.lists(st.integers(0, VOCABULARY - 1), max_size=8))
+def test_many_streams_look_together_as_one_walks_alone(
+    corpus: list[list[int]], text: list[int]
+) -> None:
+    model = estimate(corpus, VOCABULARY, order=3, cutoffs=(1, 1, 1))
+    states = torch.tensor([model.start, 0])
+    said = [[VOCABULARY], list[int]()]
+    for piece in text:
+        together, following = model.look(states)
+        for row in range(2):
+            alone, _ = model.look(states[row : row + 1])
+            torch.testing.assert_close(together[row], alone[0])
+        states = following[:, piece]
+        for row in range(2):
+            said[row].append(piece)
+            assert int(states[row]) == model.follow(said[row])
+            assert model.follow(model.path(int(states[row]))) == int(states[row])
+
+
+def test_what_was_read_often_is_likely_behind_its_history() -> None:
+    model = estimate([[0, 1, 2]] * 20 + [[1, 3]] * 20, VOCABULARY, order=3, cutoffs=(1, 1, 1))
+    behind, _ = model.look(torch.tensor([model.follow([0, 1]), model.follow([VOCABULARY, 1])]))
+    assert behind[0].argmax() == 2
+    assert behind[1].argmax() == 3
+    assert behind[0, 2].exp() > 0.8
+
+
+def test_a_file_says_the_same_and_is_refused_with_another_vocabulary(tmp_path: Path) -> None:
+    model, path = estimate([[0, 1, 2], [1, 2]], VOCABULARY, order=3), tmp_path / "lm.safetensors"
+    model.save(path, PIECES, "two sentences")
+    again = load(path, PIECES)
+    for mine, other in zip(
+        model.look(all_states(model)), again.look(all_states(again)), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+    with pytest.raises(BadNgram, match="another model's vocabulary"):
+        load(path, tuple("abce"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadNgram, match="cannot be read"):
+        load(path, PIECES)
