@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from server.wire.adapter import audio_format
 from server.wire.errors import MessageTooBig, UnsupportedAudio
 from server.wire.rest import Recording
+from server.wire.values import audio_format
 
 MAX_DECODED_BYTES = 512 * 1024 * 1024
 """Two and a half hours of 48 kHz mono: a small file may decode to very much."""

@@ -9,10 +9,10 @@ tail is in its words, marked as not final.
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import (
-    Adapter,
-    Hello,
-    Refused,
+from server.wire.adapter import Adapter, Hello, Refused
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
+from server.wire.values import (
     audio_format,
     integer_in,
     number_in,
@@ -21,8 +21,6 @@ from server.wire.adapter import (
     silence,
     spread,
 )
-from server.wire.codec import JsonObject
-from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 
 ENCODINGS: dict[str, str] = {"pcm_s16le": "pcm_s16le", "pcm_mulaw": "mulaw"}
 SESSION_S = 10_800

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import (
-    Adapter,
-    Hello,
-    Refused,
+from server.wire.adapter import Adapter, Hello, Refused
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
+from server.wire.values import (
     audio_format,
     integer_in,
     phrase,
@@ -24,8 +24,6 @@ from server.wire.adapter import (
     silence,
     spread,
 )
-from server.wire.codec import JsonObject
-from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.wav import WavHeader
 
 ENCODINGS: dict[str, str] = {

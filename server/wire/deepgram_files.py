@@ -5,10 +5,11 @@ Does not know: sockets, clocks, sound files, other people's URLs (a body that is
 """
 
 from server.wire import messages as native
-from server.wire.adapter import Hello, seconds
+from server.wire.adapter import Hello
 from server.wire.codec import JsonObject
 from server.wire.deepgram import keyterms_of, metadata_of, refusal, word_of
 from server.wire.rest import FileServer, json_answer
+from server.wire.values import seconds
 
 
 class DeepgramFile(FileServer):

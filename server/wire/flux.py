@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import (
+from server.wire.adapter import Adapter, Hello
+from server.wire.codec import JsonObject
+from server.wire.deepgram import CLOSE_CODES, format_of, keyterms_of, refusal, word_of
+from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
+from server.wire.values import (
     LONGEST_SILENCE_MS,
-    Adapter,
-    Hello,
     number_in,
     object_in,
     phrases_in,
@@ -20,9 +22,6 @@ from server.wire.adapter import (
     silence,
     spread,
 )
-from server.wire.codec import JsonObject
-from server.wire.deepgram import CLOSE_CODES, format_of, keyterms_of, refusal, word_of
-from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.wav import WavHeader
 
 DEFAULT_THRESHOLD, DEFAULT_TIMEOUT_MS = 0.7, 5_000

@@ -9,11 +9,12 @@ import math
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Growth, Hello, seconds, to_json
+from server.wire.adapter import Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.rest import FileServer, Recording, answer, json_answer, stream_head
 from server.wire.subtitles import Segment, TimedWord, to_srt, to_vtt
+from server.wire.values import seconds, to_json
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt")
 LANGUAGES: dict[str, str] = {"en": "english", "de": "german", "fr": "french", "es": "spanish"}

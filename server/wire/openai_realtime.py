@@ -14,10 +14,11 @@ from collections import deque
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Growth, Hello, read_json, seconds
+from server.wire.adapter import Adapter, Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.openai_session import Settings, expiry_of
+from server.wire.values import read_json, seconds
 
 MAX_EVENT_BYTES = 21 * 1024 * 1024
 """15 MiB of audio in base64, and its frame."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.wire import messages as native
-from server.wire.adapter import audio_format, integer_in, number_in, object_in, silence, text_in
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, UnsupportedAudio
+from server.wire.values import audio_format, integer_in, number_in, object_in, silence, text_in
 
 SESSION_S = 14_400
 DEFAULT_RATE = 24_000

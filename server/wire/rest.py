@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello, to_json
+from server.wire.adapter import Adapter, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
+from server.wire.values import to_json
 
 MAX_HEADERS = 100
 MAX_PARTS = 200

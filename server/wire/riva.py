@@ -9,9 +9,10 @@ from typing import ClassVar
 
 from server.wire import messages as native
 from server.wire import protobuf as pb
-from server.wire.adapter import Adapter, Hello, audio_format, phrase, silence
+from server.wire.adapter import Adapter, Hello
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.rest import FileServer, Recording
+from server.wire.values import audio_format, phrase, silence
 
 ENCODINGS: dict[int, str] = {1: "pcm_s16le", 3: "mulaw", 20: "alaw"}
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL, DEADLINE_EXCEEDED = 3, 8, 13, 4

@@ -7,8 +7,9 @@ Does not know: sockets, clocks.
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello, audio_format, seconds, spread
+from server.wire.adapter import Adapter, Hello
 from server.wire.errors import BadRequest
+from server.wire.values import audio_format, seconds, spread
 
 RATE = 16_000
 

@@ -6,9 +6,10 @@ Does not know: sockets, clocks.
 """
 
 from server.wire import messages as native
-from server.wire.adapter import (
-    Adapter,
-    Hello,
+from server.wire.adapter import Adapter, Hello
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, UnsupportedAudio
+from server.wire.values import (
     audio_format,
     integer_in,
     number_in,
@@ -20,8 +21,6 @@ from server.wire.adapter import (
     spread,
     text_in,
 )
-from server.wire.codec import JsonObject
-from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.wav import WavHeader
 
 FORMAT = "2.9"

@@ -8,17 +8,9 @@ leaves it waiting: an answer is what is known now, and finals that came together
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import (
-    Adapter,
-    Hello,
-    audio_format,
-    integer_in,
-    object_in,
-    phrases_in,
-    read_json,
-    seconds,
-)
+from server.wire.adapter import Adapter, Hello
 from server.wire.codec import JsonObject
+from server.wire.values import audio_format, integer_in, object_in, phrases_in, read_json, seconds
 
 DEFAULT_RATE = 8_000
 GRAMMAR_NOISE = "[unk]"

@@ -8,8 +8,8 @@ import struct
 from typing import NamedTuple
 
 from server.wire import messages as native
-from server.wire.adapter import audio_format
 from server.wire.errors import UnsupportedAudio
+from server.wire.values import audio_format
 
 MAX_HEADER_BYTES = 65_536
 _ENCODINGS = {(1, 16): "pcm_s16le", (3, 32): "pcm_f32le", (7, 8): "mulaw", (6, 8): "alaw"}

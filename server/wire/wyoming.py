@@ -11,10 +11,10 @@ from typing import ClassVar
 import msgspec
 
 from server.wire import messages as native
-from server.wire.adapter import (
-    Adapter,
-    Growth,
-    Hello,
+from server.wire.adapter import Adapter, Growth, Hello
+from server.wire.codec import JsonObject
+from server.wire.errors import BadRequest, MessageTooBig, UnsupportedAudio
+from server.wire.values import (
     audio_format,
     integer_in,
     object_in,
@@ -23,8 +23,6 @@ from server.wire.adapter import (
     text_in,
     to_json,
 )
-from server.wire.codec import JsonObject
-from server.wire.errors import BadRequest, MessageTooBig, UnsupportedAudio
 
 VERSION = "1.5.4"
 PAUSES_MS: dict[str, int] = {"aggressive": 400, "default": 800, "relaxed": 1_250}

@@ -269,7 +269,7 @@ def check(wire: type[Adapter], data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("wire", [*TEXT_WIRES, *BYTE_WIRES], ids=lambda wire: wire.__name__)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_client_gets_answers_of_its_own_wire(wire: type[Adapter], data: st.DataObject) -> None:
     check(wire, data)
 

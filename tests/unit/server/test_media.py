@@ -80,6 +80,6 @@ def test_a_broken_container_is_refused(head: bytes) -> None:
 
 
 def test_without_ffmpeg_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UnsupportedAudio, match="ffmpeg"):
         media.decode(b"\x1a\x45\xdf\xa3", "mix")

@@ -17,8 +17,9 @@ from server.session import Identity
 from server.store.memory import MemoryStore
 from server.talk import House, Talk
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Frame, Hello, audio_format
+from server.wire.adapter import Adapter, Frame, Hello
 from server.wire.messages import Limits
+from server.wire.values import audio_format
 from server.worker import link
 from tests.unit.server.test_connection import Silent
 
