@@ -250,7 +250,7 @@ class Gateway:
     def _models(self) -> Answer:
         model = self._manager.model
         if model is None:
-            return json_answer({"models": []})
+            return json_answer({"models": [], "object": "list", "data": []})
         entry = {
             "id": model.name,
             "look_aheads": model.look_aheads,
@@ -261,7 +261,9 @@ class Gateway:
             "bytes_per_stream": model.bytes_per_stream,
             "fingerprint": model.fingerprint,
         }
-        return json_answer({"models": [entry]})
+        # the second form is the one that OpenAI's clients list
+        known = {"id": model.name, "object": "model", "created": 0, "owned_by": "rivulet"}
+        return json_answer({"models": [entry], "object": "list", "data": [known]})
 
 
 def _select_subprotocol(
