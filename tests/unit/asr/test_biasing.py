@@ -161,13 +161,17 @@ def test_what_cannot_be_favoured_is_refused_and_nothing_changes(make_checkpoint:
         Engine(make_checkpoint(has_ctc=False), EngineConfig(beam=4))
 
 
-def test_a_channel_hands_its_phrases_to_the_engine(make_checkpoint: Maker, babble: Babble) -> None:
+def test_a_channel_hands_its_phrases_to_the_engine(
+    make_checkpoint: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine(make_checkpoint(), EngineConfig(slots=2, precision="fp32"))
-    given: list[tuple[int, Biasing]] = []
-    bias = engine.bias
-    engine.bias = lambda stream, biasing: (given.append((stream, biasing)), bias(stream, biasing))[
-        1
-    ]  # type: ignore[method-assign]
+    given, bias = list[tuple[int, Biasing]](), engine.bias
+
+    def noted(stream: int, biasing: Biasing) -> None:
+        given.append((stream, biasing))
+        bias(stream, biasing)
+
+    monkeypatch.setattr(engine, "bias", noted)
     recognizer = Recognizer(engine)
     channel = recognizer.open(ChannelOptions(look_ahead=1, biasing=FAVOURED))
     recognizer.feed(channel, np.zeros(1_600, np.float32))

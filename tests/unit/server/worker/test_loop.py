@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from asr.events import Event, Final, Stopped
-from asr.interface import Emission
+from asr.interface import NO_BIASING, Biasing, Emission, Phrase
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.loop import Host, MailboxClosed
@@ -49,6 +49,23 @@ class Warmer(ScriptedEngine):
 
     def warm(self, look_ahead: int) -> None:
         self.warmed.append(look_ahead)
+
+
+class Favouring(ScriptedEngine):
+    """Remembers what streams were to favour."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=8)
+        self.favoured: list[tuple[Phrase, ...]] = []
+
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
+        self.favoured.append(biasing.phrases)
+        return super().open(look_ahead, language=language)
+
+    def bias(self, stream: int, biasing: Biasing) -> None:
+        self.favoured.append(biasing.phrases)
 
 
 def opening(session: int, **changes: object) -> link.Open:
@@ -187,3 +204,12 @@ def test_a_failing_step_ends_the_host() -> None:
 def test_quit_ends_the_host_though_there_is_work() -> None:
     box = run([opening(1), saying(1, "good day"), link.Quit()])
     assert not any(isinstance(event, Stopped) for event in box.events(1))
+
+
+def test_boosted_phrases_reach_every_stream_of_a_session_and_only_when_named() -> None:
+    engine = Favouring()
+    opened = opening(1, channels=2, boost=(("sun", 3.0),))
+    others = link.Configure(1, None, "none")
+    run([opened, others, link.Configure(1, None, None, (("moon", 2.0),))], engine=engine)
+    sun, moon = (Phrase("sun", 3.0),), (Phrase("moon", 2.0),)
+    assert engine.favoured == [sun, sun, moon, moon]
