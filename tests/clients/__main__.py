@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.clients.rig import CASES, ROOT, NoEnvironment, Outcome, environment, play, serving
+from tests.clients.rig import CASES, ROOT, NoEnvironment, Outcome, play, serving
 
 RESULTS = ROOT / "tests" / "bench" / "results" / "clients.json"
 ROW = "{:<24} {:<28} {:>8}  {}"
 
 
-async def run(python: Path) -> tuple[list[Outcome], list[str]]:
+async def run() -> tuple[list[Outcome], list[str]]:
     """Play every case on one server."""
     outcomes, failures = list[Outcome](), list[str]()
     print(ROW.format("case", "client", "messages", "same words as the native wire"))
@@ -24,8 +24,8 @@ async def run(python: Path) -> tuple[list[Outcome], list[str]]:
         async with serving() as server:
             for case in CASES:
                 try:
-                    outcome = await play(case, server, python, Path(folder))
-                except RuntimeError as error:
+                    outcome = await play(case, server, Path(folder))
+                except (RuntimeError, NoEnvironment) as error:
                     failures.append(case.name)
                     print(ROW.format(case.name, "-", "-", str(error).splitlines()[-1]))
                     continue
@@ -38,12 +38,7 @@ async def run(python: Path) -> tuple[list[Outcome], list[str]]:
 
 def main() -> int:
     """Print the table; the last line is one JSON object."""
-    try:
-        python = environment()
-    except NoEnvironment as reason:
-        print(f"tests.clients: {reason}", file=sys.stderr)
-        return 1
-    outcomes, failures = asyncio.run(run(python))
+    outcomes, failures = asyncio.run(run())
     same = sum(outcome.is_same for outcome in outcomes)
     figures = {
         "clients": len({outcome.client for outcome in outcomes}),

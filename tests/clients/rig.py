@@ -51,6 +51,8 @@ class Case:
         return f"{self.driver}-{self.mode}"
 
 
+JAVASCRIPT = "@deepgram/sdk@5.13.0"
+
 CASES = (
     Case("deepgram", "live"),
     Case("deepgram", "finalize"),
@@ -69,6 +71,7 @@ CASES = (
     Case("others", "riva-file", port="grpc", is_wav=True),
     Case("others", "assemblyai"),
     Case("others", "speechmatics"),
+    Case("javascript", "deepgram"),
 )
 
 
@@ -88,6 +91,29 @@ class Outcome:
         return self.text.split() == self.expected.split()
 
 
+def program(case: Case) -> list[str | Path]:
+    """Return what runs a case, up to its mode; raises NoEnvironment."""
+    if case.driver == "javascript":
+        modules = node_modules()
+        driver = DRIVERS / "drive_javascript.cjs"
+        return ["env", f"NODE_PATH={modules}", "node", driver]
+    return [environment(), DRIVERS / f"drive_{case.driver}.py"]
+
+
+def node_modules() -> Path:
+    """Return the folder of the JavaScript clients; raises NoEnvironment."""
+    folder = ROOT / "build" / "clients-js"
+    if not (folder / "node_modules" / "@deepgram").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--silent", "--prefix", str(folder), JAVASCRIPT]
+        try:
+            subprocess.run(install, check=True, timeout=600, capture_output=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"the JavaScript client cannot be installed ({type(error).__name__})"
+            raise NoEnvironment(why) from error
+    return folder / "node_modules"
+
+
 def environment() -> Path:
     """Return the interpreter of the clients' environment; raises NoEnvironment."""
     own = os.environ.get("RIVULET_CLIENTS_PYTHON")
@@ -98,7 +124,7 @@ def environment() -> Path:
     if ready.exists() and ready.read_text().split() == PACKAGES:
         return python
     try:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=600)
         install = [str(python), "-m", "pip", "install", "-q", *PACKAGES]
         subprocess.run(install, check=True, timeout=900, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -140,15 +166,15 @@ async def expected_words(server: Running, pcm: bytes, rate: int) -> str:
     return transcript(await talk(server, pcm, audio=audio, latency="balanced"))
 
 
-async def play(case: Case, server: Running, python: Path, folder: Path) -> Outcome:
-    """Run one client to its end; raises RuntimeError with what it wrote when it fails."""
+async def play(case: Case, server: Running, folder: Path) -> Outcome:
+    """Run one client to its end; raises NoEnvironment, RuntimeError with what it wrote."""
+    run = await asyncio.to_thread(program, case)
     path, pcm = recording(case, folder)
     ports = server.gateway.ports
     port = ports.port_of(case.port) if case.port else server.addresses.port
     host = f"127.0.0.1:{port}"
-    driver = DRIVERS / f"drive_{case.driver}.py"
     process = await asyncio.create_subprocess_exec(
-        python, driver, case.mode, host, path, str(case.rate),
+        *run, case.mode, host, path, str(case.rate),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -5,26 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.rig import CASES, Case, NoEnvironment, environment, play, serving
+from tests.clients.rig import CASES, Case, NoEnvironment, play, program, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.io, pytest.mark.model]
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_real_client_hears_the_words_of_the_native_wire(case: Case, tmp_path: Path) -> None:
     try:
-        return environment()
+        program(case)
     except NoEnvironment as reason:
         pytest.skip(str(reason))
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_real_client_hears_the_words_of_the_native_wire(
-    case: Case, python: Path, tmp_path: Path
-) -> None:
     async def run() -> None:
         async with serving() as server:
-            outcome = await play(case, server, python, tmp_path)
+            outcome = await play(case, server, tmp_path)
             assert outcome.text.split() == outcome.expected.split()
             assert outcome.text
 
