@@ -273,7 +273,7 @@ class Uplink:
         return frames
 
     def _write(self, frames: list[Frame]) -> None:
-        if frames and self._writer is not None:
+        if frames and self._writer is not None and not self._writer.transport.is_closing():
             data = b"".join(frame.pack() for frame in frames)
             self.state.bytes_up += len(data)
             self._writer.write(data)

@@ -151,7 +151,8 @@ class Link:
                     await self._healed.wait()
                 else:
                     await asyncio.sleep(self._dead_until[writer] - clock())
-            writer.write(data)
+            if not writer.transport.is_closing():
+                writer.write(data)
             queue.task_done()
 
 
