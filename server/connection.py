@@ -18,7 +18,7 @@ from server.keeper import Keeper, Ticket
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
-from server.session import RETRY_AFTER_S, Session
+from server.session import RETRY_AFTER_S, Phase, Session
 from server.store.base import StoreUnavailable
 from server.wire.conversation import Audio
 from server.wire.errors import (
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_TICK_S = 3_600.0
 ATTACHED_ELSEWHERE = 4409
+GOING_AWAY = 1001
 WENT_AWAY = (1000, 1001)
 """A client that closes so does not mean to come back."""
 
@@ -134,6 +135,25 @@ class Connection:
     def close(self) -> None:
         """Give up on it now."""
         self._abort("server ends")
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether the client can go on with its session elsewhere."""
+        is_open = self._is_attached and self._is_logged and self.session.close_code is None
+        return is_open and self.session.phase in (Phase.STREAMING, Phase.PAUSED)
+
+    def settle(self) -> None:
+        """Have all words so far become finals: the client may be one that does not come back."""
+        number = self.session.identity.number
+        self._keeper.send(link.Finalize(number, "leaving"), number)
+
+    def hand_over(self) -> None:
+        """Leave the session in the store and close."""
+        self._is_attached = False
+        number = self.session.identity.number
+        self._keeper.put_away(number, Absent(self.session, self._keeper))
+        self._close_code = GOING_AWAY
+        self._outbox.close()
 
     # ---- what the keeper says
 

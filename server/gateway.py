@@ -121,6 +121,8 @@ class Gateway:
             connection.session.drain(deadline_ms=round(drain_s * 1000))
             connection.pump()
         await self._empty_within(drain_s)
+        if self._keeper.is_lasting:
+            await self._hand_over()
         for connection in list(self._connections):
             connection.session.leave(now=asyncio.get_running_loop().time())
             connection.pump()
@@ -131,6 +133,17 @@ class Gateway:
         await self._empty_within(1.0)
         self._server.close()
         await self._server.wait_closed()
+
+    async def _hand_over(self) -> None:
+        """Leave sessions in the store for whoever serves them next; their words so far are said."""
+        leaving = [connection for connection in self._connections if connection.may_come_back]
+        for connection in leaving:
+            connection.settle()
+        await self._keeper.settled(FLUSH_S)
+        for connection in leaving:
+            if connection.may_come_back:
+                connection.hand_over()
+        await self._keeper.settled(FLUSH_S)
 
     async def _empty_within(self, seconds: float) -> None:
         try:

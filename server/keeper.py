@@ -28,6 +28,7 @@ from server.store.clerk import Clerk
 from server.tenant import Lives, Tenant
 from server.worker import link
 
+POLL_S = 0.01
 MAX_AWAY = 4_096
 """Sessions put away at once; beyond it the oldest is forgotten here (the store has it still)."""
 
@@ -238,6 +239,20 @@ class Keeper:
         one = self._tenants.get(session)
         return one is not None and one.is_served
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether sessions can be come back to when this server was started again."""
+        return self._store.is_lasting
+
+    async def settled(self, seconds: float) -> None:
+        """Wait until the workers have answered finalizes and put sessions away, not for ever."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            if all(tenant.is_settled for tenant in self._tenants.values()):
+                return
+            await asyncio.sleep(POLL_S)
+
     async def close(self) -> None:
         """Write what waits and close the store."""
         for timer in self._away.values():
@@ -321,7 +336,8 @@ class Keeper:
         whole = ledger.kept_from(record, snapshot)
         if whole is None:
             whole = ledger.Kept(msgspec.msgpack.decode(kept.about, type=About).opening, ())
-        one = Tenant(Ledger(whole.opening, whole.finals), holder, self._lives)
+        books = Ledger(whole.opening, whole.finals)
+        one = Tenant(books, holder, self._lives, is_begun=True)
         self._tenants[number] = one
         self._own(number, one, Owner(name, kept.epoch, len(kept.log)), holder)
 

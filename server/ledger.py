@@ -152,6 +152,11 @@ class Ledger:
         """Whether every channel has stopped."""
         return all(channel.state.is_closed for channel in self._channels)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a finalize waits for its answer."""
+        return bool(self._asked)
+
     # ---- commands
 
     def note(self, command: link.Command) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from asr.events import Event, Final, Finalized, Partial, Progress, Stopped, TurnEnd, TurnStart
+from asr.events import Event, Finalized, Partial, Progress, Stopped
 from server import negotiation, translation
 from server.config import ServerConfig
 from server.lag import Lag
@@ -224,16 +224,8 @@ class Session:
 
         ``have`` counts the finals of each channel that the client has.
         """
-        for entry in log:
-            lacking = [
-                (channel, event)
-                for channel, event in entry
-                if isinstance(event, TurnStart | TurnEnd)
-                or (isinstance(event, Final) and event.id >= have[channel])
-            ]
-            if any(isinstance(event, Final) for _, event in lacking):
-                for channel, event in lacking:
-                    self._say(translation.to_wire(channel, event))
+        for message in translation.again(log, have):
+            self._say(message)
         for channel, partial in partials:
             self._say(translation.to_wire(channel, partial))
         self._ack()

@@ -68,7 +68,9 @@ class Lives:
 class Tenant:
     """A session as its keeper has it (server.manager.Listener)."""
 
-    def __init__(self, ledger: Ledger, listener: Listener, lives: Lives) -> None:
+    def __init__(
+        self, ledger: Ledger, listener: Listener, lives: Lives, *, is_begun: bool = False
+    ) -> None:
         self.listener = listener
         self.ledger = ledger
         self.gate: Gate | None = None
@@ -76,7 +78,7 @@ class Tenant:
         self._manager = lives.manager
         self._life: int | None = None
         self._state = _State.AWAY
-        self._is_opened = False
+        self._is_opened = is_begun
         self._is_leaving = False
         """To be put away with its next snapshot."""
         self._deaths = self._done = 0
@@ -87,6 +89,11 @@ class Tenant:
     def is_served(self) -> bool:
         """Whether a worker has it."""
         return self._state is _State.SERVED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is asked of its worker that it has not answered."""
+        return not (self.ledger.is_asked or self._is_leaving)
 
     # ---- the session's side
 

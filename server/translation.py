@@ -4,7 +4,18 @@ Does: one event of one channel -> one message.
 Does not know: sessions, order, sockets.
 """
 
-from asr.events import EagerEnd, Final, Partial, TurnEnd, TurnResumed, TurnStart, Word
+from collections.abc import Iterable, Iterator, Sequence
+
+from asr.events import (
+    EagerEnd,
+    Event,
+    Final,
+    Partial,
+    TurnEnd,
+    TurnResumed,
+    TurnStart,
+    Word,
+)
 from server.wire import messages as wire
 
 Spoken = TurnStart | Partial | Final | EagerEnd | TurnResumed | TurnEnd
@@ -37,6 +48,24 @@ def to_wire(channel: int, event: Spoken) -> wire.ServerMessage:
             )
         case _:
             return _turn(channel, event)
+
+
+def again(
+    log: Iterable[Sequence[tuple[int, Event]]], have: Sequence[int]
+) -> Iterator[wire.ServerMessage]:
+    """Return the finals of a log that a client lacks, each with the turn events beside it.
+
+    ``have`` counts the finals of each channel that the client has.
+    """
+    for entry in log:
+        lacking = [
+            (channel, event)
+            for channel, event in entry
+            if isinstance(event, TurnStart | TurnEnd)
+            or (isinstance(event, Final) and event.id >= have[channel])
+        ]
+        if any(isinstance(event, Final) for _, event in lacking):
+            yield from (to_wire(channel, event) for channel, event in lacking)
 
 
 def _turn(channel: int, event: TurnStart | EagerEnd | TurnResumed | TurnEnd) -> wire.Turn:

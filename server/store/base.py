@@ -49,6 +49,9 @@ class Kept:
 class Store(Protocol):
     """A linearizable home of sessions. Calls may block: they are made off the event loop."""
 
+    is_lasting: bool
+    """Whether sessions are there when this process is not."""
+
     def create(self, session: str, token: bytes, about: bytes) -> Outcome:
         """Begin a session with epoch 1; REFUSED when there is one of this name."""
         ...

@@ -28,6 +28,8 @@ class _Session:
 class MemoryStore:
     """A dictionary (server.store.base.Store)."""
 
+    is_lasting = False
+
     def __init__(
         self, *, keep_s: float = KEEP_S, clock: Callable[[], float] = time.monotonic
     ) -> None:

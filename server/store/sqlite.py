@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 class SqliteStore:
     """A file (server.store.base.Store)."""
 
+    is_lasting = True
+
     def __init__(
         self, path: Path, *, keep_s: float = KEEP_S, clock: Callable[[], float] = time.time
     ) -> None:

@@ -42,6 +42,8 @@ _SCRIPTS = {
 class ValkeyStore:
     """A server elsewhere (server.store.base.Store)."""
 
+    is_lasting = True
+
     def __init__(self, url: str, *, keep_s: float = KEEP_S, timeout_s: float = 2.0) -> None:
         self._server = Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s

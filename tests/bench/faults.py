@@ -96,9 +96,13 @@ def main() -> int:
     rows = [asyncio.run(measure(case, args.runs, args.speed)) for case in chosen]
     for row in rows:
         print(json.dumps(row), flush=True)
-    result = summary(rows) | {"cases": rows, "speed": args.speed}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "faults.json").write_text(json.dumps(result, indent=1) + "\n")
+    path = RESULTS / "faults.json"
+    known = json.loads(path.read_text())["cases"] if path.exists() else []
+    names = {row["case"] for row in rows}
+    rows = [row for row in known if row["case"] not in names] + rows
+    result = summary(rows) | {"cases": rows}
+    path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(summary(rows)))
     return 0
 
@@ -138,6 +142,7 @@ async def measure(case: Case, runs: int, speed: float) -> dict[str, Any]:
                 row["leaked_slots"] += await leaked(server)
             row["gap_p95_s"] = round(float(np.percentile(gaps, 95)), 3)
             row["gap_p50_s"] = round(float(np.percentile(gaps, 50)), 3)
+            row["speed"], row["load_average"] = speed, round(os.getloadavg()[0], 1)
             return row
 
 

@@ -1,6 +1,7 @@
 """Clients whose connection breaks: the session goes on, no final is lost or said twice."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,31 @@ async def test_a_client_that_closes_politely_is_not_waited_for() -> None:
         async with dial(server) as socket:
             await socket.send(resume(ready["token"]))
             assert (await rest(socket))[-1]["code"] == "resume_unknown"
+
+
+async def test_a_server_that_is_started_again_takes_its_sessions_up(tmp_path: Path) -> None:
+    said, store = speech(TEXT), f"sqlite:{tmp_path}/sessions.db"
+    async with serving(store=store) as server:
+        async with dial(server) as socket:
+            await socket.send(start())
+            ready = await read_until(socket, "ready")
+            await say(socket, said[:50_000])
+            before = [await read_until(socket, "partial")]
+            stopping = asyncio.create_task(server.gateway.stop())
+            before += await rest(socket)
+            assert socket.close_code == 1001
+            await stopping
+    first = transcript(before)  # nothing, where the machine was too slow to answer in time
+    count = sum(m["type"] == "final" for m in before)
+    async with serving(store=store) as server, dial(server) as socket:
+        await socket.send(resume(ready["token"], finals=[count]))
+        back = await read_until(socket, "ready")
+        assert back["at"] == 25_000
+        after = await finish(socket, said, back["at"])
+        finals = [m for m in after if m["type"] == "final"]
+        assert [m["id"] for m in finals] == list(range(count, count + len(finals)))
+        later = " ".join(m["text"] for m in finals if m["text"])
+        assert f"{first} {later}".strip() == TEXT
 
 
 async def heard(connection: Connection) -> list[Final]:

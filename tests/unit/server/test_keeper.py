@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asr.events import Event, Final, Finalized, Partial, Stopped, TurnEnd, TurnStart
@@ -212,7 +212,7 @@ async def test_the_undisturbed_run_says_everything_once() -> None:
 ACT = st.sampled_from(["kill", "kill in a step", "save", "return", "restart", "steal"])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     acts=st.dictionaries(st.integers(0, len(PACKETS) - 1), ACT, max_size=6),
     workers=st.integers(1, 2),
@@ -283,6 +283,7 @@ class Play:
 async def _disturbed(acts: dict[int, str], workers: int) -> None:
     play = Play(workers)
     await play.run(acts)
+    assert play.client.notes.count("opened") == 1
     assert play.client.finals() == EXPECTED
     assert isinstance(play.client.events[-1][1], Stopped)
     play.house.keeper.release(play.number)
