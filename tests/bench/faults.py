@@ -77,6 +77,7 @@ async def nothing(server: Running, connections: Sequence[Connection]) -> None:
 
 
 CASES = (
+    Case("nothing, own fp32, 4 streams", "own", 4, 0, nothing),
     Case("worker kill -9, scripted, 4 streams", "scripted", 4, 0, kill_worker),
     Case("worker kill -9, scripted, 4 streams, standby", "scripted", 4, 1, kill_worker),
     Case("client reset, scripted, 4 streams", "scripted", 4, 0, reset_clients),
@@ -131,7 +132,8 @@ async def measure(case: Case, runs: int, speed: float) -> dict[str, Any]:
                 "identical": 0,
                 "duplicate_finals": 0,
             }
-            row |= {"lost_finals": 0, "leaked_slots": 0, "errors": 0}
+            row |= {"lost_finals": 0, "leaked_slots": 0, "errors": 0, "same_words": 0}
+            row["differences"] = []
             gaps = list[float]()
             for number in range(runs):
                 await all_ready(server)
@@ -150,12 +152,25 @@ def count(
     row: dict[str, Any], streams: Sequence[Stream], whole: Sequence[list[tuple[str, int, int]]]
 ) -> None:
     """Compare the streams of one run with the undisturbed ones."""
-    row["identical"] += all(s.finals == w for s, w in zip(streams, whole, strict=True))
+    pairs = list(zip(streams, whole, strict=True))
+    row["identical"] += all(stream.finals == wanted for stream, wanted in pairs)
+    row["same_words"] += all(words_of(stream.finals) == words_of(w) for stream, w in pairs)
+    row["differences"] += [
+        (got, wanted)
+        for stream, whole_one in pairs
+        for got, wanted in itertools.zip_longest(stream.finals, whole_one)
+        if got != wanted
+    ]
     row["duplicate_finals"] += sum(len(s.ids) - len(set(s.ids)) for s in streams)
     row["lost_finals"] += sum(
         max(0, len(w) - len(set(s.ids))) for s, w in zip(streams, whole, strict=True)
     )
     row["errors"] += sum(bool(stream.error) for stream in streams)
+
+
+def words_of(finals: Sequence[tuple[str, int, int]]) -> str:
+    """Return the words of all finals."""
+    return " ".join(text for text, _, _ in finals if text)
 
 
 def gap_of(stream: Stream) -> float:

@@ -457,3 +457,24 @@ async def test_sessions_of_a_dead_worker_wait_for_room_and_new_ones_wait_behind_
 
 
 async def _never(place: object, backoff_s: float) -> None: ...
+
+
+async def test_both_channels_go_on_when_their_worker_is_killed() -> None:
+    ends = list[list[Final]]()
+    for kills in ((), (4, 11, 12, 30)):
+        house, client = await House(slots=6).open(), Client()
+        house.begin(client, channels=2)
+        for number, packet in enumerate(PACKETS):
+            left = np.frombuffer(packet, np.float32)
+            right = np.frombuffer(PACKETS[number - 6], np.float32)
+            both = np.stack([left, right], axis=1).tobytes()
+            house.keeper.send(link.Audio(1, both, 0.0), 1)
+            house.run()
+            if number in kills:
+                house.living[0].kill()
+                await house.settle()
+        house.keeper.send(link.Stop(1), 1)
+        await house.settle()
+        ends.append([*client.finals(0), *client.finals(1)])
+    assert ends[0] == ends[1]
+    assert len(ends[0]) > len(EXPECTED)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from asr.events import Event, Final, Stopped
-from asr.interface import NO_BIASING, Biasing, Emission, Phrase
+from asr.events import Event, Final, Finalized, Stopped
+from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.loop import Host, MailboxClosed
@@ -213,3 +213,84 @@ def test_boosted_phrases_reach_every_stream_of_a_session_and_only_when_named() -
     run([opened, others, link.Configure(1, None, None, (("moon", 2.0),))], engine=engine)
     sun, moon = (Phrase("sun", 3.0),), (Phrase("moon", 2.0),)
     assert engine.favoured == [sun, sun, moon, moon]
+
+
+def records(box: Letterbox) -> list[link.Record]:
+    return [r for step in box.reports if isinstance(step, link.Step) for r in step.records]
+
+
+def saved(box: Letterbox) -> list[link.Saved]:
+    return [report for report in box.reports if isinstance(report, link.Saved)]
+
+
+def pcm(text: str, pause_ms: int = 0) -> bytes:
+    return np.concatenate([utter(text), silence(pause_ms)]).tobytes()
+
+
+def test_a_record_comes_with_the_final_and_a_checkpoint_with_where_it_is() -> None:
+    said = link.Audio(1, pcm("good day", 1_600), 0.0)
+    box = run([opening(1), said], [link.Checkpoint(1)])
+    assert [(record.session, record.channel) for record in records(box)] == [(1, 0)]
+    (report,) = saved(box)
+    assert (report.session, report.at) == (1, len(said.data) // 4)
+
+
+def test_a_session_goes_on_from_a_snapshot_and_a_record_without_saying_it_again() -> None:
+    first = run([opening(1), link.Checkpoint(1)], [link.Audio(1, pcm("good day", 1_600), 0.0)])
+    state = link.State(saved(first)[0].snapshots[0], records(first)[0].blob)
+    again = opening(1, states=(state,), replay_until=10**9)
+    replay = [link.Audio(1, pcm("good day", 1_600), 0.0), link.Audio(1, pcm("no", 1_600), 0.0)]
+    second = run([again, *replay, link.Stop(1)])
+    assert (text_of(first.events(1)), text_of(second.events(1))) == ("good day", "no")
+
+
+def test_a_finalize_in_a_replay_waits_for_the_audio_before_it() -> None:
+    told: list[link.Command] = [
+        saying(1, "good day yes"), link.Finalize(1, "r"), saying(1, "no thank you")
+    ]  # fmt: skip
+    decoding: list[list[link.Command]] = [[]] * 40
+    live = run([opening(1), told[0]], *decoding, told[1:], [link.Stop(1)])
+    replayed = run([opening(1, replay_until=10**9), *told, link.Stop(1)])
+    finals = [e for e in live.events(1) if isinstance(e, Final)]
+    assert [e for e in replayed.events(1) if isinstance(e, Final)] == finals
+    assert len(finals) == 3
+
+
+def test_a_channel_that_had_stopped_is_not_opened_again() -> None:
+    engine = ScriptedEngine(slots=8)
+    both = np.stack([utter("good day"), utter("no thank")], axis=1).tobytes()
+    states = (link.State(is_closed=True), link.State())
+    again = opening(1, channels=2, states=states)
+    box = run([again, link.Audio(1, both, 0.0), link.Finalize(1, "r"), link.Stop(1)], engine=engine)
+    assert box.events(1, 0) == []
+    assert text_of(box.events(1, 1)) == "no thank"
+    assert engine.slots_in_use == 0
+
+
+def test_a_channel_that_answered_is_not_asked_again() -> None:
+    asked = link.Finalize(1, "r", (0,))
+    box = run([opening(1, channels=2), asked])
+    answers = [[type(e) for e in box.events(1, channel)] for channel in (0, 1)]
+    assert answers == [[], [Final, Finalized]]
+
+
+def test_a_damaged_state_fails_its_session_and_takes_no_slot() -> None:
+    engine = ScriptedEngine(slots=8)
+    broken = (link.State(), link.State(snapshot=b"nonsense"))
+    box = run([opening(1, channels=2, states=broken)], engine=engine)
+    assert box.failures() == {1: "bad_request"}
+    assert engine.slots_in_use == 0
+
+
+def test_an_engine_without_snapshots_says_so_and_its_session_goes_on() -> None:
+    class Plain(ScriptedEngine):
+        def snapshot(self, stream: int) -> bytes:
+            raise EngineError("none")
+
+        def record(self, stream: int) -> bytes:
+            raise EngineError("none")
+
+    going_on: list[link.Command] = [saying(1, "good day"), link.Stop(1)]
+    box = run([opening(1), link.Checkpoint(1)], going_on, engine=Plain())
+    assert saved(box) == [link.Saved(1, 0, ())]
+    assert text_of(box.events(1)) == "good day"
