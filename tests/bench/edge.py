@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from clients.connection import connect
+from clients.load.host import machine
 from edge.node import NodeLeg
 from edge.uplink import Timing
 from server.wire.messages import Ack, AudioFormat
-from tests.bench.__main__ import machine
 from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, keep, rig, sentences, spoken
 
 RESULTS = Path(__file__).parent / "results" / "edge.json"
@@ -161,29 +161,29 @@ async def edge_policy(legs: int, seconds: float) -> dict[str, float]:
 
 
 async def added_latency_ms(seconds: float) -> dict[str, float]:
-    """Arrival of the ack that covers a packet, through the node and directly, same server."""
+    """Due time of a packet to its arrival at the core through a node; directly, to its sending."""
+    clock, count = asyncio.get_running_loop().time, round(seconds / PACKET_S)
+    direct, relayed = list[float](), list[float]()
     async with rig(timing=Timing()) as r:
-        (call,) = calls_of(r, 1, seconds)
-        call.born = asyncio.get_running_loop().time()
-        direct, relayed = list[float](), list[float]()
-        held = next(iter(r.core.legs.values()), None)
-        async with fed([call]):
-            clock, seen = asyncio.get_running_loop().time, 0
-            while not call.leg.is_over.is_set():
-                await asyncio.sleep(0.001)
-                held = held or next(iter(r.core.legs.values()), None)
-                if held is not None and held.leg.received > seen:
-                    seen = held.leg.received
-                    relayed.append(clock() - call.born - seen / RATE_HZ)
-    async with rig(timing=Timing()) as r:
-        options = {"audio": AudioFormat(encoding="mulaw", rate=RATE_HZ)}
-        async with connect(r.server.addresses.websocket, **options) as connection:  # type: ignore[arg-type]
-            born, audio = clock(), call.audio[: round(seconds * RATE_HZ)]
-            reading = asyncio.create_task(_read(connection))
-            for n in range(len(audio) // PACKET):
+        leg = r.open()
+        await r.until(lambda: bool(r.core.legs))
+        held, born = next(iter(r.core.legs.values())).leg, clock()
+        for n in range(count):
+            due = born + (n + 1) * PACKET_S
+            await asyncio.sleep(max(0.0, due - clock()))
+            leg.append(PACKET, bytes(PACKET))
+            while held.received < (n + 1) * PACKET:  # noqa: ASYNC110 - polled, nothing is hooked
+                await asyncio.sleep(0.0005)
+            relayed.append(clock() - due)
+        leg.end()
+        await leg.is_over.wait()
+        audio = AudioFormat(encoding="mulaw", rate=RATE_HZ)
+        async with connect(r.server.addresses.websocket, audio=audio) as connection:
+            reading, born = asyncio.create_task(_read(connection)), clock()
+            for n in range(count):
                 due = born + (n + 1) * PACKET_S
                 await asyncio.sleep(max(0.0, due - clock()))
-                await connection.send(audio[n * PACKET : (n + 1) * PACKET])
+                await connection.send(bytes(PACKET))
                 direct.append(clock() - due)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)

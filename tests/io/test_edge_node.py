@@ -162,7 +162,7 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
     async with rig() as r, feeding(r, idle_s=1.0, window_s=5.0) as (ports, _):
         loop = asyncio.get_running_loop()
         transport, _protocol = await loop.create_datagram_endpoint(
-            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp)
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
         )
         sent = datagrams(spoken(TEXTS))
         transport.sendto(b"not RTP at all")
