@@ -68,7 +68,7 @@ class Call:
 
 def calls_of(r: Rig, count: int, seconds: float) -> list[Call]:
     """So many calls, each with its own words."""
-    texts = [sentences(max(1, round(seconds / 2.2)), seed=n) for n in range(count)]
+    texts = [sentences(max(1, round(seconds / 1.8)), seed=n) for n in range(count)]
     now = asyncio.get_running_loop().time()
     return [Call(r.open(), spoken(t), " ".join(t), now + n * 0.007) for n, t in enumerate(texts)]
 
