@@ -25,7 +25,6 @@ from tests.io.serving import talk, transcript
 
 ROOT = Path(__file__).parents[2]
 DRIVERS = Path(__file__).parent / "drivers"
-PACKAGES = (Path(__file__).parent / "packages.txt").read_text().split()
 LIMIT_S = 240.0
 CLIP = ROOT / "samples" / "01-kitchen.ogg"
 
@@ -72,6 +71,9 @@ CASES = (
     Case("others", "assemblyai"),
     Case("others", "speechmatics"),
     Case("javascript", "deepgram"),
+    Case("livekit", "deepgram"),
+    Case("livekit", "flux"),
+    Case("livekit", "openai", rate=24_000),
 )
 
 
@@ -97,7 +99,8 @@ def program(case: Case) -> list[str | Path]:
         modules = node_modules()
         driver = DRIVERS / "drive_javascript.cjs"
         return ["env", f"NODE_PATH={modules}", "node", driver]
-    return [environment(), DRIVERS / f"drive_{case.driver}.py"]
+    name = "livekit" if case.driver == "livekit" else "sdk"
+    return [environment(name), DRIVERS / f"drive_{case.driver}.py"]
 
 
 def node_modules() -> Path:
@@ -114,22 +117,26 @@ def node_modules() -> Path:
     return folder / "node_modules"
 
 
-def environment() -> Path:
-    """Return the interpreter of the clients' environment; raises NoEnvironment."""
-    own = os.environ.get("RIVULET_CLIENTS_PYTHON")
+def environment(name: str) -> Path:
+    """Return the interpreter of an environment of clients; raises NoEnvironment.
+
+    ``RIVULET_CLIENTS_SDK`` and ``RIVULET_CLIENTS_LIVEKIT`` may name interpreters that have them.
+    """
+    own = os.environ.get(f"RIVULET_CLIENTS_{name.upper()}")
     if own:
         return Path(own)
-    folder = ROOT / "build" / "clients"
+    packages = (Path(__file__).parent / f"packages-{name}.txt").read_text().split()
+    folder = ROOT / "build" / f"clients-{name}"
     python, ready = folder / "bin" / "python", folder / "ready"
-    if ready.exists() and ready.read_text().split() == PACKAGES:
+    if ready.exists() and ready.read_text().split() == packages:
         return python
     try:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=600)
-        install = [str(python), "-m", "pip", "install", "-q", *PACKAGES]
+        install = [str(python), "-m", "pip", "install", "-q", *packages]
         subprocess.run(install, check=True, timeout=900, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise NoEnvironment(f"the clients cannot be installed ({type(error).__name__})") from error
-    ready.write_text("\n".join(PACKAGES))
+    ready.write_text("\n".join(packages))
     return python
 
 
