@@ -263,7 +263,11 @@ class Play:
             self.house = await House(self.store, self.workers).open()
             if act == "restart":
                 await self.others[-1].settle()
+            before = self.number
             await self.come_back(self.number + 10)
+            for packet in PACKETS[self.sent : self.sent + 12]:  # the old owner does not know yet
+                self.others[-1].keeper.send(link.Audio(before, packet, 0.0), before)
+            await self.others[-1].settle()
 
     async def come_back(self, number: int) -> None:
         keeper = self.house.keeper
@@ -274,10 +278,12 @@ class Play:
         for channel, event in (item for entry in found.finals for item in entry):
             if isinstance(event, Final) and event.id >= have:
                 self.client.events.append((channel, event))
+        at = keeper._tenants[number].ledger.at
+        assert at >= self.client.safe, "the client has thrown this audio away"
         self.client.safe = 0
         keeper.resume(number)
         keeper.confirm(number)
-        self.sent = keeper._tenants[number].ledger.at // PACKET
+        self.sent = at // PACKET
 
 
 async def _disturbed(acts: dict[int, str], workers: int) -> None:
