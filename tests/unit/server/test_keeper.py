@@ -484,3 +484,28 @@ async def test_both_channels_go_on_when_their_worker_is_killed() -> None:
         ends.append([*client.finals(0), *client.finals(1)])
     assert ends[0] == ends[1]
     assert len(ends[0]) > len(EXPECTED)
+
+
+async def test_an_owner_of_before_says_nothing_more_and_the_new_one_all_the_rest() -> None:
+    store, one, two = MemoryStore(), Client(), Client()
+    old, new = await House(store).open(), await House(store).open()
+    ticket = old.begin(one)
+    for packet in PACKETS[:21]:
+        old.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await old.settle()
+    told = one.finals()
+    found = await new.keeper.come_back(ticket.token, two, 2)
+    assert found is not None
+    new.keeper.resume(2)
+    begin = new.keeper._tenants[2].ledger.at // PACKET
+    for packet in PACKETS[21:]:
+        old.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await old.settle()
+    assert one.finals() == told
+    assert (one.notes, old.slots_in_use) == (["opened", "fenced"], 0)
+    for packet in PACKETS[begin:]:
+        new.keeper.send(link.Audio(2, packet, 0.0), 2)
+    new.keeper.send(link.Stop(2), 2)
+    await new.settle()
+    rest = [event for _, event in two.events if isinstance(event, Final)]
+    assert told + rest == EXPECTED
