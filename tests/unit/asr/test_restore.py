@@ -51,7 +51,7 @@ class Life:
         self.lives += 1
         self.recognizer = Recognizer(self.make(), fork_slots=1)
         kept = {"snapshot": self.snapshot, "record": self.record}
-        self.channel = self.recognizer.restore(self.options, **kept)  # type: ignore[arg-type]
+        self.channel = self.recognizer.restore(self.options, **kept)
         answered = {event.req for event in self.events if isinstance(event, Finalized)}
         for item in self.inputs[self.since :]:
             if isinstance(item, str):
