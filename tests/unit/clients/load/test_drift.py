@@ -16,8 +16,8 @@ def test_a_straight_line_is_found_wherever_it_begins(
     ms_per_min: float, level_s: float, begin_s: float
 ) -> None:
     drift = drift_of(begin_s + SECONDS, level_s + SECONDS * ms_per_min / 60_000)
-    assert drift.ms_per_min == pytest.approx(ms_per_min, abs=0.5)
-    assert drift.error < 1.0
+    assert drift.ms_per_min == pytest.approx(ms_per_min, rel=0.005, abs=0.5)
+    assert drift.error < 1.0  # a reading on the border of two seconds may count to either
 
 
 def test_a_few_late_chunks_are_no_drift() -> None:
