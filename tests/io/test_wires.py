@@ -212,6 +212,18 @@ async def test_a_bad_request_is_answered(head: str, status: int) -> None:
         assert (await post(server, head, b"abc"))[0] == status
 
 
+async def test_a_client_that_only_ended_its_request_is_answered() -> None:
+    body = form(file=wav(), response_format=b"text")
+    async with serving() as server:
+        host, port = server.addresses.host, server.addresses.port
+        reader, writer = await asyncio.open_connection(host, port)
+        head = f"{FORM}\nContent-Length: {len(body)}\n\n".replace("\n", "\r\n")
+        writer.write(head.encode() + body)
+        writer.write_eof()
+        assert (await reader.read()).endswith(f"{FIRST} {SECOND}\n".encode())
+        writer.close()
+
+
 async def test_half_a_request_is_forgotten_with_its_connection() -> None:
     async with serving() as server:
         for part in (b"PO", b"POST /v1/listen HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"):
