@@ -16,7 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO
 
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from edge import status
@@ -195,7 +195,7 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
         await over.wait()
 
 
-def _pages(core: Core, settings: CoreSettings) -> serve:
+def _pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContextManager[Server]:
     """Answer plain HTTP with the state of the core; there is no WebSocket."""
 
     def answer(_: ServerConnection, request: Request) -> Response:

@@ -1,5 +1,6 @@
 """The core's half of a leg: each sample and each final counts once, whatever is repeated."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,16 +96,12 @@ def test_finals_are_told_again_until_the_node_has_them() -> None:
     r.leg.detach()
     r.leg.final(3, Result(text="t3", start_ms=0, end_ms=1))
     again: list[Frame] = []
-    r.leg.attach(6, Open(**{**_fields(r.opening), "finals": 2}), again.append)
+    r.leg.attach(6, msgspec.structs.replace(r.opening, finals=2), again.append)
     assert [frame.offset for frame in again if frame.kind is Kind.RESULT] == [2, 3]
     r.leg.receive(Frame(Kind.RESULT_ACK, 6, 4))
     last: list[Frame] = []
     r.leg.attach(7, r.opening, last.append)
     assert [frame.kind for frame in last] == [Kind.NEED]
-
-
-def _fields(opening: Open) -> dict[str, object]:
-    return {name: getattr(opening, name) for name in opening.__struct_fields__}
 
 
 def test_under_the_policy_edge_a_final_counts_once_and_audio_is_refused() -> None:
