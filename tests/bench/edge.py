@@ -163,18 +163,24 @@ async def edge_policy(legs: int, seconds: float) -> dict[str, float]:
 async def added_latency_ms(seconds: float) -> dict[str, float]:
     """Due time of a packet to its arrival at the core through a node; directly, to its sending."""
     clock, count = asyncio.get_running_loop().time, round(seconds / PACKET_S)
-    direct, relayed = list[float](), list[float]()
+    direct = list[float]()
     async with rig(timing=Timing()) as r:
         leg = r.open()
         await r.until(lambda: bool(r.core.legs))
         held, born = next(iter(r.core.legs.values())).leg, clock()
+        arrived, take = dict[int, float](), held._take
+
+        def note(offset: int, samples: int, data: bytes | None) -> None:
+            take(offset, samples, data)
+            arrived[offset + samples] = clock()
+
+        held._take = note  # type: ignore[method-assign]
         for n in range(count):
             due = born + (n + 1) * PACKET_S
             await asyncio.sleep(max(0.0, due - clock()))
             leg.append(PACKET, bytes(PACKET))
-            while held.received < (n + 1) * PACKET:  # noqa: ASYNC110 - polled, nothing is hooked
-                await asyncio.sleep(0.0005)
-            relayed.append(clock() - due)
+        await r.until(lambda: held.received == count * PACKET)
+        relayed = [at - born - end / RATE_HZ for end, at in arrived.items()]
         leg.end()
         await leg.is_over.wait()
         audio = AudioFormat(encoding="mulaw", rate=RATE_HZ)
