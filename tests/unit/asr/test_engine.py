@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ class Bench:
         self.heard: dict[int, Heard] = {}
         self.engine.trace = lambda stream, x: self.heard[stream].frames.append(x.clone())
 
-    def open(self, look_ahead: int = 1, **options: str) -> int:
+    def open(self, look_ahead: int = 1, **options: Any) -> int:
         stream = self.engine.open(look_ahead, **options)
         self.heard[stream] = Heard()
         return stream
