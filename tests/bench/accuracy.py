@@ -7,8 +7,13 @@ Does not know: how scoring works.
 
 import argparse
 import json
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -25,6 +30,30 @@ GATE = 0.003
 """WER, as a fraction of all words of the sets, that 16-bit arithmetic may cost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one process evaluates at a time: all sets at one look-ahead and precision."""
+
+    model: str
+    precision: Literal["fp32", "bf16"]
+    look_ahead: int
+    every: int
+    """Each n-th utterance."""
+
+
+def run(work: Work) -> list[dict[str, object]]:
+    """Evaluate all sets."""
+    torch.set_num_threads(1)
+    engine = load_engine(work.model, EngineConfig(slots=16, precision=work.precision))
+    rows: list[dict[str, object]] = []
+    for manifest in sorted(SPEECH.glob("*/manifest.jsonl")):
+        result = evaluate(engine, manifest, work.look_ahead, every=work.every)
+        row = {"set": manifest.parent.name, "look_ahead": work.look_ahead}
+        rows.append(row | {"precision": work.precision} | result.as_json())
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> int:
     """Evaluate and print; the last line is one JSON object."""
     parser = argparse.ArgumentParser(prog="make accuracy ARGS=...", description=__doc__)
@@ -33,24 +62,21 @@ def main() -> int:
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])
     parser.add_argument("--look-ahead", type=int, action="append")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     manifests = sorted(SPEECH.glob("*/manifest.jsonl"))
     if not manifests:
         print("there are no evaluation sets beside this checkout (../shared/speech/eval)")
         return 1
-    rows = []
-    fingerprint = ""
-    for precision in args.precision or ["fp32", "bf16"]:
-        engine = load_engine(args.model, EngineConfig(slots=16, precision=precision))
-        fingerprint = engine.info.fingerprint
-        wanted = [6] if args.quick else args.look_ahead or sorted(engine.info.look_aheads)
-        for look_ahead in wanted:
-            for manifest in manifests:
-                every = 20 if args.quick else 1
-                result = evaluate(engine, manifest, look_ahead, every=every)
-                row = {"set": manifest.parent.name, "look_ahead": look_ahead}
-                rows.append(row | {"precision": precision} | result.as_json())
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    info = load_engine(args.model, EngineConfig(slots=1)).info
+    fingerprint = info.fingerprint
+    wanted = [6] if args.quick else args.look_ahead or sorted(info.look_aheads)
+    work = [
+        Work(args.model, precision, look_ahead, 20 if args.quick else 1)
+        for precision in args.precision or ["fp32", "bf16"]
+        for look_ahead in wanted
+    ]
+    # One single-threaded process a core, as the server has them.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        rows = [row for part in pool.map(run, work) for row in part]
     passes = _gate(rows)
     summary = {
         "machine": machine(),
