@@ -156,8 +156,9 @@ START = json.dumps({"type": "start", "v": 1, "audio": {"encoding": "pcm_f32le", 
 def test_native_clients_are_answered_and_never_raise(pieces: list[bytes | str]) -> None:
     feed, result = NativeFeed(), Result(text="a", start_ms=0, end_ms=9, cause="odd")
     for piece in pieces:
-        receive = feed.receive_text if isinstance(piece, str) else feed.receive_binary
-        for event in receive(piece):  # type: ignore[operator]
+        for event in (
+            feed.receive_text(piece) if isinstance(piece, str) else feed.receive_binary(piece)
+        ):
             if isinstance(event, Begin):
                 feed.ready(Token("a", "s", 1), 0, is_resumed=False)
             elif isinstance(event, Heard):
