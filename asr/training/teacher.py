@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.training.config import BadConfig
+
 FILE, INDEX, PCM = "teacher.i8", "index.jsonl", "pcm.i16"
 SIZE = 512
 HOP = 640
@@ -52,6 +54,10 @@ class Teacher:
     """The kept states of a run."""
 
     def __init__(self, run: Path) -> None:
+        if not (run / FILE).exists():
+            raise BadConfig(
+                f"{run} has no states of a teacher: python -m asr.training.teacher {run} WHISPER"
+            )
         self._rows = np.memmap(run / FILE, np.int8, "r").reshape(-1, SIZE)
 
     def targets(self, clips: Sequence[Heard], steps: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 np = pytest.importorskip("numpy")
+from asr.training.config import BadConfig  # noqa: E402
 from asr.training.losses import likeness  # noqa: E402
 from asr.training.teacher import FILE, LEVELS, SIZE, Heard, Teacher, rows_of  # noqa: E402
 
@@ -42,6 +43,11 @@ def test_states_are_cut_where_the_student_ends(teacher: Teacher) -> None:
     values, inside = teacher.targets([Heard(0, 6, 1.0)], 2)
     assert _said(values[0]) == [0, 0, 0, 1]
     assert inside[0].tolist() == [False, True]
+
+
+def test_a_run_without_a_teachers_states_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="python -m asr.training.teacher"):
+        Teacher(tmp_path)
 
 
 def test_likeness_counts_only_frames_with_a_state() -> None:
