@@ -174,11 +174,15 @@ def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
 
 def train(config: Path, *, out: Path, resume: bool) -> int:
     """Train a model; returns an exit status."""
+    from asr.training.config import BadConfig
     from asr.training.train import run
 
     if not config.is_file():
         raise CliError(f"{config}: there is no such file")
-    return run(config, out=out, resume=resume)
+    try:
+        return run(config, out=out, resume=resume)
+    except BadConfig as error:
+        raise CliError(str(error)) from error
 
 
 def train_lm(texts: Sequence[Path], model: str, out: Path, *, order: int) -> dict[str, Any]:

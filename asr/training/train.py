@@ -72,6 +72,8 @@ def run(config_path: Path, *, out: Path, resume: bool) -> int:
     if (out / LAST).exists() and not resume:
         _logger.error("%s holds a run: resume it, or train elsewhere", out)
         return 2
+    if config.loss.teacher:
+        Teacher(out)  # says what is missing before processes are started
     launch(config.run.processes, _work, (config, out))
     return 0
 

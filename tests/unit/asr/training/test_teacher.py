@@ -46,7 +46,7 @@ def test_states_are_cut_where_the_student_ends(teacher: Teacher) -> None:
 
 
 def test_a_run_without_a_teachers_states_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match="python -m asr.training.teacher"):
+    with pytest.raises(BadConfig, match=r"python -m asr\.training\.teacher"):
         Teacher(tmp_path)
 
 
