@@ -115,7 +115,7 @@ class Page {
   async #open({ kind, deviceId, clean, file, pace }) {
     if (kind === "microphone") return openMicrophone({ deviceId, clean });
     if (kind === "tab") return openTab();
-    return openFile(file, { fast: pace === "fast", aloud: pace === "aloud", room: () => this.#link.room() });
+    return openFile(file, { fast: pace === "fast", aloud: pace === "aloud", room: () => this.#link?.room() ?? 0 });
   }
 
   #begin({ latency }) {
@@ -155,6 +155,7 @@ class Page {
   }
 
   #packet(packet) {
+    if (!this.#link) return; // the audio thread's last packet may come after the end
     const now = performance.now();
     const { level: loud, silent } = level(packet);
     this.#captured += packet.length;
