@@ -1,1 +1,1 @@
-"""Nodes near the user: relays with a ring (see the issue on edge nodes; empty for now)."""
+"""Nodes near the user: media in where it arrives, words out, whatever the backhaul does."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from asr.scoring import align
 from asr.training import batches
 from asr.training.data import Corpus
 from asr.training.model import Model
@@ -23,17 +24,6 @@ class DevResult:
     wer: dict[str, float]
     silent: float
     """Share of clips without a word: whether the model is still on blank."""
-
-
-def edits(reference: list[str], heard: list[str]) -> int:
-    """Levenshtein distance in words."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            cost = diagonal + (word != other)
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, cost)
-    return row[-1]
 
 
 def greedy(logits: Tensor, frames: Tensor) -> list[list[int]]:
@@ -63,6 +53,6 @@ def evaluate(
             silent += not heard
             for key in (clip.source, "all"):
                 errors, words = counts.setdefault(key, [0, 0])
-                counts[key] = [errors + edits(list(clip.words), heard), words + len(clip.words)]
+                counts[key] = [errors + align(clip.words, heard).total, words + len(clip.words)]
     wer = {key: round(100 * e / max(1, w), 1) for key, (e, w) in sorted(counts.items())}
     return DevResult(wer, round(silent / max(1, len(clips)), 3))
