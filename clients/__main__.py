@@ -20,6 +20,7 @@ Live speech becomes words.
   rivulet serve                           a server on ws://127.0.0.1:8765 with the embedded model
   rivulet captions talk.flac              live captions of a file, at the pace of speech
   rivulet captions --microphone           live captions of what you say
+  rivulet assistant --microphone --run CMD  a command of yours answers every turn
   rivulet transcribe talk.flac --srt      a whole file, faster than real time, no server
   rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
   rivulet models                          the models at hand; `models inspect PATH` looks into one
@@ -40,6 +41,7 @@ class Verb(NamedTuple):
 VERBS = {
     "serve": Verb("clients.verbs.serve", "serve speech recognition over WebSocket and HTTP"),
     "captions": Verb("clients.captions", "live captions of files or the microphone"),
+    "assistant": Verb("clients.assistant", "run a command of yours on every turn of speech"),
     "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
     "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),

@@ -98,7 +98,7 @@ async def _caption(
     files: Sequence[AudioFile], args: argparse.Namespace, screen: CaptionScreen, heard: Heard
 ) -> None:
     until = asyncio.Event()
-    with _interrupts(until):
+    with interrupts(until):
         if args.microphone:
             async with Microphone(args.device) as microphone:
                 audio = AudioFormat(encoding="pcm_s16le", rate=microphone.rate)
@@ -149,7 +149,7 @@ async def paced(file: AudioFile) -> AsyncIterator[bytes]:
 
 
 @contextlib.contextmanager
-def _interrupts(until: asyncio.Event) -> Iterator[None]:
+def interrupts(until: asyncio.Event) -> Iterator[None]:
     """Let the first Ctrl+C flush and the second one end at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 

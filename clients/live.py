@@ -80,7 +80,7 @@ async def stream_file(
             )
             chunk_samples = connection.ready.chunk_ms * session.audio.rate // 1000
             meter = LagMeter(schedule, chunk_samples, heard.lags_s)
-            await _both(
+            await both(
                 _send(connection, _chain(first, ahead), schedule, heard),
                 _measure(connection, meter, heard, session, captions),
             )
@@ -99,12 +99,12 @@ async def stream_live(
 ) -> None:
     """Stream a source without an end; ``until`` flushes it. Raises RivuletError."""
     async with _open(session) as connection:
-        await _both(
-            _send_until(connection, packets, until), _show_all(connection, heard, session, captions)
+        await both(
+            send_until(connection, packets, until), _show_all(connection, heard, session, captions)
         )
 
 
-async def _both(sending: Coroutine[None, None, None], hearing: Coroutine[None, None, None]) -> None:
+async def both(sending: Coroutine[None, None, None], hearing: Coroutine[None, None, None]) -> None:
     """Run both to the end; the first failure ends the other."""
     tasks = [asyncio.create_task(hearing), asyncio.create_task(sending)]
     try:
@@ -181,9 +181,10 @@ async def _send(
     await connection.stop()
 
 
-async def _send_until(
+async def send_until(
     connection: Connection, packets: AsyncIterator[bytes], until: asyncio.Event
 ) -> None:
+    """Send packets until the source or ``until`` ends it, then stop."""
     over = asyncio.create_task(until.wait())
     try:
         while (packet := await _next_or(packets, over)) is not None:
