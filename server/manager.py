@@ -1,8 +1,8 @@
 """Which worker serves which session.
 
 Does: launch workers, place sessions (two at random, the less loaded), admit or refuse, route
-commands and reports, tell the sessions of a worker that died, put a standby in its place, restart
-it with back-off. Sessions that come back have the room before new ones.
+commands and reports, kill a worker that hangs, tell the sessions of one that died, put a standby in
+its place, restart it with back-off. Sessions that come back have the room before new ones.
 Does not know: wires, sockets of clients, audio, what events mean, how a session is brought back.
 """
 
@@ -19,6 +19,7 @@ from asr.events import Event
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import Worker
+from server.worker.heart import WHY, Hang, Watch, every_beat
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class Observer(Protocol):
         """Note that a worker died and is started again."""
         ...
 
+    def hung(self, hang: Hang) -> None:
+        """Note that a worker was killed because it hung."""
+        ...
+
 
 class WorkerState(Enum):
     """Life of a worker's place."""
@@ -95,6 +100,7 @@ class _Place:
     ready_s: float = 0.0
     is_standby: bool = False
     """Warm, and kept free for sessions whose worker died."""
+    watch: Watch = field(default_factory=Watch)
 
     def free(self) -> int:
         if self.state is not WorkerState.READY or self.model is None:
@@ -141,6 +147,7 @@ class Manager:
         self._waiting: dict[Listener, None] = {}
         """Sessions that come back and wait for room, in order."""
         self._restarts: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -189,6 +196,7 @@ class Manager:
         """Launch every worker; they get ready behind."""
         for place in self._places:
             await self._start(place)
+        self._watching = asyncio.create_task(every_beat(self.tick))
 
     async def ready(self) -> None:
         """Wait until a worker is ready; raises RuntimeError when none can be."""
@@ -201,7 +209,8 @@ class Manager:
     async def close(self) -> None:
         """End every worker."""
         self._is_closing = True
-        for task in list(self._restarts):
+        watching = [self._watching] if self._watching else []
+        for task in [*watching, *self._restarts]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -275,13 +284,27 @@ class Manager:
 
     # ---- workers
 
+    def tick(self) -> None:
+        """Kill workers that hang; once in BEAT_S."""
+        for place in self._places:
+            if place.state is WorkerState.READY and (hang := place.watch.tick()):
+                place.worker.kill()
+                self._observer.hung(hang)
+                self._gone(place, WHY[hang])
+
     async def _start(self, place: _Place) -> None:
+        place.watch = Watch()
         try:
             await place.worker.start(
-                lambda report: self._report(place, report), lambda reason: self._gone(place, reason)
+                lambda report: self._hear(place, report), lambda reason: self._gone(place, reason)
             )
         except OSError as error:
             self._gone(place, f"an engine process could not be started ({error.strerror})")
+
+    def _hear(self, place: _Place, report: link.Report) -> None:
+        if place.state is not WorkerState.DOWN:  # or a killed worker said it before
+            place.watch.heard(report)
+            self._report(place, report)
 
     def _report(self, place: _Place, report: link.Report) -> None:
         match report:

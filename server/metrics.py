@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from server.manager import PlaceStatus
 from server.negotiation import class_of
 from server.worker import link
+from server.worker.heart import Hang
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 5.0, 10.0)
@@ -88,6 +89,13 @@ class Metrics:
             "rivulet_worker_restarts", "Workers started again", registry=registry
         )
 
+        self._hangs = Counter(
+            "rivulet_worker_hangs",
+            "Workers killed: frozen gave no sign of life, stuck did not end a step",
+            ["kind"],
+            registry=registry,
+        )
+
     def stepped(self, step: link.Step) -> None:
         """Note a step of a worker."""
         if step.batch:
@@ -98,6 +106,10 @@ class Metrics:
     def restarted(self) -> None:
         """Note that a worker died and is started again."""
         self._restarts.inc()
+
+    def hung(self, hang: Hang) -> None:
+        """Note that a worker was killed because it hung."""
+        self._hangs.labels(hang).inc()
 
     def received(self, latency: str, seconds: float) -> None:
         """Note audio of a session."""

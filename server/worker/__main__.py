@@ -12,6 +12,7 @@ from typing import get_args
 
 from server import logs
 from server.worker.engines import Backend, EngineSpec, Precision, build
+from server.worker.heart import Activity, Heart
 from server.worker.loop import Host
 from server.worker.mailbox import SocketMailbox
 
@@ -39,8 +40,14 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - the gateway reads one sentence, not a traceback
             mailbox.give_up(_sentence(error))
             return 2
-        Host(engine, mailbox, first_look_ahead=spec.look_ahead).run()
-        mailbox.flush()
+        activity = Activity()
+        heart = Heart(activity, mailbox.beat)
+        heart.start()
+        try:
+            Host(engine, mailbox, first_look_ahead=spec.look_ahead, activity=activity).run()
+            mailbox.flush()
+        finally:
+            heart.stop()
     return 0
 
 

@@ -31,6 +31,10 @@ class Worker(Protocol):
         """Commands not yet taken by the worker, as far as this side knows."""
         ...
 
+    def kill(self) -> None:
+        """End it at once, whatever it does; on_exit is not called, ``close`` is to follow."""
+        ...
+
     async def close(self) -> None:
         """End it and wait until it is gone. Idempotent; on_exit is not called."""
         ...

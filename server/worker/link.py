@@ -31,6 +31,8 @@ PartialsMode = Literal["all", "stable", "none"]
 Phrases = tuple[tuple[str, float], ...]
 """(phrase, weight), as boosted."""
 FailureCode = Literal["bad_request", "unsupported_audio", "over_capacity", "internal"]
+Doing = Literal["waiting", "warming", "working"]
+"""What an engine's thread does."""
 
 KINDS: tuple[type[Event], ...] = (
     TurnStart,
@@ -240,7 +242,14 @@ class Unfit(Value, frozen=True, tag=True):
     reason: str
 
 
-Report = Ready | Opened | Step | Saved | Failed | Unfit
+class Pulse(Value, frozen=True, tag=True):
+    """The process lives; its engine has done this for so many beats."""
+
+    doing: Doing
+    beats: int
+
+
+Report = Ready | Opened | Step | Saved | Failed | Unfit | Pulse
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(Command)

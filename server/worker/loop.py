@@ -18,6 +18,7 @@ from asr.events import Event, Final, Stopped
 from asr.interface import Biasing, EngineError, NoFreeSlot, Phrase, StepStats, StreamingEngine
 from asr.live import ChannelOptions, Endpointing, LiveError, Recognizer
 from server.worker import link
+from server.worker.heart import Activity
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,10 @@ class Host:
         *,
         clock: Callable[[], float] = time.monotonic,
         first_look_ahead: int | None = None,
+        activity: Activity | None = None,
     ) -> None:
         self._engine = engine
+        self._activity = activity or Activity()
         forks = max(1, engine.info.slots // _FORK_SHARE)
         self._recognizer = Recognizer(engine, fork_slots=forks)
         self._mailbox = mailbox
@@ -87,9 +90,11 @@ class Host:
 
     def run(self) -> None:
         """Warm the default class, say ready, serve until Quit or the gateway is gone."""
+        self._activity.begin("warming")
         self._engine.warm(self._cold.popleft())
         self._mailbox.send(link.Ready(self._model()))
         while not self._is_quitting:
+            self._activity.begin("waiting")
             try:
                 commands = self._mailbox.receive(may_wait=not self._has_work())
             except MailboxClosed:
@@ -98,6 +103,7 @@ class Host:
 
     def turn(self, commands: Iterable[link.Command]) -> None:
         """Obey the commands, then step, or warm a look-ahead while nobody is served."""
+        self._activity.begin("working")
         for command in commands:
             self._obey(command)
         if self._engine.slots_in_use != self._told_slots:
@@ -105,11 +111,16 @@ class Host:
         if self._recognizer.is_ready():
             self._step()
         elif self._cold and not self._sessions:
-            self._engine.warm(self._cold.popleft())
+            self._warm()
         for number in list(self._holding):
             self._release(number)
         for number in list(self._saving):
             self._save(number)
+
+    def _warm(self) -> None:
+        self._activity.begin("warming")
+        self._mailbox.send(link.Pulse("warming", 0))  # told before: it may silence the heart
+        self._engine.warm(self._cold.popleft())
 
     def _model(self) -> link.Model:
         info = self._engine.info

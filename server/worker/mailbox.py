@@ -1,11 +1,14 @@
-"""The host's end of a socket pair, without a thread: reads and writes between two steps.
+"""The host's end of a socket pair: reads and writes between two steps, and a heart's beats.
 
 Does: non-blocking reads of commands, buffered writes of reports, waiting when there is no work.
+A beat may come from another thread; nothing else may.
 Does not know: engines, what commands mean.
 """
 
+import contextlib
 import select
 import socket
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +30,8 @@ class SocketMailbox:
         self._peer = peer
         self._reader = link.CommandReader()
         self._unsent = bytearray()
+        self._lock = threading.Lock()
+        """Of what is not sent."""
 
     def __enter__(self) -> Self:
         return self
@@ -50,8 +55,18 @@ class SocketMailbox:
 
     def send(self, report: link.Report) -> None:
         """Write what the socket takes now, keep the rest."""
-        self._unsent += link.frame(report)
+        frame = link.frame(report)
+        with self._lock:
+            self._unsent += frame
         self._write()
+
+    def beat(self, pulse: link.Pulse) -> None:
+        """Send a sign of life, unless older reports wait: they are one when they are read."""
+        with self._lock:
+            if not self._unsent:
+                self._unsent += link.frame(pulse)
+        with contextlib.suppress(MailboxClosed, OSError):  # the host's own read ends it
+            self._write()
 
     def give_up(self, reason: str) -> None:
         """Say why there will be no engine."""
@@ -78,8 +93,9 @@ class SocketMailbox:
 
     def _write(self) -> None:
         try:
-            while self._unsent:
-                del self._unsent[: self._peer.send(self._unsent)]
+            with self._lock:
+                while self._unsent:
+                    del self._unsent[: self._peer.send(self._unsent)]
         except BlockingIOError:
             return
         except ConnectionError as error:

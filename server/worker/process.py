@@ -7,6 +7,7 @@ Does not know: engines, sessions, placement, restarts (server.manager).
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import Process
@@ -66,6 +67,14 @@ class ProcessWorker:
     def queued_bytes(self) -> int:
         """Bytes the child has not taken yet."""
         return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
+    def kill(self) -> None:
+        """End the child with SIGKILL, which also ends one that is stopped."""
+        self._is_closing = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # not process.kill(): see _end
 
     async def close(self) -> None:
         """Ask it to quit, then insist."""

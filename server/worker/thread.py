@@ -85,6 +85,10 @@ class ThreadWorker:
         """Not known for a thread's queue."""
         return 0
 
+    def kill(self) -> None:
+        """Hear of it no more: a thread cannot be killed."""
+        self._is_closing = True
+
     async def close(self) -> None:
         """End the thread."""
         self._is_closing = True

@@ -61,9 +61,19 @@ class Case:
 
 async def kill_worker(server: Running, connections: Sequence[Connection]) -> None:
     """Kill the process that serves most sessions with SIGKILL."""
-    busiest = max(server.manager._places, key=lambda place: place.streams)
-    assert isinstance(busiest.worker, ProcessWorker) and busiest.worker.pid is not None
-    os.kill(busiest.worker.pid, signal.SIGKILL)
+    os.kill(busiest(server), signal.SIGKILL)
+
+
+async def stop_worker(server: Running, connections: Sequence[Connection]) -> None:
+    """Freeze the process that serves most sessions with SIGSTOP, for good."""
+    os.kill(busiest(server), signal.SIGSTOP)
+
+
+def busiest(server: Running) -> int:
+    """Return the process id of the worker that serves most sessions."""
+    worker = max(server.manager._places, key=lambda place: place.streams).worker
+    assert isinstance(worker, ProcessWorker) and worker.pid is not None
+    return worker.pid
 
 
 async def reset_clients(server: Running, connections: Sequence[Connection]) -> None:
@@ -80,8 +90,10 @@ CASES = (
     Case("nothing, own fp32, 4 streams", "own", 4, 0, nothing),
     Case("worker kill -9, scripted, 4 streams", "scripted", 4, 0, kill_worker),
     Case("worker kill -9, scripted, 4 streams, standby", "scripted", 4, 1, kill_worker),
+    Case("worker stop, scripted, 4 streams, standby", "scripted", 4, 1, stop_worker),
     Case("client reset, scripted, 4 streams", "scripted", 4, 0, reset_clients),
     Case("worker kill -9, own fp32, 4 streams, standby", "own", 4, 1, kill_worker),
+    Case("worker stop, own fp32, 4 streams, standby", "own", 4, 1, stop_worker),
     Case("client reset, own fp32, 4 streams", "own", 4, 0, reset_clients),
 )
 

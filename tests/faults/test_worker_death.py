@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -36,14 +37,19 @@ def workers_of(server: Running) -> list[ProcessWorker]:
     return [worker for worker in workers if isinstance(worker, ProcessWorker)]
 
 
-def kill(worker: ProcessWorker) -> None:
+def kill(worker: ProcessWorker, number: signal.Signals = signal.SIGKILL) -> None:
     assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.pid, number)
 
 
 async def readiness(server: Running) -> Message:
     answer = await get(server, "/readyz")
     return {"status": answer["status"], **json.loads(answer["body"])}
+
+
+async def all_ready(server: Running, workers: int) -> None:
+    while await figure(server, "rivulet_workers_ready") < workers:  # noqa: ASYNC110 - a metric
+        await asyncio.sleep(0.01)
 
 
 async def test_a_session_goes_on_when_its_only_worker_is_killed() -> None:
@@ -71,8 +77,7 @@ async def test_a_session_goes_on_when_its_only_worker_is_killed() -> None:
 
 async def test_sessions_move_to_another_worker_when_theirs_is_killed() -> None:
     async with serving(is_process=True, workers=2) as server:
-        while await figure(server, "rivulet_workers_ready") < 2:  # noqa: ASYNC110 - a metric
-            await asyncio.sleep(0.01)
+        await all_ready(server, 2)
         async with dial(server) as first, dial(server) as second:
             for socket in (first, second):
                 await socket.send(start())
@@ -85,6 +90,56 @@ async def test_sessions_move_to_another_worker_when_theirs_is_killed() -> None:
                 await socket.send('{"type":"stop"}')
                 assert transcript(await rest(socket)) == "good day"
         await all_slots_free(server)
+
+
+async def test_a_frozen_worker_is_killed_and_its_streams_say_the_same_once() -> None:
+    said, began = speech(TEXT), 40_000
+    async with serving(is_process=True, workers=2) as server:
+        await all_ready(server, 2)
+        expected = await talk(server, said)
+        async with dial(server) as first, dial(server) as second:
+            for socket in (first, second):
+                await socket.send(start())
+                await read_until(socket, "ready")
+                await socket.send(said[:began])
+                await read_until(socket, "partial")
+            home = next(iter(server.manager._home.values()))
+            assert isinstance(home.worker, ProcessWorker)
+            kill(home.worker, signal.SIGSTOP)
+            for socket in (first, second):
+                for begin in range(began, len(said), 32_000):
+                    await socket.send(said[begin : begin + 32_000])
+                await socket.send('{"type":"stop"}')
+            for socket in (first, second):
+                messages = await rest(socket)
+                assert transcript(messages) == transcript(expected) == TEXT
+                assert socket.close_code == 1000
+        assert await figure(server, "rivulet_worker_hangs_total") == 1
+        await all_ready(server, 2)
+        await all_slots_free(server)
+
+
+async def test_a_gateway_that_slept_calls_nobody_dead() -> None:
+    async with serving(is_process=True) as server:
+        asyncio.get_running_loop().call_soon(time.sleep, 3)  # as long as a frozen loop
+        assert transcript(await talk(server, speech(TEXT))) == TEXT
+        assert await figure(server, "rivulet_worker_hangs_total") == 0
+
+
+async def test_a_gateway_and_workers_that_slept_together_go_on() -> None:
+    async with serving(is_process=True) as server, dial(server) as socket:
+        await socket.send(start())
+        await read_until(socket, "ready")
+        worker = workers_of(server)[0]
+        kill(worker, signal.SIGSTOP)
+        time.sleep(3)  # noqa: ASYNC251 - the gateway is frozen too
+        kill(worker, signal.SIGCONT)
+        said = speech(TEXT)
+        for begin in range(0, len(said), 32_000):
+            await socket.send(said[begin : begin + 32_000])
+        await socket.send('{"type":"stop"}')
+        assert transcript(await rest(socket)) == TEXT
+        assert await figure(server, "rivulet_worker_hangs_total") == 0
 
 
 async def test_a_session_that_starts_while_no_worker_is_ready_is_told_when_to_retry() -> None:

@@ -12,6 +12,7 @@ from server.metrics import Metrics
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
+from server.worker.heart import SILENT_TICKS
 
 MODEL = link.Model("m", "f", (6, 1), 4, "fp32", "rnnt", 0, ("en",))
 
@@ -23,7 +24,7 @@ class FakeWorker:
         self._started = started
         self.commands: list[link.Command] = []
         self.queued_bytes = 0
-        self.is_closed = False
+        self.is_closed = self.is_killed = False
         self.report: OnReport = lambda _: None
         self.exit: OnExit = lambda _: None
 
@@ -33,6 +34,9 @@ class FakeWorker:
 
     def send(self, command: link.Command) -> None:
         self.commands.append(command)
+
+    def kill(self) -> None:
+        self.is_killed = True
 
     async def close(self) -> None:
         self.is_closed = True
@@ -249,3 +253,24 @@ async def test_a_worker_that_was_well_is_started_again_at_once() -> None:
     house.launched[0].exit("it ended")
     await asyncio.sleep(0)
     assert house.waits == [0.0]
+
+
+async def test_a_worker_that_hangs_is_killed_and_its_sessions_are_told_once() -> None:
+    house = await House(workers=1).open()
+    worker, heard = house.launched[0], house.attach(1)
+    worker.report(link.Pulse("working", 1))
+    killed = list[bool]()
+    for _ in range(SILENT_TICKS + 2):
+        house.manager.tick()
+        killed.append(worker.is_killed)
+    assert killed == [False] * SILENT_TICKS + [True] * 2
+    assert heard.heard == ["lost"]
+    worker.report(link.Step((), 6, 1, 0.1, 4, 1))  # what it had said before
+    assert house.manager.slots_in_use == 0
+    assert "no sign of life" in house.manager.status()[0].reason
+    house.go_on.set()
+    await house.started.get()
+    assert (await house.started.get()) is house.launched[1]
+    house.launched[1].report(link.Ready(MODEL))
+    house.manager.tick()
+    house.attach(2)
