@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.clients.rig import CASES, ROOT, NoEnvironment, Outcome, play, serving
 
 RESULTS = ROOT / "tests" / "bench" / "results" / "clients.json"
+TURNS = RESULTS.with_name("turns.json")
+"""Written by ``python -m tests.bench.turns``."""
 ROW = "{:<24} {:<28} {:>8}  {}"
 
 
@@ -36,6 +38,12 @@ async def run() -> tuple[list[Outcome], list[str]]:
     return outcomes, failures
 
 
+def measured_turns() -> dict[str, float | None]:
+    """Return the time from the end of speech to the final as last measured; None: it was not."""
+    figures = json.loads(TURNS.read_text()) if TURNS.exists() else {}
+    return {name: figures.get(name) for name in ("eos_to_final_p50_ms", "eos_to_final_p99_ms")}
+
+
 def main() -> int:
     """Print the table; the last line is one JSON object."""
     outcomes, failures = asyncio.run(run())
@@ -46,6 +54,7 @@ def main() -> int:
         "passed": same,
         "failed": failures,
         "same_words": same == len(CASES),
+        **measured_turns(),
     }
     rows = [
         {

@@ -109,6 +109,16 @@ async def test_a_resumed_turn_cancels_the_run_begun_ahead_and_nothing_of_it_is_s
     assert floor.cancelled == 1
 
 
+async def test_an_end_with_other_words_than_its_eager_end_runs_the_command_anew() -> None:
+    room = Room()
+    floor = taking(room)
+    await feed(floor, turn("start"), turn("eager_end", "turn on"), turn("end", "turn off"))
+    assert [(run.text, run.is_released) for run in room.runs] == [
+        ("turn on", False),
+        ("turn off", True),
+    ]
+
+
 async def test_speech_over_an_answer_ends_it_and_says_so() -> None:
     room = Room()
     floor = taking(room)
