@@ -62,7 +62,14 @@ MAX_WAITING = 10_000
 LONGEST_PAUSE_S = 2.0
 """Between two tries to come back; many clients must not come at once."""
 ATTACHED_ELSEWHERE = 4409
-_FOR_GOOD = {"resume_unknown", "bad_request", "unauthorized", "forbidden_origin", "session_limit"}
+_FOR_GOOD = {
+    "resume_unknown",
+    "bad_request",
+    "unauthorized",
+    "forbidden_origin",
+    "session_limit",
+    "quarantined",
+}
 
 
 class StartOptions(TypedDict):

@@ -22,6 +22,7 @@ from server.wire.errors import (
     IdleTimeout,
     InternalError,
     OverCapacity,
+    Quarantined,
     RateLimited,
     SessionLimit,
     UnsupportedAudio,
@@ -42,6 +43,7 @@ Request = wire.ClientMessage | Audio
 _FAILURES: dict[link.FailureCode, type[WireError]] = {
     "bad_request": BadRequest,
     "unsupported_audio": UnsupportedAudio,
+    "quarantined": Quarantined,
     "internal": InternalError,
 }
 

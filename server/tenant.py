@@ -1,7 +1,8 @@
 """One session, wherever it is served: on a worker, on its way to another, or put away.
 
-Does: keep its books (ledger), ask for snapshots, find another worker when one dies, put the session
-away and bring it back; events reach the session once, finals behind their log entry (gate).
+Does: keep its books (ledger), ask for snapshots, find another worker when one dies, alone when they
+die again and again, put the session away and bring it back; events reach the session once, finals
+behind their log entry (gate).
 Does not know: sockets, wires, how workers are chosen.
 """
 
@@ -9,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import random
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,8 +31,12 @@ LOST = "the engine process that served this session ended; start a new session"
 POISON = "this session ended engine processes again and again; it is not served any more"
 RETURN_WITHIN_S = 30.0
 """A session that found no new place by then ends."""
-MAX_DEATHS = 3
-"""Workers that died under a session which made no progress in between."""
+SUSPECT_DEATHS = 2
+"""Workers that died under a session without progress in between: it is tried alone from now on."""
+MAX_DEATHS = 6
+"""Of such a session in company; one on trial has its worker's death to itself."""
+TRIAL_S = 5.0
+"""A session on trial that neither killed its worker nor went on makes room for the next."""
 
 
 class Listener(Protocol):
@@ -63,6 +69,18 @@ class Lives:
     manager: Manager
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     rng: random.Random = field(default_factory=random.Random)
+    suspects: "deque[Tenant]" = field(default_factory=deque)
+    """They wait until the one on trial is through: of those that died together one is guilty."""
+    trial: "Tenant | None" = None
+
+    def call_next(self) -> None:
+        """Try the next suspect soon, when all that died together are known, unless one is tried."""
+        asyncio.get_running_loop().call_soon(self._call_next)
+
+    def _call_next(self) -> None:
+        if self.trial is None and self.suspects:
+            self.trial = self.suspects.popleft()
+            self.trial.be_tried()
 
 
 class Tenant:
@@ -83,6 +101,7 @@ class Tenant:
         """To be put away with its next snapshot."""
         self._deaths = self._done = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._verdict: asyncio.TimerHandle | None = None
         ledger.stagger(lives.rng.random())
 
     @property
@@ -129,7 +148,13 @@ class Tenant:
         """Be served again, unless it is."""
         self._is_leaving = False
         if self._state is _State.AWAY and not self.ledger.is_over:
-            self._return()
+            self._go_on()
+
+    def be_tried(self) -> None:
+        """Go on, while no other suspect does."""
+        loop = asyncio.get_running_loop()
+        self._verdict = loop.call_later(TRIAL_S, self._let_go)
+        self._return()
 
     # ---- the manager's side
 
@@ -147,6 +172,7 @@ class Tenant:
         done = max((e.done_samples for _, e in fresh if isinstance(e, Progress)), default=0)
         if done > self._done:  # a replay that comes as far as before is no progress
             self._done, self._deaths = done, 0
+            self._let_go()
         if not fresh:
             return
         if self.gate is None:
@@ -170,12 +196,14 @@ class Tenant:
     def lost(self) -> None:
         """Go on elsewhere: the worker died."""
         self._life, self._state = None, _State.AWAY
-        self._deaths += 1
-        if self._deaths >= MAX_DEATHS:
+        is_tried = self._lives.trial is self
+        if is_tried or self._lives.trial is None:
+            self._deaths += 1
+        if is_tried or self._deaths >= MAX_DEATHS:
             logger.error("session quarantined", extra={"deaths": self._deaths})
-            self.failed("internal", POISON)
+            self.failed("quarantined", POISON)
         elif self._is_leaving or not self.ledger.is_over:
-            self._return()
+            self._go_on()
 
     def invited(self) -> None:
         """Try to find a place again."""
@@ -187,6 +215,24 @@ class Tenant:
             self.listener.happened(channel, event)
 
     # ---- inside
+
+    def _go_on(self) -> None:
+        """Return, or wait for a trial."""
+        if self._deaths < SUSPECT_DEATHS:
+            self._return()
+            return
+        self._wait()
+        self._lives.suspects.append(self)
+        self._lives.call_next()
+
+    def _let_go(self) -> None:
+        """End the trial, if this is the one on trial. Idempotent."""
+        if self._verdict is not None:
+            self._verdict.cancel()
+            self._verdict = None
+        if self._lives.trial is self:
+            self._lives.trial = None
+            self._lives.call_next()
 
     def _return(self) -> None:
         """Find a place and bring the session there, or wait for one."""
@@ -200,6 +246,7 @@ class Tenant:
             return
         except OverCapacity:
             self._wait()
+            self._manager.await_room(self)
             return
         self._stop_waiting()
         self._life, self._state = life, _State.SERVED
@@ -210,13 +257,14 @@ class Tenant:
 
     def _wait(self) -> None:
         self._state = _State.WAITING
-        self._manager.await_room(self)
         if self._deadline is None:
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(RETURN_WITHIN_S, self.failed, "internal", LOST)
 
     def _stop_waiting(self) -> None:
         self._manager.wait_no_more(self)
+        if self in self._lives.suspects:
+            self._lives.suspects.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -226,6 +274,7 @@ class Tenant:
         if self._life is not None:
             self._manager.release(self._life)
         self._life, self._state, self._is_leaving = None, state, False
+        self._let_go()
 
     def _send(self, command: link.Command) -> None:
         if self._life is not None and not isinstance(command, link.Quit):

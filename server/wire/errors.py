@@ -23,6 +23,7 @@ CLOSE_CODES: dict[ErrorCode, int] = {
     "idle_timeout": 4408,
     "session_limit": 4408,
     "resume_unknown": 4400,
+    "quarantined": 4400,
     "internal": 1011,
 }
 
@@ -132,6 +133,12 @@ class ForbiddenOrigin(RemoteProtocolError):
     """A page of another site."""
 
     code: ClassVar[ErrorCode] = "forbidden_origin"
+
+
+class Quarantined(RemoteProtocolError):
+    """What this session sent ended engine processes: the same audio would again."""
+
+    code: ClassVar[ErrorCode] = "quarantined"
 
 
 class ServiceError(WireError):

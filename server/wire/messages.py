@@ -50,6 +50,7 @@ ErrorCode = Literal[
     "idle_timeout",
     "session_limit",
     "resume_unknown",
+    "quarantined",
     "internal",
 ]
 

@@ -30,7 +30,9 @@ Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 PartialsMode = Literal["all", "stable", "none"]
 Phrases = tuple[tuple[str, float], ...]
 """(phrase, weight), as boosted."""
-FailureCode = Literal["bad_request", "unsupported_audio", "over_capacity", "internal"]
+FailureCode = Literal[
+    "bad_request", "unsupported_audio", "over_capacity", "quarantined", "internal"
+]
 Doing = Literal["waiting", "warming", "working"]
 """What an engine's thread does."""
 

@@ -17,7 +17,7 @@ from server.metrics import Metrics
 from server.session import Session
 from server.store.base import Outcome, Store, StoreUnavailable
 from server.store.memory import MemoryStore
-from server.tenant import LOST, MAX_DEATHS, POISON
+from server.tenant import LOST, MAX_DEATHS, POISON, SUSPECT_DEATHS
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
@@ -424,12 +424,79 @@ async def test_a_session_that_kills_its_workers_is_not_served_for_ever() -> None
     house, client = await House().open(), Client()
     house.begin(client)
     house.keeper.send(link.Audio(1, PACKETS[0], 0.0), 1)
-    for _ in range(MAX_DEATHS):
+    for _ in range(SUSPECT_DEATHS + 1):
         house.living[0].kill()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    assert client.notes[-1] == ("internal", POISON)
+        await ready_again()
+    assert client.notes[-1] == ("quarantined", POISON)
     assert house.manager.sessions == 0
+
+
+async def ready_again() -> None:
+    """Let a worker be started again."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def suspects(house: House, count: int) -> list[Client]:
+    """Sessions whose workers died often enough for each to be suspected."""
+    clients = [Client() for _ in range(count)]
+    for number, client in enumerate(clients, 1):
+        house.begin(client, number)
+        house.keeper.send(link.Audio(number, PACKETS[0], 0.0), number)
+    for _ in range(SUSPECT_DEATHS):
+        house.living[0].kill()
+        await ready_again()
+    return clients
+
+
+async def test_suspects_are_tried_alone_and_the_innocent_go_on() -> None:
+    house = await House().open()
+    first, second, third = await suspects(house, 3)
+    assert house.manager.sessions == 1  # the first is on trial
+    house.living[0].kill()
+    await house.settle()
+    assert first.notes[-1] == ("quarantined", POISON)
+    for number in (2, 3):
+        for packet in PACKETS[1:]:
+            house.keeper.send(link.Audio(number, packet, 0.0), number)
+        house.keeper.send(link.Stop(number), number)
+    await house.settle()
+    assert second.finals() == third.finals() == EXPECTED
+    assert house.slots_in_use == 0
+
+
+async def test_a_suspect_that_is_silent_makes_room_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.tenant.TRIAL_S", 0.001)
+    house = await House().open()
+    await suspects(house, 2)
+    assert house.manager.sessions == 1
+    while house.manager.sessions < 2:  # noqa: ASYNC110 - it is a timer that is waited for
+        await asyncio.sleep(0.001)
+
+
+async def test_a_suspect_that_leaves_ends_its_trial() -> None:
+    house = await House().open()
+    await suspects(house, 3)
+    house.keeper.release(2)
+    house.keeper.release(1)
+    await asyncio.sleep(0)
+    assert house.manager.sessions == 1
+    house.keeper.release(3)
+    assert house.manager.sessions == 0
+    assert house.keeper._lives.trial is None
+
+
+async def test_a_session_that_hangs_every_worker_it_shares_ends_too() -> None:
+    house = await House().open()
+    (client,) = await suspects(house, 1)
+    for _ in range(MAX_DEATHS - SUSPECT_DEATHS):
+        house.keeper._tenants[1]._let_go()  # its trial was over before the worker was killed
+        await asyncio.sleep(0)
+        house.living[0].kill()
+        await ready_again()
+    assert client.notes[-1] == ("quarantined", POISON)
 
 
 async def test_a_session_that_finds_no_place_in_time_is_told_so(
