@@ -44,6 +44,7 @@ from server.wire.messages import (
     Lag,
     Language,
     LatencyClass,
+    Meeting,
     Partial,
     PartialsMode,
     Pause,
@@ -82,6 +83,7 @@ class StartOptions(TypedDict):
     words: NotRequired[bool]
     boost: NotRequired[Boosts | None]
     endpointing: NotRequired[Endpointing | None]
+    meeting: NotRequired[Meeting | None]
     meta: NotRequired[dict[str, Any] | None]
 
 

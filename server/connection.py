@@ -6,6 +6,7 @@ Does not know: what messages mean (session), which worker or store (keeper), JSO
 """
 
 import asyncio
+import contextlib
 import logging
 
 import msgspec
@@ -18,6 +19,7 @@ from server.keeper import Keeper, Ticket
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
+from server.rooms import Rooms, Voice
 from server.session import RETRY_AFTER_S, Phase, Session
 from server.store.base import StoreUnavailable
 from server.wire.conversation import Audio
@@ -29,7 +31,7 @@ from server.wire.errors import (
     RemoteProtocolError,
     ResumeUnknown,
 )
-from server.wire.messages import Error, ResumeFrom, Start
+from server.wire.messages import Error, ResumeFrom, ServerMessage, Start
 from server.wire.native import NativeServer, Request
 from server.worker import link
 
@@ -85,8 +87,12 @@ class Connection:
         config: ServerConfig,
         keeper: Keeper,
         metrics: Metrics,
+        rooms: Rooms,
     ) -> None:
         self.session = self._fresh = session
+        self._rooms = rooms
+        self._voice: Voice | None = None
+        """Where the session speaks in a meeting."""
         self._socket = socket
         self._config = config
         self._keeper = keeper
@@ -203,13 +209,7 @@ class Connection:
             return
         for command in self.session.commands_to_send():
             self._command(command)
-        try:
-            for message in self.session.messages_to_send():
-                if isinstance(message, Error):
-                    self._metrics.refused(message.code)
-                self._outbox.put(message)
-        except OutboxFull:
-            self._abort("outbox full")
+        self._say(self.session.messages_to_send())
         if agreed := self.session.agreement:
             latency = class_of(agreed.look_ahead)
             for seconds in self.session.lags_to_report():
@@ -221,6 +221,17 @@ class Connection:
                 self._release()
             # else: forgotten when the client has read that it is done
             self._outbox.close()
+
+    def _say(self, messages: list[ServerMessage]) -> None:
+        try:
+            for message in messages:
+                if isinstance(message, Error):
+                    self._metrics.refused(message.code)
+                self._outbox.put(message)
+                if self._voice is not None:
+                    self._voice.hear(message)
+        except OutboxFull:
+            self._abort("outbox full")
 
     def _command(self, command: link.Command) -> None:
         if not isinstance(command, link.Open):
@@ -239,6 +250,9 @@ class Connection:
 
     def _leave(self) -> None:
         """Give the session up, or have it kept for a client that was cut off."""
+        if self._voice is not None:
+            self._rooms.leave(self._voice)
+            self._voice = None
         is_cut_off = self._socket.close_code not in WENT_AWAY
         is_open = self.session.close_code in (None, 1000)
         if self._is_attached and self._is_logged and is_cut_off and is_open:
@@ -277,6 +291,11 @@ class Connection:
     def _hear(self, request: Request, size: int) -> None:
         if isinstance(request, Start):
             self.session.ignore(self._wire.ignored)
+            try:
+                self._enter_meeting(request)
+            except OverCapacity as error:
+                self.session.fail(error)
+                return
         if self._is_new_token_unused:
             self._is_new_token_unused = False
             self._keeper.confirm(self.session.identity.number)
@@ -284,6 +303,10 @@ class Connection:
         if isinstance(request, Audio) and (agreed := self.session.agreement):
             seconds = size / agreed.audio.frame_bytes / agreed.audio.rate
             self._metrics.received(class_of(agreed.look_ahead), seconds)
+
+    def _enter_meeting(self, start: Start) -> None:
+        if start.meeting is not None:
+            self._voice = self._rooms.enter(start.meeting, self.session.identity.name)
 
     async def _come_back(self, start: Start, resume: ResumeFrom) -> None:
         """Take up the session of a token, from wherever it is."""
@@ -304,9 +327,12 @@ class Connection:
             return
         if found.session is not None:
             self.session = found.session
+            self._voice = self._rooms.back(self.session.identity.name)
         else:
             began = msgspec.json.decode(found.start, type=Start)
             self.session.take_up(began, model, found.opening, found.stopped)
+            with contextlib.suppress(OverCapacity):  # it goes on without its readers
+                self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True
         agreed = self.session.agreement
         if agreed is None or agreed.audio != start.audio:

@@ -18,6 +18,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from server.audience import Audience, room_at
 from server.config import ServerConfig
 from server.connection import Connection
 from server.door import door
@@ -29,6 +30,7 @@ from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
 from server.ports import Ports
 from server.posts import Posts
+from server.rooms import Rooms
 from server.session import RETRY_AFTER_S, Identity, Session
 from server.talk import House
 from server.wire.errors import ForbiddenOrigin, OverCapacity
@@ -61,6 +63,8 @@ class Gateway:
         self._is_empty.set()
         self._is_draining = False
         self._server: Server | None = None
+        self._rooms = Rooms()
+        self._audience = Audience(self._rooms, stalled_s=config.stalled_reader_s)
         self._dropins = DropIns(
             House(config=config, keeper=keeper, metrics=metrics, identify=self._identify)
         )
@@ -128,6 +132,7 @@ class Gateway:
             connection.pump()
         await asyncio.gather(self._empty_within(FLUSH_S), self._dropins.stop(flush_s=FLUSH_S))
         await self.ports.end()
+        self._rooms.close()
         for connection in list(self._connections):
             connection.close()
         await self._empty_within(1.0)
@@ -159,6 +164,9 @@ class Gateway:
         is_upgrade = "websocket" in "".join(request.headers.get_all("Upgrade")).lower()
         if is_upgrade and self._dropins.speaks(path):
             return self._foreign(socket, request)
+        if is_upgrade and room_at(path):
+            is_welcome = self._may_connect(request.headers)
+            return None if is_welcome else refusal(HTTPStatus.FORBIDDEN, "not from this origin")
         if path != STREAM_PATH or not is_upgrade:
             return self._site.respond(request.method, request.path)
         if "Origin" in request.headers:
@@ -191,13 +199,18 @@ class Gateway:
         return Identity(number=next(self._numbers), name=name, token=Ticket.new(name).token)
 
     async def _serve(self, socket: ServerConnection) -> None:
-        if await self._dropins.serve_socket(socket):
+        if await self._dropins.serve_socket(socket) or await self._audience.serve_socket(socket):
             return
         now = asyncio.get_running_loop().time()
         identity = self._identify()
         session = Session(identity, self._config, now=now)
         connection = Connection(
-            socket, session, config=self._config, keeper=self._keeper, metrics=self._metrics
+            socket,
+            session,
+            config=self._config,
+            keeper=self._keeper,
+            metrics=self._metrics,
+            rooms=self._rooms,
         )
         self._connections.add(connection)
         self._is_empty.clear()

@@ -4,6 +4,7 @@ Does: a path -> a response with the right headers; page files are read once, by 
 Does not know: sockets, sessions, how figures come about.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 STREAM_PATH = "/v1/stream"
+MEETING = re.compile(r"/meeting/[A-Za-z0-9_-]{1,64}")
 PAGE_FOLDER = Path(__file__).parent / "page"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -86,6 +88,7 @@ class Site:
             answer = sentence(HTTPStatus.UPGRADE_REQUIRED, text)
             return _response(answer, {"Upgrade": "websocket"}, method)
         name = "index.html" if path == "/" else path.removeprefix("/page").removeprefix("/")
+        name = "meeting.html" if MEETING.fullmatch(path) else name
         if found := self._files.get(name):
             return _response(Answer(HTTPStatus.OK, *found), _PAGE, method)
         text = "nothing is here; try / , /v1/stream, /v1/models, /livez, /readyz, /metrics"

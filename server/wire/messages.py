@@ -115,6 +115,15 @@ class ResumeFrom(Part, frozen=True, kw_only=True, forbid_unknown_fields=False):
         return ((-1 if self.last_final is None else self.last_final) + 1,) * channels
 
 
+class Meeting(Part, frozen=True, kw_only=True):
+    """The room that reads the session along, and who speaks on each channel."""
+
+    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)", max_length=64)]
+    speakers: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=2)
+    ] = ()
+
+
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """A JSON object with ``type``; fields we do not know are skipped."""
 
@@ -134,6 +143,7 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     boost: Boosts | None = None
     endpointing: Endpointing | None = None
     resume: ResumeFrom | None = None
+    meeting: Meeting | None = None
     meta: dict[str, Any] | None = None
 
 

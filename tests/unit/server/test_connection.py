@@ -13,6 +13,7 @@ from server.connection import Connection
 from server.keeper import Keeper, Ticket
 from server.manager import Manager
 from server.metrics import Metrics
+from server.rooms import Rooms
 from server.session import Identity, Session
 from server.store.memory import MemoryStore
 from server.worker import link
@@ -89,7 +90,12 @@ async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manage
     socket = Socket()
     keeper = Keeper(manager, MemoryStore())
     connection = Connection(
-        cast(ServerConnection, socket), session, config=config, keeper=keeper, metrics=metrics
+        cast(ServerConnection, socket),
+        session,
+        config=config,
+        keeper=keeper,
+        metrics=metrics,
+        rooms=Rooms(),
     )
     socket.incoming.put_nowait(START)
     return connection, socket, worker, manager

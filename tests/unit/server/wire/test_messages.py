@@ -116,7 +116,9 @@ MAKERS: dict[type, Callable[[Any], st.SearchStrategy[Any]]] = {
     inspect.NoneType: lambda _: st.none(),
     inspect.LiteralType: lambda info: st.sampled_from(info.values),
     inspect.UnionType: lambda info: st.one_of(*map(_value, info.types)),
-    inspect.VarTupleType: lambda info: st.lists(_value(info.item_type), max_size=3),
+    inspect.VarTupleType: lambda info: st.lists(
+        _value(info.item_type), max_size=min(3, info.max_length or 3)
+    ),
     inspect.DictType: lambda _: st.dictionaries(TEXT, st.integers(0, 9) | TEXT, max_size=3),
     inspect.StructType: lambda info: _struct(info),
 }
