@@ -47,6 +47,7 @@ VERBS = {
     "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),
     "lm": Verb("clients.verbs.lm", "make a language model of text files, for --lm"),
     "train": Verb("clients.verbs.train", "train a model from a configuration file"),
+    "keys": Verb("clients.verbs.keys", "make and remove API keys, for serve --keys"),
     "load": Verb(
         "clients.verbs.load", "load a server with live streams and measure what they feel"
     ),

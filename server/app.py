@@ -14,6 +14,7 @@ from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
 from server.gateway import Gateway
 from server.http import STREAM_PATH
 from server.keeper import Keeper
+from server.keys import KeyFileError
 from server.manager import Manager
 from server.metrics import Metrics
 from server.store.base import StoreUnavailable
@@ -75,7 +76,11 @@ async def running(
         keeper = Keeper(manager, open_store(config.store, keep_s), away_s=limits.resume_ms / 1000)
     except StoreUnavailable as error:
         raise StartError(str(error)) from error
-    gateway = Gateway(config, manager, keeper, metrics)
+    try:
+        gateway = Gateway(config, manager, keeper, metrics)
+    except KeyFileError as error:
+        await keeper.close()
+        raise StartError(str(error)) from error
     try:
         await gateway.start()
     except OSError as error:

@@ -172,6 +172,43 @@ def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
         raise CliError(str(error)) from error
 
 
+def add_key(path: Path, name: str, scopes: Sequence[str], streams: int | None) -> str:
+    """Make a key and return it, this once."""
+    from server import keys
+
+    unknown = set(scopes) - set(keys.SCOPES)
+    if unknown:
+        raise CliError(f"a scope is one of {', '.join(keys.SCOPES)}")
+    chosen = tuple(scope for scope in keys.SCOPES if scope in (scopes or ("stream", "files")))
+    try:
+        return keys.add_key(path, name, chosen, streams)
+    except keys.KeyFileError as error:
+        raise CliError(str(error)) from error
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Forget a key."""
+    from server import keys
+
+    try:
+        keys.remove_key(path, name)
+    except keys.KeyFileError as error:
+        raise CliError(str(error)) from error
+
+
+def list_keys(path: Path) -> list[dict[str, Any]]:
+    """Return what is known of each key: nothing that opens anything."""
+    from server import keys
+
+    try:
+        return [
+            {"name": key.name, "scopes": list(key.scopes), "streams": key.streams}
+            for key in keys.read(path).keys
+        ]
+    except keys.KeyFileError as error:
+        raise CliError(str(error)) from error
+
+
 def train(config: Path, *, out: Path, resume: bool) -> int:
     """Train a model; returns an exit status."""
     from asr.training.config import BadConfig

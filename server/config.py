@@ -61,6 +61,10 @@ class ServerConfig:
     grpc_port: int | None = None
     origins: tuple[str, ...] = ()
     """Web origins besides our own whose pages may connect."""
+    keys: str = ""
+    """File of `rivulet keys`; empty: nobody is asked for a key."""
+    opens_per_minute: int | None = None
+    """New connections from one address; None: any number."""
     limits: Limits = field(default_factory=Limits)
     start_timeout_s: float = 10.0
     flush_timeout_s: float = 60.0
@@ -74,9 +78,12 @@ class ServerConfig:
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65_535:
                 raise ConfigError(f"{name} must be 0..65535, not {port}")
-        for name in ("workers", "max_connections"):
-            if getattr(self, name) < 1:
+        for name in ("workers", "max_connections", "opens_per_minute"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.keys and self.wyoming_port is not None:
+            raise ConfigError("Wyoming has no keys: --wyoming-port and --keys exclude each other")
         if self.standby < 0:
             raise ConfigError(f"standby must not be negative, not {self.standby}")
         if not self.store.startswith(STORES):

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from asr.events import Event
 from server.config import ServerConfig
 from server.keeper import Keeper, Ticket
+from server.keys import Account
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
@@ -30,6 +31,7 @@ from server.wire.errors import (
     OverCapacity,
     RemoteProtocolError,
     ResumeUnknown,
+    ServiceError,
 )
 from server.wire.messages import Error, ResumeFrom, ServerMessage, Start
 from server.wire.native import NativeServer, Request
@@ -96,6 +98,7 @@ class Connection:
         self._socket = socket
         self._config = config
         self._keeper = keeper
+        self._account: Account | None = getattr(socket, "account", None)
         self._metrics = metrics
         self._wire = NativeServer(limits=config.limits)
         self._outbox = Outbox()
@@ -238,9 +241,9 @@ class Connection:
             self._keeper.send(command, self.session.identity.number)
             return
         try:
-            self._keeper.attach(command, self)
+            self._keeper.attach(command, self, self._account)
             self._is_attached = True
-        except OverCapacity as error:
+        except ServiceError as error:
             self.session.fail(error)
 
     def _release(self) -> None:
@@ -316,7 +319,7 @@ class Connection:
             return
         number = self.session.identity.number
         try:
-            found = await self._keeper.come_back(resume.token, self, number)
+            found = await self._keeper.come_back(resume.token, self, number, self._account)
         except StoreUnavailable:
             text = "the store of sessions does not answer"
             self.session.fail(InternalError(text, retry_after=RETRY_AFTER_S))

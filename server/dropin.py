@@ -1,6 +1,6 @@
 """The foreign wires of a server: which path speaks which, and the talks in progress.
 
-Does: path, query and headers -> an adapter or the wire's own refusal; run talks; end them.
+Does: path, query and headers -> an adapter or a refusal; run talks; end them.
 Does not know: what the wires say, how engines work.
 """
 
@@ -11,27 +11,26 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
-from urllib.parse import parse_qs
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from server.guard import Entrance, caller_of, query_of, refusal_of
 from server.http import json_response
+from server.keys import Account
 from server.metrics import Conversation
 from server.session import RETRY_AFTER_S
 from server.talk import House, Line, Talk
 from server.wire.adapter import Adapter, Frame, Hello, Refused
 from server.wire.assemblyai import AssemblyServer
 from server.wire.deepgram import DeepgramServer
+from server.wire.errors import WireError
 from server.wire.flux import FluxServer
 from server.wire.openai_realtime import RealtimeServer
 from server.wire.speechmatics import SpeechmaticsServer
 
 logger = logging.getLogger(__name__)
-
-MAX_QUERY_FIELDS = 1_200
-"""A thousand phrases may stand in a query."""
 
 WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
     "/v1/listen": DeepgramServer,
@@ -78,8 +77,10 @@ class SocketLine:
 class DropIns:
     """Everything about foreign wires that one server holds."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, enter: Entrance) -> None:
         self._house = house
+        self.enter = enter
+        """Asked before a client is served; raises WireError."""
         self._talks: set[Talk] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -102,6 +103,10 @@ class DropIns:
 
     def handshake(self, socket: ServerConnection, request: Request) -> Response | None:
         """Prepare the adapter of a socket; a response refuses it."""
+        try:
+            account = self.enter(caller_of(socket, request), "stream")
+        except WireError as error:
+            return refusal_of(error)
         path, _, query = request.path.partition("?")
         hello = self.hello(query, dict(request.headers.raw_items()))
         if (full := self.refusal(hello)) is not None:
@@ -113,22 +118,18 @@ class DropIns:
         except Refused as refused:
             return json_response(refused.body, HTTPStatus(refused.status))
         socket.protocol.max_message_size = adapter.max_message_bytes
-        socket.adapter = adapter  # type: ignore[attr-defined]
+        socket.adapter, socket.account = adapter, account  # type: ignore[attr-defined]
         return None
 
     def hello(self, query: str, headers: Mapping[str, str]) -> Hello:
         """Return what is known of a client from its first line and headers."""
-        try:
-            fields = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-        except ValueError:
-            fields = {}
         model = self._house.keeper.model
         return Hello(
             name=_uuid(),
             born_s=int(time.time()),
             model=model.name if model else "",
             languages=model.languages if model else (),
-            query={name: tuple(values) for name, values in fields.items()},
+            query={name: tuple(values) for name, values in query_of(query).items()},
             headers={name.lower(): value for name, value in headers.items()},
         )
 
@@ -147,12 +148,12 @@ class DropIns:
         adapter = getattr(socket, "adapter", None)
         if not isinstance(adapter, Adapter):
             return False
-        await self.serve(adapter, SocketLine(socket))
+        await self.serve(adapter, SocketLine(socket), getattr(socket, "account", None))
         return True
 
-    async def serve(self, adapter: Adapter, line: Line) -> None:
+    async def serve(self, adapter: Adapter, line: Line, account: Account | None = None) -> None:
         """Run a talk to its end."""
-        talk = Talk(adapter, line, self._house)
+        talk = Talk(adapter, line, self._house, account)
         self._talks.add(talk)
         self._is_empty.clear()
         try:

@@ -11,10 +11,9 @@ import logging
 import secrets
 from collections.abc import Sequence
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -23,8 +22,10 @@ from server.config import ServerConfig
 from server.connection import Connection
 from server.door import door
 from server.dropin import DropIns, subprotocols_of
-from server.http import STREAM_PATH, Answer, Site, json_answer, refusal
+from server.guard import Caller, Guard, caller_of, refusal_of
+from server.http import STREAM_PATH, Answer, Site, json_answer
 from server.keeper import Keeper, Ticket
+from server.keys import Account, Keyring, Scope
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics
 from server.negotiation import chunk_ms
@@ -33,7 +34,7 @@ from server.posts import Posts
 from server.rooms import Rooms
 from server.session import RETRY_AFTER_S, Identity, Session
 from server.talk import House
-from server.wire.errors import ForbiddenOrigin, OverCapacity
+from server.wire.errors import OverCapacity, WireError
 from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ CLOSE_S = 5.0
 """A client that broke the framing holds its slots until it closes, this long at most."""
 FLUSH_S = 3.0
 """When the server goes: from the last word to the close."""
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class Gateway:
@@ -65,10 +65,12 @@ class Gateway:
         self._server: Server | None = None
         self._rooms = Rooms()
         self._audience = Audience(self._rooms, stalled_s=config.stalled_reader_s)
+        self._guard = Guard(config, Keyring(Path(config.keys)) if config.keys else None)
         self._dropins = DropIns(
-            House(config=config, keeper=keeper, metrics=metrics, identify=self._identify)
+            House(config=config, keeper=keeper, metrics=metrics, identify=self._identify),
+            self._enter,
         )
-        self.ports = Ports(config, self._dropins, self._turned_away)
+        self.ports = Ports(config, self._dropins)
         """Wires that have a port of their own."""
         self._site = Site(
             {
@@ -81,7 +83,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
-        posts = Posts(self._dropins, self._site, self._may_serve)
+        posts = Posts(self._dropins, self._site, self._guard)
         self._server = await serve(
             self._serve,
             self._config.host,
@@ -163,36 +165,36 @@ class Gateway:
         path = request.path.partition("?")[0]
         is_upgrade = "websocket" in "".join(request.headers.get_all("Upgrade")).lower()
         if is_upgrade and self._dropins.speaks(path):
-            return self._foreign(socket, request)
+            return self._dropins.handshake(socket, request)
         if is_upgrade and room_at(path):
-            is_welcome = self._may_connect(request.headers)
-            return None if is_welcome else refusal(HTTPStatus.FORBIDDEN, "not from this origin")
+            return self._turned_away(socket, request)
         if path != STREAM_PATH or not is_upgrade:
             return self._site.respond(request.method, request.path)
-        if "Origin" in request.headers:
-            return None  # a page cannot read a refusal: it is told inside the socket
-        if self._is_full():
-            text = "this server has as many connections as it takes"
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=round(RETRY_AFTER_S))
+        try:
+            account = self._guard.admit(caller_of(socket, request), "stream")
+            self._may_be_full()
+        except WireError as error:
+            if "Origin" not in request.headers:
+                return refusal_of(error)
+            socket.refused = error  # type: ignore[attr-defined]  # a page reads it in the socket
+        else:
+            socket.account = account  # type: ignore[attr-defined]
         return None
 
-    def _foreign(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Answer the handshake of a wire that is not ours."""
-        return self._turned_away(request.headers) or self._dropins.handshake(socket, request)
+    def _turned_away(self, socket: ServerConnection, request: Request) -> Response | None:
+        try:
+            self._guard.admit(caller_of(socket, request), "stream")
+        except WireError as error:
+            return refusal_of(error)
+        return None
 
-    def _turned_away(self, headers: Headers) -> Response | None:
-        status = self._may_serve(headers)
-        if status is HTTPStatus.OK:
-            return None
-        wait_s = round(RETRY_AFTER_S) if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-        return refusal(status, status.description, retry_after_s=wait_s)
-
-    def _may_serve(self, headers: Headers) -> HTTPStatus:
-        """Whether one more client of a foreign wire may come, as an HTTP status."""
-        if not self._may_connect(headers):
-            return HTTPStatus.FORBIDDEN
-        is_open = not (self._is_full() or self._is_draining)
-        return HTTPStatus.OK if is_open else HTTPStatus.SERVICE_UNAVAILABLE
+    def _enter(self, caller: Caller, scope: Scope) -> Account | None:
+        """Let a client of a foreign wire in; raises WireError."""
+        account = self._guard.admit(caller, scope)
+        self._may_be_full()
+        if self._is_draining:
+            raise OverCapacity("this server is going", retry_after=RETRY_AFTER_S)
+        return account
 
     def _identify(self) -> Identity:
         name = secrets.token_hex(8)
@@ -215,11 +217,8 @@ class Gateway:
         self._connections.add(connection)
         self._is_empty.clear()
         try:
-            if not self._may_connect(socket.request.headers if socket.request else Headers()):
-                session.fail(ForbiddenOrigin("pages of this origin may not connect here"))
-            elif len(self._connections) > self._config.max_connections:
-                text = "this server has as many connections as it takes"
-                session.fail(OverCapacity(text, retry_after=RETRY_AFTER_S))
+            if isinstance(error := getattr(socket, "refused", None), WireError):
+                session.fail(error)
             elif self._is_draining:
                 session.drain(deadline_ms=0)
             await connection.run()
@@ -230,26 +229,10 @@ class Gateway:
             if not self._connections:
                 self._is_empty.set()
 
-    def _is_full(self) -> bool:
-        return len(self._connections) + len(self._dropins) >= self._config.max_connections
-
-    def _may_connect(self, headers: Headers) -> bool:
-        """Whether this is no page, a page of ours, or of an origin that was allowed."""
-        if "Origin" not in headers:
-            return True
-        origin, host = headers.get_all("Origin"), headers.get_all("Host")
-        if len(origin) != 1 or len(host) != 1:
-            return False
-        if origin[0] in self._config.origins:
-            return True
-        try:
-            parts = urlsplit(origin[0])
-        except ValueError:
-            return False
-        if parts.netloc != host[0]:
-            return False
-        # On loopback any name may be pointed at us (DNS rebinding): only its own names count.
-        return self._config.host not in _LOOPBACK or parts.hostname in _LOOPBACK
+    def _may_be_full(self) -> None:
+        if len(self._connections) + len(self._dropins) >= self._config.max_connections:
+            text = "this server has as many connections as it takes"
+            raise OverCapacity(text, retry_after=RETRY_AFTER_S)
 
     # ---- plain HTTP
 

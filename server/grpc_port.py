@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from websockets.datastructures import Headers
 
 from server import media
 from server.config import ServerConfig
 from server.dropin import DropIns
+from server.guard import Caller
+from server.keys import Account, Scope
 from server.wire import protobuf as pb
 from server.wire.adapter import Frame
-from server.wire.errors import RemoteProtocolError
+from server.wire.errors import RemoteProtocolError, WireError
 from server.wire.rest import Recording
 from server.wire.riva import (
     INVALID_ARGUMENT,
@@ -28,6 +31,10 @@ from server.wire.riva import (
 SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS")
+_DENIED: dict[str, grpc.StatusCode] = {
+    "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
+    "rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 _STATUSES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -98,14 +105,27 @@ class GrpcPort:
         if self._server is not None:
             await self._server.stop(grace=None)
 
+    async def _admit(self, context: Any, scope: Scope) -> Account | None:
+        shown = [(k, v) for k, v in context.invocation_metadata() or () if k == "authorization"]
+        try:
+            return self._dropins.enter(
+                Caller(Headers(shown), address=_host_of(context.peer())), scope
+            )
+        except WireError as error:
+            status = _DENIED.get(error.code, grpc.StatusCode.UNAVAILABLE)
+            await context.abort(status, error.message)
+            raise
+
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        account = await self._admit(context, "stream")
         if not self._dropins.has_room:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "every slot is taken")
         line = CallLine(requests, context)
-        await self._dropins.serve(RivaServer(self._dropins.hello("", {})), line)
+        await self._dropins.serve(RivaServer(self._dropins.hello("", {})), line, account)
         await line.finish()
 
     async def _file(self, request: bytes, context: Any) -> bytes:
+        account = await self._admit(context, "files")
         if not self._dropins.has_room:
             await context.abort(_STATUSES[RESOURCE_EXHAUSTED], "every slot is taken")
         try:
@@ -114,7 +134,7 @@ class GrpcPort:
             await context.abort(_STATUSES[INVALID_ARGUMENT], error.message)
             raise
         line = _Whole()
-        await self._dropins.serve(adapter, line)
+        await self._dropins.serve(adapter, line, account)
         if line.status[0]:
             await context.abort(_STATUSES[line.status[0]], line.status[1])
         return line.answer
@@ -162,3 +182,8 @@ class _Whole:
 
 def _unavailable() -> int:
     return int(grpc.StatusCode.UNAVAILABLE.value[0])
+
+
+def _host_of(peer: str) -> str:
+    """Return the address in ``ipv4:127.0.0.1:50000``."""
+    return peer.partition(":")[2].rpartition(":")[0]

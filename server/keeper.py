@@ -20,8 +20,10 @@ import msgspec
 from asr.events import Partial
 from server import ledger, tenant
 from server.gate import Gate, Outlets, Owner, from_entry
+from server.keys import Account
 from server.ledger import Happening, Ledger
 from server.manager import Manager
+from server.quota import Quota
 from server.session import Session
 from server.store.base import Kept, Outcome, Store
 from server.store.clerk import Clerk
@@ -118,6 +120,7 @@ class Keeper:
         """Of the sessions that can be come back to."""
         self._named: dict[str, int] = {}
         self._away: dict[int, asyncio.TimerHandle] = {}
+        self._quota = Quota()
 
     @property
     def model(self) -> link.Model | None:
@@ -136,11 +139,17 @@ class Keeper:
 
     # ---- sessions
 
-    def attach(self, command: link.Open, listener: tenant.Listener) -> None:
-        """Serve a new session; raises OverCapacity."""
+    def attach(
+        self, command: link.Open, listener: tenant.Listener, account: Account | None = None
+    ) -> None:
+        """Serve a new session; raises OverCapacity, RateLimited."""
+        if account is not None:
+            self._quota.check(account, command.channels, self._manager.room)
         one = Tenant(Ledger(command), listener, self._lives)
         one.enter(command)
         self._tenants[command.session] = one
+        if account is not None:
+            self._quota.take(command.session, account, command.channels)
 
     def log(self, session: int, ticket: Ticket, start: bytes, holder: Holder) -> None:
         """From now on write down what it takes to come back to the session."""
@@ -164,6 +173,7 @@ class Keeper:
         if one is None:
             return
         self._stay(session)
+        self._quota.give(session)
         self._holders.pop(session, None)
         gate = one.gate
         one.leave()
@@ -180,6 +190,7 @@ class Keeper:
             self.release(session)
             return
         one.listener = self._holders[session] = holder
+        self._quota.give(session)
         one.put_away()
         self._stay(session)
         timer = asyncio.get_running_loop().call_later(self._away_s, self.release, session)
@@ -187,7 +198,9 @@ class Keeper:
         if len(self._away) > MAX_AWAY:
             self._drop(next(iter(self._away)))
 
-    async def come_back(self, token: str, holder: Holder, number: int) -> Return | None:
+    async def come_back(
+        self, token: str, holder: Holder, number: int, account: Account | None = None
+    ) -> Return | None:
         """Give the session of a token to a new holder; None: there is none, or it is spent.
 
         ``number`` is its name here from now on when it has to be made again.
@@ -211,6 +224,8 @@ class Keeper:
         if gate is not None:  # two clients came at once: the later one is the owner
             gate.owner.epoch = max(gate.owner.epoch, kept.epoch)
         books = self._tenants[known].ledger
+        if account is not None:
+            self._quota.take(known, account, books.opening.channels)
         return Return(
             ticket=new,
             finals=finals,
@@ -312,6 +327,7 @@ class Keeper:
         if one is None:
             return None
         self._stay(session)
+        self._quota.give(session)
         if one.gate is not None:
             self._named.pop(one.gate.owner.name, None)
         one.leave()

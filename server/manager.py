@@ -12,13 +12,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from asr.events import Event
+from server.quota import Room
 from server.wire.errors import OverCapacity
 from server.worker import link
-from server.worker.handle import Worker
+from server.worker.handle import Worker, WorkerState
 from server.worker.heart import WHY, Hang, Watch, every_beat
 
 logger = logging.getLogger(__name__)
@@ -73,16 +73,6 @@ class Observer(Protocol):
     def hung(self, hang: Hang) -> None:
         """Note that a worker was killed because it hung."""
         ...
-
-
-class WorkerState(Enum):
-    """Life of a worker's place."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DOWN = "down"
-    UNFIT = "unfit"
-    CLOSED = "closed"
 
 
 @dataclass(slots=True)
@@ -167,6 +157,12 @@ class Manager:
         return not self._waiting and any(
             place.free() and not place.is_standby for place in self._places
         )
+
+    @property
+    def room(self) -> Room:
+        """What the ready workers have, standbys apart."""
+        ready = [p for p in self._places if p.model and not p.is_standby]
+        return Room(sum(p.model.streams for p in ready if p.model), sum(p.free() for p in ready))
 
     @property
     def slots_in_use(self) -> int:

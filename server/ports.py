@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from server.config import ServerConfig
 from server.dropin import DropIns, SocketLine
+from server.guard import Caller, caller_of, refusal_of
 from server.wire.adapter import Adapter, Frame, Hello
+from server.wire.errors import WireError
 from server.wire.sherpa import SherpaServer
 from server.wire.vosk import VoskServer
 from server.wire.wyoming import WyomingServer
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 CLOSE_S = 5.0
 PING_S = 20.0
-
-MayConnect = Callable[[Headers], Response | None]
 
 
 class StreamLine:
@@ -66,10 +65,9 @@ class StreamLine:
 class Ports:
     """The listeners beside our main port."""
 
-    def __init__(self, config: ServerConfig, dropins: DropIns, may_connect: MayConnect) -> None:
+    def __init__(self, config: ServerConfig, dropins: DropIns) -> None:
         self._config = config
         self._dropins = dropins
-        self._may_connect = may_connect
         self._servers = dict[str, Server | asyncio.Server]()
         self._grpc: GrpcPort | None = None
 
@@ -115,16 +113,22 @@ class Ports:
         self._grpc = GrpcPort(self._config, self._dropins)
         await self._grpc.start()
 
-    def _refusal(self, headers: Headers) -> Response | None:
-        return self._may_connect(headers) or self._dropins.refusal(self._dropins.hello("", {}))
+    def _refusal(self) -> Response | None:
+        return self._dropins.refusal(self._dropins.hello("", {}))
 
     async def _websocket(self, wire: Callable[[Hello], Adapter], port: int) -> Server:
         async def run(socket: ServerConnection) -> None:
             adapter = wire(self._dropins.hello("", {}))
-            await self._dropins.serve(adapter, SocketLine(socket))
+            account = getattr(socket, "account", None)
+            await self._dropins.serve(adapter, SocketLine(socket), account)
 
         def check(socket: ServerConnection, request: Request) -> Response | None:
-            return self._refusal(request.headers)
+            try:
+                account = self._dropins.enter(caller_of(socket, request), "stream")
+            except WireError as error:
+                return refusal_of(error)
+            socket.account = account  # type: ignore[attr-defined]
+            return self._refusal()
 
         return await serve(
             run,
@@ -144,7 +148,13 @@ class Ports:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         line = StreamLine(reader, writer)
-        if self._refusal(Headers()) is not None:
+        address = (writer.get_extra_info("peername") or ("",))[0]
+        try:
+            self._dropins.enter(Caller(address=address), "stream")
+            is_welcome = self._refusal() is None
+        except WireError:
+            is_welcome = False
+        if not is_welcome:
             line.abort()  # it has no words before 'describe'; Home Assistant tries again
             return
         await self._dropins.serve(WyomingServer(self._dropins.hello("", {})), line)

@@ -1,6 +1,7 @@
 """Requests with a body: whole files, in the forms of the wires that take them.
 
-Does: path -> wire; read and decode a file within bounds; run its session; refuse as its wire does.
+Does: path -> wire; read and decode a file within bounds; run its session; refuse as its wire does;
+tokens for browsers.
 Does not know: how bytes arrive (door), what a transcript looks like (the wires).
 """
 
@@ -8,19 +9,29 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated
 
+import msgspec
 from websockets.datastructures import Headers
 
 from server import media
 from server.door import Door, PostLine
 from server.dropin import DropIns
+from server.guard import Caller, Guard, query_of, status_of
 from server.http import Site
+from server.keys import MAX_TOKEN_S, Account
 from server.session import RETRY_AFTER_S
 from server.wire import deepgram_files, openai_files
 from server.wire.adapter import Adapter, Hello, Refused
 from server.wire.codec import JsonObject
 from server.wire.deepgram import format_of
-from server.wire.errors import BadRequest, MessageTooBig, RemoteProtocolError
+from server.wire.errors import (
+    BadRequest,
+    MessageTooBig,
+    OverCapacity,
+    RemoteProtocolError,
+    WireError,
+)
 from server.wire.rest import Head, Recording, json_answer, read_form
 
 MAX_WAITING_BYTES = 512 * 1024 * 1024
@@ -28,7 +39,16 @@ MAX_WAITING_BYTES = 512 * 1024 * 1024
 MAX_HEARD = 4
 """Files that are decoded and heard at once: their audio waits in memory."""
 
+TOKENS_PATH = "/v1/tokens"
+
 Failure = Callable[[Hello, int, str], JsonObject]
+
+
+class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request for a token."""
+
+    expires_in: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKEN_S)] = 60
+    """Seconds in which it opens streams; those it opened go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +62,10 @@ class _Route:
 class Posts:
     """Answers requests with a body."""
 
-    def __init__(
-        self, dropins: DropIns, site: Site, may_serve: Callable[[Headers], HTTPStatus]
-    ) -> None:
+    def __init__(self, dropins: DropIns, site: Site, guard: Guard) -> None:
         self._dropins = dropins
         self._site = site
-        self._may_serve = may_serve
+        self._guard = guard
         self._waiting_bytes = 0
         self._hearing = asyncio.Semaphore(MAX_HEARD)
         self._routes = {
@@ -62,20 +80,40 @@ class Posts:
     async def answer(self, door: Door, head: Head) -> None:
         """Answer one request and close."""
         route = self._routes.get(head.path)
+        caller = _caller_of(door, head)
+        if head.method == "POST" and head.path == TOKENS_PATH:
+            await self._token(door, head, caller)
+            return
         if head.method != "POST" or route is None:
             response = self._site.respond(head.method, head.path)
             await self._say(door, bytes(response.serialize()))
             return
         hello = self._dropins.hello(head.query, head.headers)
-        status = self._may_serve(Headers(head.headers))
-        if status is HTTPStatus.OK and not self._dropins.has_room:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-        if status is not HTTPStatus.OK:
-            await self._refuse(door, route, hello, status, status.phrase)
+        try:
+            account = self._dropins.enter(caller, "files")
+            if not self._dropins.has_room:
+                raise OverCapacity("every slot of this server is taken")
+        except WireError as error:
+            await self._refuse(door, route, hello, status_of(error), error.message)
             return
-        await self._guarded(door, route, hello, head)
+        await self._guarded(door, route, hello, head, account)
 
-    async def _guarded(self, door: Door, route: _Route, hello: Hello, head: Head) -> None:
+    async def _token(self, door: Door, head: Head, caller: Caller) -> None:
+        """Give whoever has a key a token for its pages."""
+        extra = {"Cache-Control": "no-store"}
+        try:
+            wish = _read_wish(await door.body(head))
+            token = self._guard.token(caller, wish.expires_in)
+            if token is None:
+                raise BadRequest("this server has no keys: nobody needs a token")
+            status, body = HTTPStatus.OK, msgspec.to_builtins(wish) | {"token": token}
+        except WireError as error:
+            status, body = status_of(error), {"error": error.message}
+        await self._say(door, json_answer(status.value, body, extra))
+
+    async def _guarded(
+        self, door: Door, route: _Route, hello: Hello, head: Head, account: Account | None
+    ) -> None:
         size = door.size_of(head)
         if self._waiting_bytes + size > MAX_WAITING_BYTES:
             status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -86,7 +124,7 @@ class Posts:
             body = await door.body(head)
             async with self._hearing:
                 adapter = await route.read(hello, head, body)
-                await self._dropins.serve(adapter, PostLine(door))
+                await self._dropins.serve(adapter, PostLine(door), account)
         except Refused as refused:
             await self._say(door, json_answer(refused.status, refused.body))
         except RemoteProtocolError as error:
@@ -99,7 +137,7 @@ class Posts:
         self, door: Door, route: _Route, hello: Hello, status: HTTPStatus, text: str
     ) -> None:
         extra = {}
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
             extra["Retry-After"] = str(round(RETRY_AFTER_S))
         body = route.failure(hello, status.value, text)
         await self._say(door, json_answer(status.value, body, extra))
@@ -107,6 +145,18 @@ class Posts:
     async def _say(self, door: Door, answer: bytes) -> None:
         await door.write(answer)
         await door.finish()
+
+
+def _read_wish(body: bytes) -> TokenWish:
+    try:
+        return msgspec.json.decode(body, type=TokenWish) if body else TokenWish()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f'the body is {{"expires_in": 1 to {MAX_TOKEN_S}}}') from error
+
+
+def _caller_of(door: Door, head: Head) -> Caller:
+    address = (door.transport.get_extra_info("peername") or ("",))[0]
+    return Caller(Headers(head.headers), query_of(head.query), address)
 
 
 async def _deepgram(hello: Hello, head: Head, body: bytes) -> Adapter:

@@ -17,6 +17,7 @@ import msgspec
 from asr.events import Event
 from server.config import ServerConfig
 from server.keeper import Keeper
+from server.keys import Account
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.session import Identity, Session
@@ -26,7 +27,7 @@ from server.wire.errors import (
     IdleTimeout,
     InternalError,
     LocalProtocolError,
-    OverCapacity,
+    ServiceError,
     TooFarAhead,
     WireError,
 )
@@ -78,7 +79,10 @@ class House:
 class Talk:
     """Carries one adapter over one line (server.tenant.Listener of the session under way)."""
 
-    def __init__(self, adapter: Adapter, line: Line, house: House) -> None:
+    def __init__(
+        self, adapter: Adapter, line: Line, house: House, account: Account | None = None
+    ) -> None:
+        self._account = account
         self._adapter = adapter
         self._line = line
         self._house = house
@@ -276,9 +280,9 @@ class Talk:
             self._house.keeper.send(command, session.identity.number)
             return
         try:
-            self._house.keeper.attach(command, self)
+            self._house.keeper.attach(command, self, self._account)
             self._is_attached = True
-        except OverCapacity as error:
+        except ServiceError as error:
             session.fail(error)
 
     def _refuse(self, error: WireError) -> None:

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="a web origin that may connect"
     )
+    parser.add_argument("--keys", metavar="FILE", help="ask for the keys of `rivulet keys`")
+    parser.add_argument(
+        "--opens-per-minute",
+        type=int,
+        metavar="N",
+        help="new connections from one address (default: any number)",
+    )
     for name, wire in WIRES.items():
         parser.add_argument(
             f"--{name}-port", type=int, metavar="N", help=f"also speak {wire} on a port of its own"
@@ -75,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         "slots": args.slots,
         "standby": args.standby,
         "store": args.store,
+        "keys": args.keys,
+        "opens_per_minute": args.opens_per_minute,
         "lm": args.lm,
         "lm_weight": args.lm_weight,
         "beam": args.beam,

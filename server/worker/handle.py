@@ -5,6 +5,7 @@ Does not know: launching, sessions, placement.
 """
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from server.worker import link
@@ -13,6 +14,16 @@ OnReport = Callable[[link.Report], None]
 """Called in the gateway's event loop, in the order of the reports."""
 OnExit = Callable[[str], None]
 """Called once in the gateway's event loop when the worker is gone, with a reason."""
+
+
+class WorkerState(Enum):
+    """Life of a worker's place."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"
+    UNFIT = "unfit"
+    CLOSED = "closed"
 
 
 class Worker(Protocol):
