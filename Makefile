@@ -68,6 +68,7 @@ $(RUN_READY): $(PY) pyproject.toml constraints.txt
 	@echo 'installing rivulet and its engine into $(VENV) (once)'
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),) '$(TORCH)'
 	@$(PIP) -e '.[engine]' || $(compiler_hint)
+	@$(PY) -m asr.encoder.native || true  # without a compiler the engine says so and runs slower
 	@touch $@
 
 $(TEST_READY): $(RUN_READY)

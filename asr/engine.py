@@ -20,6 +20,8 @@ from asr.checkpoint.spec import Checkpoint
 from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.batch import StepInput
 from asr.encoder.encoder import Encoder
+from asr.encoder.kit import Parts
+from asr.encoder.linear import DTYPES
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
 from asr.features import FrontEnd
@@ -69,6 +71,8 @@ class EngineConfig:
     lm_weight: float | None = None
     """Its share where a stream names none; None: LM_WEIGHT."""
     limits: Limits = field(default_factory=Limits)
+    parts: Parts = "auto"
+    """``plain``: what lies between matrix products in torch, even where C++ could be compiled."""
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -92,10 +96,13 @@ class Engine:
             checkpoint.tensors[FRONT_END + "fb"].float().squeeze(0),
         )
         widest = max(max(spec.look_aheads) + 1, config.limits.max_steps)
-        self._encoder = Encoder(tensors, spec, precision=self._precision, max_steps=widest)
+        self._encoder = Encoder(
+            tensors, spec, precision=self._precision, max_steps=widest, parts=config.parts
+        )
         self._prompt = PromptKernel(tensors, spec, self._precision) if spec.num_prompts else None
-        cache = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        self._pool = SlotPool.allocate(spec, config.slots, dtype=cache, device=self._device)
+        self._pool = SlotPool.allocate(
+            spec, config.slots, dtype=DTYPES[self._precision], device=self._device
+        )
         setup = Setup(
             slots=config.slots,
             precision=self._precision,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.interface import BadSnapshot
 
-MAGIC = b"RVS1"
+MAGIC = b"RVS2"
 
 
 def pack(tensors: Mapping[str, Tensor], identity: Mapping[str, str]) -> bytes:

@@ -60,7 +60,7 @@ class CtcDecoder:
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
     ) -> list[list[Token]]:
         """Decode every valid frame of the batch at once."""
-        logits = self._head(x_BTD)
+        logits = self._head(x_BTD).float()
         label = logits.argmax(-1)
         if (favoured := self._fusion.rows(slots_B)) is not None:
             label[favoured] = self._favoured(logits[favoured], slots_B[favoured], valid_B[favoured])

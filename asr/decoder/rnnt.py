@@ -97,7 +97,7 @@ class RnntDecoder:
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
     ) -> list[list[Token]]:
         """Decode every valid frame of the batch."""
-        encoded = self._encoder_side(x_BTD)
+        encoded = self._encoder_side(x_BTD).float()
         steps = torch.arange(x_BTD.shape[1], device=x_BTD.device)
         at = torch.zeros_like(valid_B)  # the frame each row stands on
         symbols = torch.zeros_like(valid_B)  # already emitted on that frame
@@ -105,7 +105,7 @@ class RnntDecoder:
         active = torch.nonzero(valid_B > 0).squeeze(1)
         while len(active):
             g = self._g_SJ[slots_B[active]]
-            logits = self._out(F.relu(encoded[active] + g[:, None]))
+            logits = self._out(F.relu(encoded[active] + g[:, None])).float()
             label = self._labels(logits, slots_B[active])
             wanted = (steps >= at[active, None]) & (steps < valid_B[active, None])
             emits = wanted & (label != self._blank)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
-from asr.encoder.batch import StepInput, step_geometry
-from asr.encoder.layer import ConformerLayer
-from asr.encoder.linear import Precision
+from asr.encoder.batch import StepInput
+from asr.encoder.kit import Parts, Place, choose_kit
+from asr.encoder.layer import ConformerLayer, Positions
+from asr.encoder.linear import DTYPES, Precision
 from asr.encoder.pool import SlotPool
 from asr.encoder.subsampling import Subsampling
 
@@ -28,16 +29,18 @@ class Encoder:
         *,
         precision: Precision,
         max_steps: int,
+        parts: Parts = "auto",
     ) -> None:
         self._spec = spec
         self._scale = math.sqrt(spec.d_model) if spec.xscaling else 1.0
-        self._subsampling = Subsampling(tensors, precision)
         device = tensors["encoder.pre_encode.out.weight"].device
-        positions = sinusoids(
-            spec.left_context + max_steps - 1, -max(spec.look_aheads), spec.d_model, device
-        )
+        kit = choose_kit(parts, DTYPES[precision], device)
+        self._subsampling = Subsampling(tensors, precision, kit)
+        farthest = spec.left_context + max_steps - 1
+        table = sinusoids(farthest, -max(spec.look_aheads), spec.d_model, device)
+        positions = Positions(table, zero=farthest)
         self._layers = [
-            ConformerLayer(tensors, spec, i, positions_PD=positions, precision=precision)
+            ConformerLayer(tensors, spec, i, positions=positions, precision=precision, kit=kit)
             for i in range(spec.layers)
         ]
 
@@ -45,15 +48,16 @@ class Encoder:
         """Return encoder frames [B, T, D]; rows past ``valid_B`` mean nothing."""
         x = self._subsampling(pool, step) * self._scale
         slots = step.slots_B
-        geometry = step_geometry(
-            pool.frames_S[slots],
-            step.valid_B,
+        place = Place(
+            slots_B=slots,
+            frames_B=pool.frames_S[slots],
+            valid_B=step.valid_B,
             steps=x.shape[1],
             left=self._spec.left_context,
             chunk=step.look_ahead + 1,
         )
         for layer in self._layers:
-            x = layer(x, pool, slots, geometry)
+            layer(x, pool, place)
         pool.frames_S[slots] += step.valid_B
         return x
 

@@ -1,6 +1,7 @@
 """Linear layers prepared once for the precision they run in.
 
-Does: weights -> a callable float32 -> float32; bf16 weights are packed for oneDNN where it can.
+Does: weights -> a callable that returns the compute type; weights are packed for oneDNN where that
+pays, an activation rides along.
 Does not know: what the layer is for.
 """
 
@@ -13,11 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Precision = Literal["fp32", "bf16"]
+Activation = Literal["none", "relu", "swish"]
 LinearFn = Callable[[Tensor], Tensor]
-
+ACTIVATIONS: dict[Activation, LinearFn] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "swish": F.silu,
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 TYPICAL_ROWS = 64
 """Rows of a batch that oneDNN picks the packed layout for."""
+PACK_FROM = 500_000
+"""Weights of this many numbers gain from oneDNN's packed layout in fp32; smaller ones lose."""
 
 
 def has_fast_bf16() -> bool:
@@ -29,19 +38,21 @@ def has_fast_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-PACK_FROM = 500_000
-"""Weights of this many numbers gain from oneDNN's packed layout in fp32; smaller ones lose."""
+def make_linear(
+    weight: Tensor, bias: Tensor | None, precision: Precision, activation: Activation = "none"
+) -> LinearFn:
+    """Return y = act(x W^T + b) for x [..., in], in the precision's type.
 
-
-def make_linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearFn:
-    """Return y = x W^T + b for float32 x [..., in]; weight [out, in] (trailing 1s are dropped)."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    ``weight`` is [out, in] (trailing 1s are dropped).
+    """
+    dtype = DTYPES[precision]
     weight = weight.flatten(1).to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
     is_worth_packing = precision == "bf16" or weight.numel() >= PACK_FROM
     if weight.is_cuda or not is_worth_packing:
-        return lambda x: F.linear(x.to(dtype), weight, bias).float()
+        act = ACTIVATIONS[activation]
+        return lambda x: act(F.linear(x.to(dtype), weight, bias))
     # The layout oneDNN wants, made once; otherwise each call reorders the weights again.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)  # noqa: SLF001
     run = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return lambda x: run(x.to(dtype), packed, bias, "none", [], "").float()
+    return lambda x: run(x.to(dtype), packed, bias, activation, [], "")

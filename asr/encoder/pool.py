@@ -2,7 +2,8 @@
 
 Does: allocate, clear, copy, export and import rows; one spare row takes the padding of batches.
 Does not know: who owns a slot, audio, tokens.
-Shapes: L layers, S slots (+1 spare), H heads, R left-context frames, K kernel, D width.
+Shapes: L layers, S slots (+1 spare), H heads, R left-context frames, K kernel, D width,
+C channels, F bands.
 The key/value row of frame n is n % R: nothing is shifted; rows older than a stream are masked.
 """
 
@@ -13,18 +14,21 @@ from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
 
+OVERRUN = 16
+
 
 @dataclass(frozen=True, slots=True)
 class SlotPool:
     """Caches of all slots."""
 
-    keys_LSHRd: Tensor
+    keys_LSHdR: Tensor
+    """Across: a product with a query then runs along the frames."""
     values_LSHRd: Tensor
     conv_LSKD: Tensor
     """Input of the depthwise convolution, after GLU and pad mask: kernel - 1 frames."""
-    mel_S11F: Tensor
-    stage1_SC1F: Tensor
-    stage2_SC1F: Tensor
+    mel_SF: Tensor
+    stage1_SFC: Tensor
+    stage2_SFC: Tensor
     """Last input column of each subsampling stage."""
     frames_S: Tensor
     """Encoder frames produced so far."""
@@ -36,18 +40,20 @@ class SlotPool:
         """Make zeroed caches for ``slots`` streams and the spare row."""
         rows, head = slots + 1, spec.d_model // spec.heads
         half = spec.mel_bins // 2 + 1
-        kv = (spec.layers, rows, spec.heads, spec.left_context, head)
+        layers, heads, left = spec.layers, spec.heads, spec.left_context
 
         def zeros(*shape: int, of: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(*shape, dtype=of, device=device)
 
+        # The native kit reads whole registers: from the last row some numbers too far.
+        keys = zeros(layers * rows * heads * head * left + OVERRUN, of=dtype)[:-OVERRUN]
         return cls(
-            keys_LSHRd=zeros(*kv, of=dtype),
-            values_LSHRd=zeros(*kv, of=dtype),
+            keys_LSHdR=keys.view(layers, rows, heads, head, left),
+            values_LSHRd=zeros(layers, rows, heads, left, head, of=dtype),
             conv_LSKD=zeros(spec.layers, rows, spec.conv_kernel - 1, spec.d_model),
-            mel_S11F=zeros(rows, 1, 1, spec.mel_bins),
-            stage1_SC1F=zeros(rows, spec.subsampling_channels, 1, half),
-            stage2_SC1F=zeros(rows, spec.subsampling_channels, 1, half // 2 + 1),
+            mel_SF=zeros(rows, spec.mel_bins),
+            stage1_SFC=zeros(rows, half, spec.subsampling_channels, of=dtype),
+            stage2_SFC=zeros(rows, half // 2 + 1, spec.subsampling_channels, of=dtype),
             frames_S=zeros(rows, of=torch.long),
         )
 
@@ -59,14 +65,14 @@ class SlotPool:
     def clear(self, slot: int) -> None:
         """Set a row to the start of a stream (old keys and values are masked, not wiped)."""
         self.conv_LSKD[:, slot] = 0
-        for cache in (self.mel_S11F, self.stage1_SC1F, self.stage2_SC1F, self.frames_S):
+        for cache in (self.mel_SF, self.stage1_SFC, self.stage2_SFC, self.frames_S):
             cache[slot] = 0
 
     def copy(self, source: int, target: int) -> None:
         """Copy a row."""
-        for cache in (self.keys_LSHRd, self.values_LSHRd, self.conv_LSKD):
+        for cache in (self.keys_LSHdR, self.values_LSHRd, self.conv_LSKD):
             cache[:, target] = cache[:, source]
-        for cache in (self.mel_S11F, self.stage1_SC1F, self.stage2_SC1F, self.frames_S):
+        for cache in (self.mel_SF, self.stage1_SFC, self.stage2_SFC, self.frames_S):
             cache[target] = cache[source]
 
     def export_row(self, slot: int) -> dict[str, Tensor]:

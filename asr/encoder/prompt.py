@@ -31,4 +31,5 @@ class PromptKernel:
 
     def __call__(self, x_BTD: Tensor, prompts_B: Tensor) -> Tensor:
         """Return [B, T, D]."""
-        return self._out(F.relu(self._frames(x_BTD) + self._columns_PH[prompts_B][:, None]))
+        columns = self._columns_PH[prompts_B][:, None]
+        return self._out(F.relu(self._frames(x_BTD).float() + columns)).float()

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from asr.encoder.batch import StepInput
+from asr.encoder.kit import Kit, StageWeights
 from asr.encoder.linear import LinearFn, Precision, make_linear
 from asr.encoder.pool import SlotPool
 
@@ -19,37 +19,36 @@ PREFIX = "encoder.pre_encode."
 
 
 class Subsampling:
-    """Three strided stages: a full convolution, then twice depthwise + pointwise."""
+    """Three strided stages: a full convolution, then twice depthwise + pointwise.
 
-    def __init__(self, tensors: Mapping[str, Tensor], precision: Precision) -> None:
-        self._conv_in = _pair(tensors, 0)
-        self._depthwise = [_pair(tensors, i) for i in (2, 5)]
+    Channels come last: then a pointwise convolution is a matrix product as it lies.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], precision: Precision, kit: Kit) -> None:
+        self._first = kit.first_stage(_stage(tensors, 0))
+        self._stages = [kit.stage(_stage(tensors, i)) for i in (2, 5)]
         self._pointwise: list[LinearFn] = [
-            make_linear(*_pair(tensors, i), precision) for i in (3, 6)
+            make_linear(*_pair(tensors, i), precision, "relu") for i in (3, 6)
         ]
-        self._out = make_linear(
-            tensors[PREFIX + "out.weight"], tensors[PREFIX + "out.bias"], precision
-        )
+        weight, bias = tensors[PREFIX + "out.weight"], tensors[PREFIX + "out.bias"]
+        channels = tensors[PREFIX + "conv.0.bias"].shape[0]
+        by_band = weight.view(len(weight), channels, -1).transpose(1, 2).flatten(1)
+        self._out = make_linear(by_band, bias, precision)
 
     def __call__(self, pool: SlotPool, step: StepInput) -> Tensor:
         """Return [B, T, D]."""
-        x = self._stage(step.mel_BTF.unsqueeze(1), pool.mel_S11F, step.slots_B)
-        x = F.relu(F.conv2d(x, *self._conv_in, stride=2))
-        x = _mask(x, step.stage_from[0], step.stage_until[0])
-        x = self._separable(0, self._stage(x, pool.stage1_SC1F, step.slots_B))
-        x = _mask(x, step.stage_from[1], step.stage_until[1])
-        x = self._separable(1, self._stage(x, pool.stage2_SC1F, step.slots_B))
-        return self._out(x.transpose(1, 2).flatten(2))
+        slots = step.slots_B
+        inside = step.stage_from[0], step.stage_until[0]
+        x = self._first(step.mel_BTF, pool.mel_SF, slots, inside)
+        x = self._pointwise[0](self._stages[0](x, pool.stage1_SFC, slots))
+        _mask(x, step.stage_from[1], step.stage_until[1])
+        x = self._pointwise[1](self._stages[1](x, pool.stage2_SFC, slots))
+        return self._out(x.flatten(2)).float()
 
-    def _stage(self, x_BCTF: Tensor, cache: Tensor, slots_B: Tensor) -> Tensor:
-        x = torch.cat([cache[slots_B], x_BCTF], 2)
-        cache[slots_B] = x[:, :, -1:]
-        return F.pad(x, (2, 1))  # mel axis: kernel - 1 left, stride - 1 right
 
-    def _separable(self, stage: int, x_BCTF: Tensor) -> Tensor:
-        weight, bias = self._depthwise[stage]
-        y = F.conv2d(x_BCTF, weight, bias, stride=2, groups=weight.shape[0])
-        return F.relu(self._pointwise[stage](y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+def _stage(tensors: Mapping[str, Tensor], index: int) -> StageWeights:
+    weight, bias = _pair(tensors, index)
+    return StageWeights(weight.flatten(1).T.contiguous(), bias.contiguous())
 
 
 def _pair(tensors: Mapping[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +56,6 @@ def _pair(tensors: Mapping[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
     return tensors[f"{name}.weight"].float(), tensors[f"{name}.bias"].float()
 
 
-def _mask(x_BCTF: Tensor, first_B: Tensor, until_B: Tensor) -> Tensor:
-    row = torch.arange(x_BCTF.shape[2], device=x_BCTF.device)
-    inside = (row >= first_B[:, None]) & (row < until_B[:, None])
-    return x_BCTF.masked_fill(~inside[:, None, :, None], 0.0)
+def _mask(x_BTFC: Tensor, first_B: Tensor, until_B: Tensor) -> None:
+    row = torch.arange(x_BTFC.shape[1], device=x_BTFC.device)
+    x_BTFC[(row < first_B[:, None]) | (row >= until_B[:, None])] = 0

@@ -1,0 +1,215 @@
+"""The parts of an encoder step in C++, compiled once on this machine for its processor.
+
+Does: compile ``native.cpp`` (three seconds, at the first use) and call it on tensors' memory.
+Does not know: why a compiler is missing: then there is no library and ``plain`` does the work.
+``python -m asr.encoder.native`` compiles ahead; the result lies in the user's cache folder.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr.encoder.kit import (
+    Attend,
+    AttentionWeights,
+    Convolve,
+    DepthwiseWeights,
+    FirstStage,
+    Inside,
+    Norm,
+    Place,
+    Stage,
+    StageWeights,
+)
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+LANES = 16
+"""Floats the C++ takes at once."""
+FLAGS = ("-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
+         "-fPIC", "-shared")  # fmt: skip
+FOR_PROCESSOR = {
+    "x86_64": ("-march=native", "-mprefer-vector-width=512"),
+    "aarch64": ("-mcpu=native",),
+}
+COMPILE_TIMEOUT_S = 120
+_logger = logging.getLogger("rivulet.engine")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled functions; None, and one line in the log, where that cannot be."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        _logger.warning("no C++ compiler (apt install g++): the engine runs at half its speed")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        _logger.warning("native parts cannot be built, the engine runs slower: %s", error)
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    flags = (*FLAGS, *FOR_PROCESSOR.get(platform.machine(), ()))
+    identity = (SOURCE.read_bytes(), repr((compiler, flags, _processor())).encode())
+    key = hashlib.sha256(b"\0".join(identity)).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rivulet"
+    target = folder / f"native-{key}.so"
+    if not target.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as draft:
+            made = Path(draft) / target.name
+            subprocess.run(
+                [compiler, *flags, str(SOURCE), "-o", str(made)],
+                check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S,
+            )  # fmt: skip
+            made.replace(target)  # whole or not at all, whoever else compiles
+    return target
+
+
+def _processor() -> str:
+    """Return what -march=native depends on: a home folder may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
+
+
+class NativeKit:
+    """asr.encoder.kit.Kit in C++."""
+
+    def __init__(self, functions: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self._dtype, self._functions = dtype, functions
+        self._suffix = "bf16" if dtype == torch.bfloat16 else "fp32"
+        self._norm, self._add_norm, self._settle = (
+            self._function(name) for name in ("norm", "add_norm", "settle")
+        )
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """Normalise."""
+        out, width = torch.empty_like(x, dtype=self._dtype), x.shape[-1]
+        self._norm(_n(x.numel() // width), _n(width), _p(x), *_both(norm), _p(out))
+        return out
+
+    def add_norm(self, x: Tensor, y: Tensor, scale: float, norm: Norm) -> Tensor:
+        """Add and normalise."""
+        out, width = torch.empty_like(y), x.shape[-1]
+        sizes = _n(x.numel() // width), _n(width)
+        self._add_norm(*sizes, _p(x), _p(y), ctypes.c_float(scale), *_both(norm), _p(out))
+        return out
+
+    def settle(self, x: Tensor, y: Tensor, scale: float, norm: Norm) -> None:
+        """Add and normalise in place."""
+        sizes = _n(x.numel() // x.shape[-1]), _n(x.shape[-1])
+        self._settle(*sizes, _p(x), _p(y), ctypes.c_float(scale), *_both(norm))
+
+    def attention(self, weights: AttentionWeights) -> Attend:
+        """Make the attention of a layer."""
+        if weights.positions_HdP.shape[1] % LANES:
+            from asr.encoder.plain import PlainKit
+
+            return PlainKit(self._dtype).attention(weights)
+        run, scratch_of = self._function("attend"), self._functions.attend_scratch
+        scratch_of.restype = ctypes.c_int64
+        # Whole registers are read, so the table goes on by one.
+        table = F.pad(weights.positions_HdP, (0, LANES)).contiguous()
+        heads, head, stride = table.shape
+        bias_u, bias_v = weights.bias_u_Hd, weights.bias_v_Hd
+
+        def attend(qkv: Tensor, keys: Tensor, values: Tensor, place: Place) -> Tensor:
+            rows, steps, width = qkv.shape
+            out = torch.empty(rows, steps, width // 3, dtype=qkv.dtype)
+            sizes = (rows, steps, heads, head, place.left, place.chunk, stride, weights.zero)
+            shape = (ctypes.c_int64 * len(sizes))(*sizes)
+            scratch = torch.empty(scratch_of(shape))
+            run(
+                shape,
+                *map(_p, (qkv, keys, values, place.slots_B, place.frames_B, place.valid_B)),
+                *map(_p, (table, bias_u, bias_v, scratch, out)),
+            )
+            return out
+
+        return attend
+
+    def convolution(self, weights: DepthwiseWeights) -> Convolve:
+        """Make the convolution of a layer."""
+        run, norm = self._function("convolve"), weights.norm
+        taps, bias = weights.taps_KD.contiguous(), weights.bias_D.contiguous()
+        kernel, width = taps.shape
+
+        def convolve(gated: Tensor, cache: Tensor, place: Place) -> Tensor:
+            rows, steps, _ = gated.shape
+            out = torch.empty(rows, steps, width, dtype=gated.dtype)
+            scratch = torch.empty((kernel + steps) * width)
+            run(
+                *map(_n, (rows, steps, width, kernel)),
+                *map(_p, (gated, place.slots_B, place.valid_B, cache, taps, bias)),
+                *map(_p, (norm.weight, norm.bias, scratch, out)),
+            )
+            return out
+
+        return convolve
+
+    def first_stage(self, weights: StageWeights) -> FirstStage:
+        """Make the first stage of subsampling."""
+        run, taps, bias = self._function("first_stage"), weights.taps_9C, weights.bias_C
+
+        def stage(mel: Tensor, cache: Tensor, slots: Tensor, inside: Inside) -> Tensor:
+            rows, steps, bands = mel.shape
+            out = torch.empty(rows, steps // 2, bands // 2 + 1, len(bias), dtype=self._dtype)
+            begin, end = (side.contiguous() for side in inside)
+            run(
+                *map(_n, (rows, steps, bands, len(bias))),
+                *map(_p, (mel, cache, slots, taps, bias, begin, end, out)),
+            )
+            return out
+
+        return stage
+
+    def stage(self, weights: StageWeights) -> Stage:
+        """Make the depthwise half of a later stage."""
+        run, taps, bias = self._function("depthwise_stage"), weights.taps_9C, weights.bias_C
+
+        def stage(x: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
+            rows, steps, bands, channels = x.shape
+            out = torch.empty(rows, steps // 2, bands // 2 + 1, channels, dtype=x.dtype)
+            sizes = map(_n, (rows, steps, bands, channels))
+            run(*sizes, *map(_p, (x, cache, slots, taps, bias, out)))
+            return out
+
+        return stage
+
+    def _function(self, name: str) -> "ctypes._NamedFuncPointer":
+        function = getattr(self._functions, f"{name}_{self._suffix}")
+        function.restype = None
+        return function
+
+
+def _n(number: int) -> ctypes.c_int64:
+    return ctypes.c_int64(number)
+
+
+def _p(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _both(norm: Norm) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    return _p(norm.weight), _p(norm.bias)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    sys.exit(library() is None)
