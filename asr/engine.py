@@ -24,7 +24,7 @@ from asr.encoder.kit import Parts
 from asr.encoder.linear import DTYPES
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
-from asr.features import FrontEnd
+from asr.features import FFT, FrontEnd
 from asr.interface import (
     NO_BIASING,
     BadBiasing,
@@ -247,9 +247,9 @@ class Engine:
         most = min(self._config.limits.max_rows, self._config.slots)
         steps = look_ahead + 1
         for rows in [size for size in BUCKETS if size < most] + [bucket(most)]:
-            mel = torch.zeros(8 * steps, self._spec.mel_bins)
-            take = Take(mel, steps, (0, 0), (4 * steps, 2 * steps))
-            step = self._batch([take] * rows, [spare] * rows, look_ahead)
+            none, windows = torch.zeros(0, self._spec.mel_bins), torch.zeros(8 * steps, FFT)
+            take = Take(0, none, windows, steps, (0, 0), (4 * steps, 2 * steps))
+            step = self._batch([take] * rows, [spare] * rows, look_ahead, steps)
             self._decode(self._encode(step, [0] * rows), step, [])
         self._pool.clear(spare)
         self._decoding.clear(spare)
@@ -259,7 +259,7 @@ class Engine:
         steps = plan.chunks * (plan.look_ahead + 1)
         streams = [self._streams[slot] for slot in plan.streams]
         takes = [stream.take(steps) for stream in streams]
-        step = self._batch(takes, list(plan.streams), plan.look_ahead)
+        step = self._batch(takes, list(plan.streams), plan.look_ahead, steps)
         x = self._encode(step, [stream.prompt or 0 for stream in streams])
         silent = [row for row, s in enumerate(streams) if s.frames <= s.decode_from]
         tokens = self._decode(x, step, silent)
@@ -282,24 +282,37 @@ class Engine:
         )
         return emissions
 
-    def _batch(self, takes: list[Take], slots: list[int], look_ahead: int) -> StepInput:
-        """Stack rows, padded to a bucket with the spare slot."""
+    def _batch(self, takes: list[Take], slots: list[int], look_ahead: int, steps: int) -> StepInput:
+        """Make mel rows and stack them, padded to a bucket with the spare slot."""
+        mel = self._mel(takes, steps)
         padding = bucket(len(takes)) - len(takes)
         if padding:
-            empty = Take(torch.zeros_like(takes[0].mel), 0, (0, 0), (0, 0))
+            none = takes[0].rows[:0]
+            empty = Take(0, none, none, 0, (0, 0), (0, 0))
             takes, slots = takes + [empty] * padding, slots + [self._pool.spare] * padding
 
         def tensor(values: object) -> Tensor:
             return torch.tensor(values, device=self._device)
 
         return StepInput(
-            mel_BTF=torch.stack([take.mel for take in takes]).to(self._device),
+            mel_BTF=mel.to(self._device),
             slots_B=tensor(slots),
             valid_B=tensor([take.valid for take in takes]),
             stage_from=tensor([take.stage_from for take in takes]).T,
             stage_until=tensor([take.stage_until for take in takes]).T,
             look_ahead=look_ahead,
         )
+
+    def _mel(self, takes: list[Take], steps: int) -> Tensor:
+        """Return [bucket, 8 T, bins]: the rows of all streams are made at once."""
+        made = self._front_end.log_mel(torch.cat([take.windows for take in takes]))
+        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._spec.mel_bins), 0
+        for into, take in zip(mel, takes, strict=False):
+            first, count = take.missing + len(take.rows), len(take.windows)
+            into[take.missing : first] = take.rows
+            into[first : first + count] = made[at : at + count]
+            at += count
+        return mel
 
     def _encode(self, step: StepInput, prompts: list[int]) -> Tensor:
         x = self._encoder.step(self._pool, step)

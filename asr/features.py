@@ -47,41 +47,94 @@ class FrontEnd:
         left = (FFT - self.window.shape[0]) // 2
         return F.pad(self.window, (left, FFT - self.window.shape[0] - left))
 
+    def log_mel(self, windows: Tensor) -> Tensor:
+        """Return rows [k, bins] of windows [k, FFT], of one stream or of many."""
+        count = len(windows)
+        if not count:
+            return torch.zeros(0, self.bins)
+        spectrum = torch.fft.rfft(windows * self.padded_window)
+        # NeMo takes the root and squares again: the same rounding, or the bits differ.
+        power = (spectrum.real.square() + spectrum.imag.square()).sqrt().square()
+        power = F.pad(power, (0, 0, 0, max(0, MIN_GEMM_COLUMNS - count)))
+        return torch.log((self.filterbank @ power.T)[:, :count] + LOG_GUARD).T.contiguous()
+
 
 class FeatureStream:
-    """Incremental log-mel of one stream; holds at most one FFT length of samples."""
+    """Incremental log-mel of one stream; holds the samples of rows not taken yet and one FFT more.
+
+    ``hear`` and ``windows`` let an engine make the rows of many streams at once; ``push`` and
+    ``finish`` make those of this one.
+    """
 
     def __init__(self, front_end: FrontEnd) -> None:
         self._front = front_end
         # Pre-emphasised samples from index `_base` on; a stream starts with half an FFT of zeros.
-        self._tail = np.zeros(FFT // 2, np.float32)
+        self._packets = [np.zeros(FFT // 2, np.float32)]
         self._base = -(FFT // 2)
         self._last = np.float32(0)
+        self._is_over = False
         self.samples = 0
         self.frames = 0
+        """Rows taken."""
 
-    def push(self, samples: Samples) -> Tensor:
-        """Append samples, return the new complete frames [k, bins]."""
+    @property
+    def total(self) -> int:
+        """Rows there are up to now, taken or not."""
+        if self._is_over:
+            return self.samples // HOP
+        return max(self.frames, (self.samples - self._front.half_window) // HOP + 1)
+
+    def hear(self, samples: Samples) -> None:
+        """Append samples."""
         if len(samples):
             before = np.empty_like(samples)
             before[0], before[1:] = self._last, samples[:-1]
-            self._tail = np.concatenate([self._tail, samples - PREEMPHASIS * before])
+            self._packets.append(samples - PREEMPHASIS * before)
             self._last = samples[-1]
             self.samples += len(samples)
-        return self._until((self.samples - self._front.half_window) // HOP + 1)
+
+    def end(self) -> None:
+        """No more samples come: the right side of the last rows is zeros."""
+        self._is_over = True
+
+    def windows(self, count: int) -> Tensor:
+        """Take the next ``count`` rows as windows [count, FFT]; at most ``total - frames``."""
+        if count <= 0:
+            return torch.zeros(0, FFT)
+        tail = self._tail()
+        start = self.frames * HOP - FFT // 2 - self._base
+        need = start + (count - 1) * HOP + FFT
+        padded = np.pad(tail, (0, need - len(tail))) if need > len(tail) else tail
+        self.frames += count
+        cut = min(max(self.frames * HOP - FFT // 2 - self._base, 0), len(tail))
+        self._packets, self._base = [tail[cut:]], self._base + cut
+        return torch.from_numpy(padded[start:need]).unfold(0, FFT, HOP)
+
+    def rows(self) -> Tensor:
+        """Take all rows there are [k, bins]."""
+        return self._front.log_mel(self.windows(self.total - self.frames))
+
+    def push(self, samples: Samples) -> Tensor:
+        """Append samples, take the new rows."""
+        self.hear(samples)
+        return self.rows()
 
     def finish(self) -> Tensor:
-        """Return the last frames, whose right side is zeros."""
-        return self._until(self.samples // HOP)
+        """Take the last rows."""
+        self.end()
+        return self.rows()
 
     def fork(self) -> "FeatureStream":
         """Return an independent copy."""
-        return FeatureStream.from_state(self._front, self.state())
+        copy = FeatureStream.from_state(self._front, self.state())
+        if self._is_over:
+            copy.end()
+        return copy
 
     def state(self) -> dict[str, Tensor]:
-        """All that this stream is, as tensors."""
+        """All that this stream is, as tensors; its rows are to be taken first if it is over."""
         return {
-            "tail": torch.from_numpy(self._tail.copy()),
+            "tail": torch.from_numpy(self._tail().copy()),
             "last": torch.tensor([float(self._last)]),
             "counts": torch.tensor([self._base, self.samples, self.frames]),
         }
@@ -90,32 +143,12 @@ class FeatureStream:
     def from_state(cls, front_end: FrontEnd, state: dict[str, Tensor]) -> "FeatureStream":
         """Rebuild a stream from ``state()``."""
         stream = cls(front_end)
-        stream._tail = state["tail"].numpy().copy()
+        stream._packets = [state["tail"].numpy().copy()]
         stream._last = np.float32(state["last"].item())
         stream._base, stream.samples, stream.frames = state["counts"].tolist()
         return stream
 
-    def _until(self, end: int) -> Tensor:
-        count = end - self.frames
-        if count <= 0:
-            return torch.zeros(0, self._front.bins)
-        start = self.frames * HOP - FFT // 2 - self._base
-        need = start + (count - 1) * HOP + FFT
-        missing = max(0, need - len(self._tail))
-        padded = (
-            np.concatenate([self._tail, np.zeros(missing, np.float32)]) if missing else self._tail
-        )
-        frames = torch.from_numpy(padded[start:need]).unfold(0, FFT, HOP)
-        mel = self._log_mel(frames)
-        self.frames = end
-        cut = min(max(end * HOP - FFT // 2 - self._base, 0), len(self._tail))
-        self._tail, self._base = self._tail[cut:], self._base + cut
-        return mel
-
-    def _log_mel(self, frames: Tensor) -> Tensor:
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * self._front.padded_window))
-        # NeMo takes the root and squares again: the same rounding, or the bits differ.
-        power = torch.sqrt(spectrum.pow(2).sum(-1)).pow(2)
-        count = power.shape[0]
-        power = F.pad(power, (0, 0, 0, max(0, MIN_GEMM_COLUMNS - count)))
-        return torch.log((self._front.filterbank @ power.T)[:, :count] + LOG_GUARD).T.contiguous()
+    def _tail(self) -> Samples:
+        if len(self._packets) > 1:
+            self._packets = [np.concatenate(self._packets)]
+        return self._packets[0]

@@ -1,6 +1,6 @@
 """One live stream as a value, less its cache rows: features, pending mel rows, clock.
 
-Does: samples -> pending mel rows; says how many chunks are ready and when they are due; hands out
+Does: keep samples until their step; say how many chunks are ready and when they are due; hand out
 the rows of a step with what masks its edges.
 Does not know: weights, slots, batches, tokens.
 Frame algebra: encoder frame j needs mel rows 8j-14 .. 8j, so a stream's first T frames take
@@ -28,10 +28,14 @@ def subsampled(mel_frames: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Rows of one stream for a step of T frames: mel [8T, bins], frames that exist, stage edges."""
+    """What one stream brings to a step of T frames: 8 T mel rows, fewer only at its end."""
 
-    mel: Tensor
+    missing: int
+    """Zero rows in front; then come ``rows``, then those made of ``windows``."""
+    rows: Tensor
+    windows: Tensor
     valid: int
+    """Frames that exist."""
     stage_from: tuple[int, int]
     stage_until: tuple[int, int]
 
@@ -43,7 +47,7 @@ class Stream:
     features: FeatureStream
     look_ahead: int
     mel: Tensor
-    """Pending rows [k, bins]."""
+    """Rows [k, bins] made before the stream was restored."""
     frames: int = 0
     """Encoder frames produced; equals the pool's count."""
     is_finishing: bool = False
@@ -74,7 +78,7 @@ class Stream:
     def feed(self, samples: Samples, now: float) -> None:
         """Append 16 kHz samples that arrived at ``now``."""
         was_ready = self.chunks_ready() > 0
-        self._append(self.features.push(samples))
+        self.features.hear(samples)
         self.arrived = now
         if not was_ready:
             # A backlog sent at once is due at the pace of speech: it pushes no live stream aside.
@@ -82,14 +86,13 @@ class Stream:
 
     def finish(self) -> None:
         """No more audio comes."""
-        if not self.is_finishing:
-            self._append(self.features.finish())
-            self.is_finishing = True
+        self.features.end()
+        self.is_finishing = True
 
     def chunks_ready(self) -> int:
         """How many chunks could run now; the last one of a finishing stream may be short."""
         chunk = self.look_ahead + 1
-        ready = (len(self.mel) + self._missing_rows()) // (8 * chunk)
+        ready = (self._rows() + self._missing_rows()) // (8 * chunk)
         if self.is_finishing:
             ready = -(-self.frames_left() // chunk)
         if self.frames < self.decode_from:  # a pass ends where decoding begins
@@ -98,7 +101,7 @@ class Stream:
 
     def frames_left(self) -> int:
         """Count the encoder frames a finishing stream still has to produce."""
-        total = self.features.frames
+        total = self.features.total
         return max(0, subsampled(total)[2] - self.frames) if total else 0
 
     def is_done(self) -> bool:
@@ -108,21 +111,22 @@ class Stream:
     def take(self, steps: int) -> Take:
         """Hand out the rows of the next ``steps`` frames and advance."""
         missing, fresh = self._missing_rows(), self.frames == 0
-        need = 8 * steps - missing
+        wanted = 8 * steps - missing
+        need = min(wanted, self._rows())
         rows, self.mel = self.mel[:need], self.mel[need:]
-        mel = torch.zeros(8 * steps, rows.shape[1])
-        mel[missing : missing + len(rows)] = rows
+        windows = self.features.windows(need - len(rows))
         valid, until = steps, (4 * steps, 2 * steps)
-        if len(rows) < need:  # the stream ends inside: every stage is masked by its own length
-            first, second, third = subsampled(self.features.frames)
+        if need < wanted:  # the stream ends inside: every stage is masked by its own length
+            first, second, third = subsampled(self.features.total)
             until = (first - 4 * self.frames + 3, second - 2 * self.frames + 1)
             valid = third - self.frames
         self.frames += valid
         self.due += steps * FRAME_MS / 1000
-        return Take(mel, valid, (3, 1) if fresh else (0, 0), until)
+        return Take(missing, rows, windows, valid, (3, 1) if fresh else (0, 0), until)
 
     def state(self) -> dict[str, Tensor]:
         """Everything but the cache rows, as tensors."""
+        self.mel = torch.cat([self.mel, self.features.rows()])  # no more audio than must be
         prompt = -1 if self.prompt is None else self.prompt
         counts = [self.look_ahead, self.frames, int(self.is_finishing), prompt, self.decode_from]
         return {"mel": self.mel.clone(), "stream": torch.tensor(counts)} | {
@@ -141,9 +145,8 @@ class Stream:
         stream.prompt, stream.decode_from = None if prompt < 0 else prompt, decode_from
         return stream
 
-    def _append(self, mel: Tensor) -> None:
-        if len(mel):
-            self.mel = torch.cat([self.mel, mel])
+    def _rows(self) -> int:
+        return len(self.mel) + self.features.total - self.features.frames
 
     def _missing_rows(self) -> int:
         return FRESH_ROWS if self.frames == 0 else 0
