@@ -21,6 +21,7 @@ Live speech becomes words.
   rivulet captions talk.flac              live captions of a file, at the pace of speech
   rivulet captions --microphone           live captions of what you say
   rivulet assistant --microphone --run CMD  a command of yours answers every turn
+  rivulet meeting Ann=a.wav Bob=b.wav     one transcript of many speakers; others read along
   rivulet transcribe talk.flac --srt      a whole file, faster than real time, no server
   rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
   rivulet models                          the models at hand; `models inspect PATH` looks into one
@@ -42,6 +43,7 @@ VERBS = {
     "serve": Verb("clients.verbs.serve", "serve speech recognition over WebSocket and HTTP"),
     "captions": Verb("clients.captions", "live captions of files or the microphone"),
     "assistant": Verb("clients.assistant", "run a command of yours on every turn of speech"),
+    "meeting": Verb("clients.meeting", "one live transcript of many speakers, with a link to it"),
     "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
     "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),

@@ -12,7 +12,16 @@ from typing import Protocol
 
 from clients.connection import Connection, RivuletError, connect
 from clients.lag import LagMeter, Schedule
-from server.wire.messages import Ack, AudioFormat, Chunk, Done, Final, LatencyClass, Partial
+from server.wire.messages import (
+    Ack,
+    AudioFormat,
+    Chunk,
+    Done,
+    Final,
+    LatencyClass,
+    Meeting,
+    Partial,
+)
 
 Latency = LatencyClass | Chunk | None
 
@@ -38,6 +47,7 @@ class Session:
     token: str | None = None
     come_back_s: float = 30.0
     """A broken connection is dialled again for so long."""
+    meeting: Meeting | None = None
     names: tuple[str, ...] = ("",)
     """A name for each channel, in front of its captions."""
 
@@ -146,6 +156,7 @@ def _open(session: Session) -> AbstractAsyncContextManager[Connection]:
         language=session.language,
         token=session.token,
         come_back_s=session.come_back_s,
+        meeting=session.meeting,
         words=True,
     )
 

@@ -7,7 +7,8 @@ Does not know: where words come from. Times are integer ms on the timeline of th
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 LINE_CHARACTERS = 42
 CUE_LINES = 2
@@ -15,6 +16,10 @@ CUE_MS = 6_000
 """A cue stays no longer than this; BBC and DCMP keep cues under six or seven seconds."""
 GAP_MS = 1_500
 """A pause this long starts a new cue."""
+READ_MS = 50
+"""A character needs so long to be read: 20 a second."""
+MOST_LABEL = 20
+"""Of a line, that a speaker's name may take."""
 FORMATS = ("txt", "srt", "vtt", "json")
 
 
@@ -59,16 +64,28 @@ def cues(segments: Iterable[Segment]) -> list[Cue]:
     return found
 
 
+def readable(shown: Sequence[Cue]) -> list[Cue]:
+    """Let cues, in the order of time, stay until they can be read, or the next one comes."""
+    found = list[Cue]()
+    for cue, after in zip_longest(shown, shown[1:]):
+        end_ms = cue.start_ms + min(CUE_MS, READ_MS * sum(map(len, cue.lines)))
+        if after is not None:
+            end_ms = min(end_ms, after.start_ms)
+        found.append(replace(cue, end_ms=max(cue.end_ms, end_ms)))
+    return found
+
+
 def _segment_cues(segment: Segment) -> list[Cue]:
     words = segment.words or tuple(_spread(segment))
+    label = min(MOST_LABEL, len(segment.speaker) + 2) if segment.speaker else 0
     groups = list[list[TimedWord]]()
     for word in words:
-        if groups and _belongs(groups[-1], word):
+        if groups and _belongs(groups[-1], word, label):
             groups[-1].append(word)
         else:
             groups.append([word])
     return [
-        Cue(_lines(group), group[0].start_ms, _end(group, after), segment.speaker)
+        Cue(_lines(group, label), group[0].start_ms, _end(group, after), segment.speaker)
         for group, after in zip(groups, [*groups[1:], None], strict=True)
     ]
 
@@ -93,18 +110,24 @@ def _spread(segment: Segment) -> list[TimedWord]:
     return words
 
 
-def _belongs(group: Sequence[TimedWord], word: TimedWord) -> bool:
+def _belongs(group: Sequence[TimedWord], word: TimedWord, label: int) -> bool:
     if word.end_ms - group[0].start_ms > CUE_MS or word.start_ms - group[-1].end_ms > GAP_MS:
         return False
-    return len(_lines([*group, word])) <= CUE_LINES
+    return len(_lines([*group, word], label)) <= CUE_LINES
 
 
-def _lines(group: Sequence[TimedWord]) -> tuple[str, ...]:
+def _lines(group: Sequence[TimedWord], label: int) -> tuple[str, ...]:
+    """Break words into lines; the first leaves ``label`` columns for who speaks."""
     text = " ".join(" ".join(word.text.split()) for word in group)
     # A word is never cut, however long: subtitles are read, and searched, by words.
-    return tuple(
-        textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        text,
+        LINE_CHARACTERS,
+        initial_indent=" " * label,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return tuple(line.lstrip() for line in lines)
 
 
 def clock(ms: int, *, comma: bool) -> str:
@@ -126,22 +149,32 @@ def to_txt(segments: Iterable[Segment]) -> str:
 
 def to_srt(segments: Iterable[Segment]) -> str:
     """SubRip."""
+    return srt_of(cues(segments))
+
+
+def srt_of(shown: Iterable[Cue]) -> str:
+    """SubRip of cues as they are."""
     blocks = [
         f"{number}\n{clock(cue.start_ms, comma=True)} --> {clock(cue.end_ms, comma=True)}\n"
         + "\n".join(_spoken_by(cue, "{}: "))
         + "\n"
-        for number, cue in enumerate(cues(segments), start=1)
+        for number, cue in enumerate(shown, start=1)
     ]
     return "\n".join(blocks)
 
 
 def to_vtt(segments: Iterable[Segment]) -> str:
     """WebVTT; a speaker becomes a voice span."""
+    return vtt_of(cues(segments))
+
+
+def vtt_of(shown: Iterable[Cue]) -> str:
+    """WebVTT of cues as they are."""
     blocks = [
         f"{clock(cue.start_ms, comma=False)} --> {clock(cue.end_ms, comma=False)}\n"
         + "\n".join(_spoken_by(_escaped(cue), "<v {}>"))
         + "\n"
-        for cue in cues(segments)
+        for cue in shown
     ]
     return "\n".join(["WEBVTT\n", *blocks])
 

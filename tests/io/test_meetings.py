@@ -30,8 +30,8 @@ pytestmark = pytest.mark.io
 VIEWERS = 200
 
 
-def meeting(speaker: str, room: str = "monday") -> Message:
-    return {"meeting": {"id": room, "speakers": [speaker]}}
+def meeting(*speakers: str, room: str = "monday") -> Message:
+    return {"meeting": {"id": room, "speakers": list(speakers)}}
 
 
 @contextlib.asynccontextmanager
@@ -88,10 +88,9 @@ async def test_words_that_may_change_are_shown_until_their_final_or_their_speake
 async def test_two_channels_are_two_speakers() -> None:
     mono = speech("yes", silence_ms=800)
     both = b"".join(mono[i : i + 2] * 2 for i in range(0, len(mono), 2))
-    room = {"meeting": {"id": "monday", "speakers": ["Ann", "Bob"]}}
     audio = {"encoding": "pcm_s16le", "rate": 16_000, "channels": 2}
     async with serving() as server, viewing(server) as viewer:
-        await talk(server, both, audio=audio, **room)
+        await talk(server, both, audio=audio, **meeting("Ann", "Bob"))
         assert sorted(said(await lines_until(viewer, 2))) == [("Ann", "yes"), ("Bob", "yes")]
 
 
@@ -118,9 +117,8 @@ async def test_two_hundred_viewers_read_the_same_and_the_engine_does_not_notice(
     async with serving(max_connections=8) as server, contextlib.AsyncExitStack() as stack:
         viewers = [await stack.enter_async_context(viewing(server)) for _ in range(VIEWERS)]
         talks = [talk(server, speech("turn on the light"), **meeting(name)) for name in "ABCD"]
-        _, *seen = await asyncio.gather(
-            asyncio.gather(*talks), *(lines_until(viewer, 4) for viewer in viewers)
-        )
+        readers = asyncio.gather(*(lines_until(viewer, 4) for viewer in viewers))
+        _, seen = await asyncio.gather(asyncio.gather(*talks), readers)
         assert len(seen) == VIEWERS
         assert all(lines == seen[0] for lines in seen)
         assert {line["text"] for line in seen[0]} == {"turn on the light"}
@@ -133,7 +131,9 @@ async def test_a_viewer_who_does_not_read_is_dropped_and_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(rooms, "MAX_BYTES", 400_000)
     async with serving(stalled_reader_s=0.3) as server, viewing(server, max_size=None) as viewer:
-        async with viewing(server, max_size=None, max_queue=1, ping_interval=None):
+        async with viewing(
+            server, max_size=None, max_queue=1, ping_interval=None, close_timeout=0.1
+        ):
             room = server.gateway._rooms._rooms["monday"]
             while len(room.viewers) < 2:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)

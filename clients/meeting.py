@@ -1,0 +1,196 @@
+"""``rivulet meeting``: files and the microphone as the participants of one meeting.
+
+Does: arguments, a stream for each participant, captions with names, one transcript in the order of
+time, saved in several forms; others read along by a link.
+Does not know: how captions are drawn, how words are found, who reads along.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.captions import add_session_arguments, interrupts, latency_of, paced
+from clients.connection import RivuletError
+from clients.console import CaptionScreen
+from clients.errors import CommandError
+from clients.live import Heard, Latency, Session, stream_live
+from clients.microphone import Microphone
+from clients.minutes import WRITERS
+from server.wire.errors import LocalProtocolError
+from server.wire.messages import AudioFormat, Meeting
+from server.wire.subtitles import Segment, TimedWord
+
+EXAMPLES = """\
+examples:
+  rivulet meeting Ann=ann.wav Bob=bob.wav --save minutes.md --save meeting.srt
+  rivulet meeting --microphone --name Ann --room monday-7f3a      others join with the same room
+  rivulet meeting interview.wav                     two channels are two participants
+
+The link that is shown lets others read along in a browser; `?overlay` behind it makes captions
+for OBS and the like. Who knows the link may read."""
+
+
+@dataclass(slots=True)
+class Participant:
+    """One stream: a file, or the microphone."""
+
+    name: str
+    file: AudioFile | None = None
+    heard: Heard = field(default_factory=Heard)
+    error: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each channel."""
+        if self.file is None or self.file.channels == 1:
+            return (self.name,)
+        return tuple(f"{self.name} {channel + 1}" for channel in range(self.file.channels))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What all streams of the meeting ask for."""
+
+    url: str
+    token: str | None
+    latency: Latency
+    language: str | None
+    room: str
+    device: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "files", nargs="*", metavar="[NAME=]FILE", help="wav, flac, ogg or mp3 of one participant"
+    )
+    parser.add_argument("--microphone", action="store_true", help="needs the extra 'microphone'")
+    parser.add_argument("--device", help="number or name of the microphone; else the default one")
+    parser.add_argument("--name", default="Me", help="who speaks into the microphone")
+    parser.add_argument("--room", metavar="ID", help="letters, digits, - and _; default: random")
+    add_session_arguments(parser)
+    parser.add_argument(
+        "--save",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help=f"write the transcript; may be repeated; the ending chooses: {', '.join(WRITERS)}",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hold the meeting."""
+    participants = participants_of(args.files)
+    if args.microphone:
+        participants.append(Participant(args.name))
+    if not participants:
+        raise CommandError("meeting needs FILEs or --microphone")
+    for path in args.save:
+        if path.suffix[1:] not in WRITERS:
+            raise CommandError(f"--save {path}: the ending must be one of {', '.join(WRITERS)}")
+        if not path.absolute().parent.is_dir():
+            raise CommandError(f"--save {path}: there is no such folder")
+    latency = latency_of(args.latency)
+    room = args.room or secrets.token_urlsafe(9)
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    wish = Wish(args.url, args.token, latency, args.language, room, args.device)
+    screen.note(f"read along: {link_of(args.url, room)}")
+    try:
+        asyncio.run(_meet(participants, wish, screen))
+    except asyncio.CancelledError:
+        return 130
+    finally:
+        screen.close()
+        segments = merged(participants)
+        for path in args.save:
+            path.write_text(WRITERS[path.suffix[1:]](segments, f"Meeting {room}"))
+    failed = [participant for participant in participants if participant.error]
+    if len(failed) == len(participants):
+        raise CommandError(failed[0].error)
+    return 1 if failed else 0
+
+
+def participants_of(texts: Sequence[str]) -> list[Participant]:
+    """Read ``NAME=FILE`` or ``FILE``, whose name is then the participant's. Raises CommandError."""
+    found = list[Participant]()
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).is_file():
+            name, path = Path(text).stem, text
+        try:
+            found.append(Participant(name, open_audio(Path(path))))
+        except BadAudioFile as error:
+            raise CommandError(str(error)) from error
+    names = [participant.name for participant in found]
+    if len(set(names)) < len(names):
+        raise CommandError("two participants have the same name: say NAME=FILE")
+    return found
+
+
+def merged(participants: Sequence[Participant]) -> list[Segment]:
+    """Return what all said, in the order in which they began to say it."""
+    segments = [
+        Segment(
+            final.text,
+            final.start_ms,
+            final.end_ms,
+            tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
+            participant.names[final.channel],
+        )
+        for participant in participants
+        for final in participant.heard.finals
+    ]
+    return sorted(segments, key=lambda segment: segment.start_ms)
+
+
+def link_of(url: str, room: str) -> str:
+    """Return the address of the page that reads a room along."""
+    parts = urlsplit(url)
+    scheme = "https" if parts.scheme == "wss" else "http"
+    return urlunsplit((scheme, parts.netloc, f"/meeting/{room}", "", ""))
+
+
+async def _meet(participants: Sequence[Participant], wish: Wish, screen: CaptionScreen) -> None:
+    until = asyncio.Event()
+    with interrupts(until):
+        async with asyncio.TaskGroup() as group:
+            for participant in participants:
+                group.create_task(_take_part(participant, wish, screen, until))
+
+
+async def _take_part(
+    participant: Participant, wish: Wish, screen: CaptionScreen, until: asyncio.Event
+) -> None:
+    """Stream one participant; the others go on when it fails."""
+
+    async def stream(packets: AsyncIterator[bytes], rate: int, channels: int) -> None:
+        session = Session(
+            url=wish.url,
+            audio=AudioFormat(encoding="pcm_s16le", rate=rate, channels=channels),
+            latency=wish.latency,
+            language=wish.language,
+            token=wish.token,
+            meeting=Meeting(id=wish.room, speakers=participant.names),
+            names=participant.names,
+        )
+        await stream_live(packets, session, screen, heard=participant.heard, until=until)
+
+    try:
+        if (file := participant.file) is not None:
+            await stream(paced(file), file.rate, file.channels)
+            return
+        async with Microphone(wish.device) as microphone:
+            await stream(microphone.packets(), microphone.rate, 1)
+    except RivuletError as error:
+        participant.error = f"{error} ({wish.url}); `rivulet serve` starts a server"
+    except (LocalProtocolError, CommandError) as error:
+        participant.error = str(error)
+    if participant.error:
+        screen.note(f"{participant.name}: {participant.error}")

@@ -1,0 +1,112 @@
+"""The verb: files as participants before a real server, one transcript, files of it."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.asyncio.client import connect
+
+from asr.interface import Samples
+from asr.scripted import silence, utter
+from clients.__main__ import main
+from clients.meeting import link_of, participants_of
+from tests.io.serving import RATE_HZ, serving
+
+pytestmark = pytest.mark.io
+
+
+def clip(path: Path, *channels: Samples) -> Path:
+    length = max(map(len, channels))
+    padded = [np.pad(channel, (0, length - len(channel))) for channel in channels]
+    soundfile.write(path, np.stack(padded, axis=1), RATE_HZ, subtype="PCM_16")
+    return path
+
+
+async def command(*argv: str) -> tuple[int, list[str], str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "clients", "meeting", *argv,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode().splitlines(), err.decode()
+
+
+async def test_participants_become_one_transcript_in_files_and_for_viewers(tmp_path: Path) -> None:
+    ann = clip(tmp_path / "a.wav", np.concatenate([utter("turn on the light"), silence(800)]))
+    bob = clip(tmp_path / "bob.wav", np.concatenate([silence(640), utter("yes"), silence(800)]))
+    saved = [tmp_path / f"m.{form}" for form in ("txt", "md", "srt", "vtt", "json")]
+    options = [part for path in saved for part in ("--save", str(path))]
+    async with serving() as server:
+        url = server.addresses.websocket
+        async with connect(url.replace("/v1/stream", "/v1/meeting/monday")) as viewer:
+            code, out, err = await command(
+                f"Ann={ann}", str(bob), "--room", "monday", "--url", url, *options
+            )
+            assert code == 0, err
+            lines = list[dict[str, object]]()
+            while len(lines) < 2:
+                lines += json.loads(await viewer.recv())["finals"]
+    assert sorted(out) == ["Ann: turn on the light", "bob: yes"]
+    assert "/meeting/monday" in err
+    assert {(line["speaker"], line["text"]) for line in lines} == {
+        ("Ann", "turn on the light"),
+        ("bob", "yes"),
+    }
+    assert saved[0].read_text() == "Ann: turn on the light\nbob: yes\n"
+    assert "**00:00:00 Ann**: turn on the light" in saved[1].read_text()
+    assert "Ann: turn on the light" in saved[2].read_text()
+    assert "<v bob>yes" in saved[3].read_text()
+    assert [s["speaker"] for s in json.loads(saved[4].read_text())["segments"]] == ["Ann", "bob"]
+
+
+async def test_two_channels_are_two_participants(tmp_path: Path) -> None:
+    both = clip(
+        tmp_path / "talk.wav", utter("turn on"), np.concatenate([silence(960), utter("yes")])
+    )
+    async with serving() as server:
+        code, out, err = await command(str(both), "--url", server.addresses.websocket)
+    assert code == 0, err
+    assert sorted(out) == ["talk 1: turn on", "talk 2: yes"]
+
+
+def test_a_participant_is_named_by_hand_or_by_file(tmp_path: Path) -> None:
+    path = clip(tmp_path / "ann=x.wav", silence(80))
+    assert participants_of([str(path)])[0].name == "ann=x"
+    assert participants_of([f"Ann={path}"])[0].name == "Ann"
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("ws://127.0.0.1:8765/v1/stream", "http://127.0.0.1:8765/meeting/r"),
+        ("wss://here.example/v1/stream?token=t", "https://here.example/meeting/r"),
+    ],
+)
+def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, link: str) -> None:
+    assert link_of(url, "r") == link
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "needs FILEs or --microphone"),
+        (["{clip}", "--save", "x.doc"], "the ending must be one of"),
+        (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
+        (["{clip}", "{clip}"], "two participants have the same name"),
+        (["nothing.wav"], "there is no such file"),
+        (["{clip}", "--room", "a room"], "meeting.id"),
+        (["{clip}", "--url", "ws://127.0.0.1:9/v1/stream"], "`rivulet serve` starts a server"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    argv: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = clip(tmp_path / "a.wav", silence(80))
+    assert main(["meeting", *(part.format(clip=path) for part in argv)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("rivulet: ")
+    assert said in last
