@@ -53,6 +53,7 @@ VERBS = {
     "load": Verb(
         "clients.verbs.load", "load a server with live streams and measure what they feel"
     ),
+    "plan": Verb("clients.verbs.plan", "how many devices a service needs, and what it costs"),
     "edge": Verb("edge.command", "recognise beside the user, outlast a cut backhaul"),
     "demo": Verb("clients.demo", "start a server, stream the samples, print a table"),
 }

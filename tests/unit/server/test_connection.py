@@ -75,6 +75,8 @@ class Silent:
     def send(self, command: link.Command) -> None:
         self.commands.put_nowait(command)
 
+    def kill(self) -> None: ...
+
     async def close(self) -> None: ...
 
 

@@ -1,0 +1,1 @@
+"""How many devices a service needs: arithmetic and a simulation, no server."""
