@@ -30,6 +30,7 @@ class Limits:
     finalize_ms: float = 300.0
     """p99."""
     drift_ms_per_min: float = 10.0
+    """Upwards, in runs of a minute or more; a shorter run knows its slope worse (``_steepest``)."""
     late_ms: float = 5.0
     """p99 lateness of the load program itself; a run above it is void."""
     wer_rise: float | None = None
@@ -142,7 +143,8 @@ class Judge:
             is_void=late is not None and late.p99 > self.limits.late_ms,
             timeline=timeline(tally),
         )
-        return _with_breaks(point, self.limits)
+        begin, end = self.window_s
+        return _with_breaks(point, self.limits, end - begin)
 
     def _class(self, tally: Tally, latency: str) -> ClassFigures:
         lags = tally.lags[latency].within(self.window_s)
@@ -182,10 +184,10 @@ def timeline(tally: Tally) -> tuple[tuple[float, float, float], ...]:
     return tuple(rows)
 
 
-def _with_breaks(point: Point, limits: Limits) -> Point:
+def _with_breaks(point: Point, limits: Limits, seconds: float) -> Point:
     breaks = [f"{count} calls failed: {why}" for why, count in point.failures.items()]
     for latency, figures in point.classes.items():
-        breaks += [f"{latency}: {text}" for text in _broken(figures, limits)]
+        breaks += [f"{latency}: {text}" for text in _broken(figures, limits, seconds)]
     if limits.wer_rise is None and point.changed:
         breaks.append(f"{point.changed} of {point.compared} transcripts changed under load")
     elif limits.wer_rise is not None and point.wer is not None and point.wer_quiet is not None:
@@ -195,7 +197,7 @@ def _with_breaks(point: Point, limits: Limits) -> Point:
     return replace(point, breaks=tuple(breaks))
 
 
-def _broken(figures: ClassFigures, limits: Limits) -> list[str]:
+def _broken(figures: ClassFigures, limits: Limits, seconds: float) -> list[str]:
     breaks = []
     lag, finalize = figures.chunk_lag, figures.finalize
     lag_limit = min(figures.chunk_ms or limits.lag_ms, limits.lag_ms)
@@ -206,7 +208,15 @@ def _broken(figures: ClassFigures, limits: Limits) -> list[str]:
     if finalize is not None and finalize.p99 > limits.finalize_ms:
         breaks.append(f"p99 finalize delay {finalize.p99:.0f} ms > {limits.finalize_ms:.0f} ms")
     drift, error = figures.drift_ms_per_min, figures.drift_error
-    # A short run knows its slope badly: only one that is certainly too steep breaks.
-    if abs(drift) - 2 * error > limits.drift_ms_per_min:
+    if drift - 2 * error > _steepest(limits, seconds):
         breaks.append(f"lag drifts by {drift:.0f} ms a minute")
     return breaks
+
+
+def _steepest(limits: Limits, seconds: float) -> float:
+    """Return the slope that a run of this length must stay below.
+
+    The scatter of a fitted slope falls with the length to the power of 3/2, and a queue that grows
+    for want of capacity grows by thousands of ms a minute: a short run finds that one, too.
+    """
+    return limits.drift_ms_per_min * max(1.0, 60.0 / max(seconds, 1.0)) ** 1.5

@@ -32,10 +32,10 @@ def tally(
     return whole
 
 
-def judged(whole: Tally, **limits: float) -> Point:
+def judged(whole: Tally, window_s: tuple[float, float] = WINDOW, **limits: float) -> Point:
     judge = Judge(
         limits=Limits(**limits),
-        window_s=WINDOW,
+        window_s=window_s,
         references=["one two three four", "five"],
         quiet=QUIET,
     )
@@ -67,6 +67,16 @@ def test_each_limit_breaks_a_run_by_name(whole: Tally, names: str) -> None:
     assert point.verdict is Verdict.BROKEN
     assert len(point.breaks) == 1
     assert names in point.breaks[0]
+
+
+def test_a_falling_lag_breaks_nothing() -> None:
+    assert judged(tally(lag_s=0.12, growth_s=-0.05)).verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize(("ms_per_min", "verdict"), [(150, Verdict.HELD), (600, Verdict.BROKEN)])
+def test_a_short_run_must_be_steeper_to_break(ms_per_min: float, verdict: Verdict) -> None:
+    whole = tally(lag_s=0.0, growth_s=ms_per_min / 1000)
+    assert judged(whole, window_s=(2.0, 10.0)).verdict is verdict
 
 
 def test_a_late_client_voids_the_run_whatever_the_server_did() -> None:
