@@ -4,6 +4,7 @@ Does: a caller -> an account, or why not.
 Does not know: sockets, wires, how many streams an account has open (quota).
 """
 
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,18 @@ def query_of(text: str) -> Mapping[str, Sequence[str]]:
         return parse_qs(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         return {}
+
+
+def network_of(address: str) -> str:
+    """Return what one caller has: an IPv4 address, or 64 bits of IPv6, all of them its own."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 4:
+        return str(found)
+    mapped = found.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
 def status_of(error: WireError) -> HTTPStatus:
@@ -126,6 +139,7 @@ class Guard:
         most = self._config.opens_per_minute
         if most is None or not address:
             return
+        address = network_of(address)
         now = self._clock()
         left, since = self._tokens.pop(address, (float(most), now))
         left = min(float(most), left + (now - since) * most / MINUTE_S)

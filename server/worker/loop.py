@@ -72,6 +72,7 @@ class Host:
     ) -> None:
         self._engine = engine
         self._activity = activity or Activity()
+        self._has_heart = activity is not None
         forks = max(1, engine.info.slots // _FORK_SHARE)
         self._recognizer = Recognizer(engine, fork_slots=forks)
         self._mailbox = mailbox
@@ -119,7 +120,8 @@ class Host:
 
     def _warm(self) -> None:
         self._activity.begin("warming")
-        self._mailbox.send(link.Pulse("warming", 0))  # told before: it may silence the heart
+        if self._has_heart:  # else nobody beats, and nobody is to be watched
+            self._mailbox.send(link.Pulse("warming", 0))  # told before: it may silence the heart
         self._engine.warm(self._cold.popleft())
 
     def _model(self) -> link.Model:

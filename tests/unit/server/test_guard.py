@@ -6,7 +6,7 @@ import pytest
 from websockets.datastructures import Headers
 
 from server.config import ServerConfig
-from server.guard import MAX_ADDRESSES, Caller, Guard
+from server.guard import MAX_ADDRESSES, Caller, Guard, network_of
 from server.keys import Keyring, add_key
 from server.wire.errors import ForbiddenOrigin, RateLimited, Unauthorized
 
@@ -64,3 +64,19 @@ def test_the_addresses_that_are_remembered_are_bounded() -> None:
     for number in range(MAX_ADDRESSES + 10):
         guard.admit(Caller(address=str(number)), "stream")
     assert len(guard._tokens) == MAX_ADDRESSES
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1:2:3", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("/run/socket", "/run/socket"),
+    ],
+)
+def test_an_ipv6_caller_is_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network

@@ -7,6 +7,7 @@ from asr.events import Event, Final, Finalized, Stopped
 from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
+from server.worker.heart import Activity
 from server.worker.loop import Host, MailboxClosed
 
 
@@ -294,3 +295,11 @@ def test_an_engine_without_snapshots_says_so_and_its_session_goes_on() -> None:
     box = run([opening(1), link.Checkpoint(1)], going_on, engine=Plain())
     assert saved(box) == [link.Saved(1, 0, ())]
     assert text_of(box.events(1)) == "good day"
+
+
+@pytest.mark.parametrize("has_heart", [True, False])
+def test_a_host_with_a_heart_says_before_that_it_warms_up(has_heart: bool) -> None:  # noqa: FBT001
+    box = Letterbox()
+    Host(Warmer(), box, activity=Activity() if has_heart else None).run()
+    pulses = [report for report in box.reports if isinstance(report, link.Pulse)]
+    assert pulses == [link.Pulse("warming", 0)] * (3 if has_heart else 0)
