@@ -13,9 +13,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from server.app import Running, StartError
+from server.config import ConfigError
 from server.keys import add_key, remove_key
 from tests.io.serving import (
     Message,
+    config,
     dial,
     get,
     read_until,
@@ -80,6 +82,46 @@ async def test_a_stream_needs_a_key_and_gets_on_with_one(keys: Path, key: str) -
             assert await status_of(server, path) == 401
             assert await status_of(server, path, {"Authorization": f"Token {key}x"}) == 401
         assert await status_of(server, f"/v1/stream?token={key}") == 401
+
+
+async def test_wires_with_a_port_of_their_own_ask_too(keys: Path, key: str) -> None:
+    ports = {"vosk_port": 0, "sherpa_port": 0}
+    async with serving(keys=str(keys), **ports) as server:
+        for wire in ("vosk", "sherpa"):
+            url = f"ws://127.0.0.1:{server.gateway.ports.port_of(wire)}"
+            with pytest.raises(InvalidStatus) as caught:
+                async with connect(url):
+                    pass
+            assert caught.value.response.status_code == 401
+            async with connect(url, additional_headers={"Authorization": f"Bearer {key}"}):
+                pass
+    with pytest.raises(ConfigError, match="Wyoming"):
+        config(keys=str(keys), wyoming_port=0)
+
+
+async def test_riva_reads_its_key_from_the_metadata(keys: Path, key: str) -> None:
+    grpc = pytest.importorskip("grpc")
+    async with serving(keys=str(keys), grpc_port=0) as server:
+        where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
+        async with grpc.aio.insecure_channel(where) as channel:
+            for method in ("Recognize", "StreamingRecognize"):
+                path = f"/nvidia.riva.asr.RivaSpeechRecognition/{method}"
+                call = channel.unary_unary(path)
+                for shown, is_known in ((f"Bearer {key}", True), (f"Bearer {key}x", False)):
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await call(b"", metadata=(("authorization", shown),))
+                    is_refused = caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+                    assert is_refused != is_known
+                    assert key not in (caught.value.details() or "")
+
+
+async def test_those_who_read_a_meeting_along_need_a_key_or_a_token(keys: Path, key: str) -> None:
+    async with locked(keys) as server:
+        assert await status_of(server, "/v1/meeting/room") == 401
+        made = await token(server, key)
+        url = server.addresses.websocket.replace("/v1/stream", "/v1/meeting/room")
+        async with connect(f"{url}?token={made['token']}"):
+            pass
 
 
 async def test_a_page_is_told_inside_the_socket(keys: Path, key: str) -> None:
