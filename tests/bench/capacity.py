@@ -24,7 +24,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,6 +36,7 @@ import numpy as np
 from asr.encoder.linear import has_fast_bf16
 from clients.console import table
 from clients.load.host import machine
+from tests.bench import sherpa
 from tests.bench.subjects import Spec, Timing, batches_up_to, work
 
 HERE = Path(__file__).parent
@@ -47,7 +48,7 @@ SLOW_MOST = 8
 SHARE = 0.9
 GFLOP_PER_AUDIO_S = {6: 2.83, 1: 2.90}
 """By look-ahead, of the 115M shape: encoder, attention, subsampling, RNN-T at 85 % blanks."""
-RIVALS = ("nemo", "nemo_medium", "nocache", "buffered")
+RIVALS = ("nemo", "nemo_medium", "nocache", "buffered", "sherpa", "sherpa_int8")
 START_TIMEOUT_S = 900.0
 
 
@@ -138,12 +139,12 @@ def measure(
         for runner in runners:
             if runner.spec not in links:
                 _say(f"starting {runner.name} at look-ahead {runner.spec.look_ahead}")
-                links[runner.spec] = stack.enter_context(_process(runner.spec))
+                links[runner.spec] = stack.enter_context(_started(runner.spec))
         for number in range(-1, rounds):  # round -1 warms every shape
             began = time.monotonic()
             for runner in runners:
                 for rows in runner.spec.batches:
-                    timing = _ask(links[runner.spec], (rows, runner.matmul))
+                    timing = Timing(*_ask(links[runner.spec], (rows, runner.matmul)))
                     if number >= 0:
                         times[runner.name].steps[rows].append(timing)
             rates.append(_ask(links[runners[0].spec], ("gemm", gemm_rows)))
@@ -225,6 +226,18 @@ def _runners(
         yield Runner("nocache", Spec(kind="nemo", mode="nocache", batches=few, **common))
     if "buffered" in rivals and slow:
         yield Runner("buffered", Spec(kind="nemo", mode="buffered", batches=few, **common))
+    if "sherpa" in rivals:
+        yield Runner("sherpa", Spec(kind="sherpa", batches=batches, **common))
+    if "sherpa_int8" in rivals:
+        yield Runner(
+            "sherpa_int8", Spec(kind="sherpa", precision="int8", batches=batches, **common)
+        )
+
+
+def _started(spec: Spec) -> AbstractContextManager[Connection]:
+    if spec.kind == "sherpa":
+        return sherpa.started(Path(spec.model), spec.look_ahead, spec.precision, spec.batches)
+    return _process(spec)
 
 
 @contextmanager

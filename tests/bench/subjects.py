@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from asr.channel import ChannelOptions
-from asr.encoder.linear import make_linear
+from asr.encoder.linear import Precision, make_linear
 from asr.engine import EngineConfig, load_engine
 from asr.interface import Emission, StreamingEngine
 from asr.live import Recognizer
@@ -33,18 +33,19 @@ GEMM_SHAPE = (512, 2048)
 GEMM_REPEATS = 20
 
 Mode = Literal["cache", "nocache", "buffered"]
+Numbers = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """Which engine, and what it has to be ready for."""
 
-    kind: Literal["ours", "nemo"]
+    kind: Literal["ours", "nemo", "sherpa"]
     model: str
     look_ahead: int
     batches: tuple[int, ...]
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of ours; NeMo computes in fp32 on a CPU whatever it is told."""
+    precision: Numbers = "fp32"
+    """Ours has no int8; NeMo computes in fp32 on a CPU whatever it is told."""
     mode: Mode = "cache"
 
 
@@ -69,7 +70,8 @@ class Ours:
 
     def __init__(self, spec: Spec) -> None:
         slots = sum(spec.batches) + 1
-        engine = load_engine(spec.model, EngineConfig(slots=slots, precision=spec.precision))
+        precision: Precision = "bf16" if spec.precision == "bf16" else "fp32"
+        engine = load_engine(spec.model, EngineConfig(slots=slots, precision=precision))
         engine.warm(spec.look_ahead)
         self._tokens = 0
         self._count_tokens(engine)
@@ -241,9 +243,10 @@ def pipeline_config(spec: Spec) -> dict[str, Any]:
     }
 
 
-def gemm_gflops(rows: int, precision: Literal["fp32", "bf16"]) -> float:
+def gemm_gflops(rows: int, numbers: Numbers) -> float:
     """Return the rate of this core's own packed matrix product at so many rows."""
     inner, outer = GEMM_SHAPE
+    precision: Precision = "bf16" if numbers == "bf16" else "fp32"
     linear = make_linear(torch.randn(outer, inner), None, precision)
     x = torch.randn(rows, inner)
     for _ in range(3):
@@ -273,9 +276,8 @@ def work(link: Connection, spec: Spec) -> None:
         torch.set_float32_matmul_precision(matmul)
         wall, cpu = time.perf_counter(), time.process_time()
         tokens = subject.step(rows)
-        link.send(
-            Timing(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu), tokens)
-        )
+        times = (1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu))
+        link.send((*times, tokens))
 
 
 def batches_up_to(batches: Sequence[int], most: int) -> tuple[int, ...]:
