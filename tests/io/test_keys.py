@@ -85,8 +85,7 @@ async def test_a_stream_needs_a_key_and_gets_on_with_one(keys: Path, key: str) -
 
 
 async def test_wires_with_a_port_of_their_own_ask_too(keys: Path, key: str) -> None:
-    ports = {"vosk_port": 0, "sherpa_port": 0}
-    async with serving(keys=str(keys), **ports) as server:
+    async with serving(keys=str(keys), vosk_port=0, sherpa_port=0) as server:
         for wire in ("vosk", "sherpa"):
             url = f"ws://127.0.0.1:{server.gateway.ports.port_of(wire)}"
             with pytest.raises(InvalidStatus) as caught:
