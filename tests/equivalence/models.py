@@ -21,7 +21,9 @@ from asr.reference import ctc_head, offline
 BLANK_SHARE = 0.85
 """Of all decisions of a real RNN-T, about this share are blanks."""
 PROMPTS = {"en-US": 0, "es-US": 3, "fr-FR": 8, "de-DE": 9, "auto": 101}
-LOGIT_SPREAD, HISTORY_SPREAD = 2.0, 0.7
+LOGIT_SPREAD, HISTORY_SPREAD = 2.0, 0.3
+SETTLED, HISTORY = 12, 16
+"""Frames left out at the start of an utterance; labels in a history."""
 Samples = NDArray[np.float32]
 
 
@@ -303,15 +305,18 @@ def tune(model: Any, shape: Shape) -> None:
     out, joint = model.joint.joint_net[2], model.joint
     out.bias[-1] = 1e4  # nothing but blanks: quick, and only the encoder's frames are wanted
     parts = [
-        offline(model, audio(3, 901 + i), look_ahead, prompt=prompts[i % len(prompts)]).encoded
-        for i, look_ahead in enumerate(shape.look_aheads * (4 // len(shape.look_aheads)))
+        offline(model, audio(4, 901 + i), look_ahead, prompt=prompts[i % len(prompts)]).encoded
+        for i, look_ahead in enumerate(shape.look_aheads * (8 // len(shape.look_aheads)))
     ]
+    # A random encoder's first frames are far from all others: what they say would be all it says.
+    parts = [part[SETTLED:] for part in parts]
     encoded = torch.cat(parts)
-    said = torch.arange(shape.pieces)[:: max(1, shape.pieces // 16), None]
+    said = torch.randint(shape.pieces, (8, HISTORY), generator=torch.Generator().manual_seed(1))
     after, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
+    after = after.flatten(0, 1)
     _spread(joint.enc, encoded, 1.0)
-    _spread(joint.pred, after[:, 0], HISTORY_SPREAD)
-    hidden = torch.relu(joint.enc(encoded)[:, None] + joint.pred(after)[:, 0]).flatten(0, 1)
+    _spread(joint.pred, after, HISTORY_SPREAD)
+    hidden = torch.relu(joint.enc(encoded)[:, None] + joint.pred(after)).flatten(0, 1)
     _spread(out, hidden, LOGIT_SPREAD)
     if ctc_head(model) is not None:
         _spread(ctc_head(model).decoder_layers[0], encoded, LOGIT_SPREAD)
