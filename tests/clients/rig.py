@@ -74,6 +74,9 @@ CASES = (
     Case("livekit", "deepgram"),
     Case("livekit", "flux"),
     Case("livekit", "openai", rate=24_000),
+    Case("livekit", "rivulet"),
+    Case("pipecat", "rivulet"),
+    Case("pipecat", "finalize"),
 )
 
 
@@ -99,7 +102,7 @@ def program(case: Case) -> list[str | Path]:
         modules = node_modules()
         driver = DRIVERS / "drive_javascript.cjs"
         return ["env", f"NODE_PATH={modules}", "node", driver]
-    name = "livekit" if case.driver == "livekit" else "sdk"
+    name = case.driver if case.driver in ("livekit", "pipecat") else "sdk"
     return [environment(name), DRIVERS / f"drive_{case.driver}.py"]
 
 
@@ -120,7 +123,7 @@ def node_modules() -> Path:
 def environment(name: str) -> Path:
     """Return the interpreter of an environment of clients; raises NoEnvironment.
 
-    ``RIVULET_CLIENTS_SDK`` and ``RIVULET_CLIENTS_LIVEKIT`` may name interpreters that have them.
+    ``RIVULET_CLIENTS_SDK``, ``.._LIVEKIT`` and ``.._PIPECAT`` may name interpreters that have them.
     """
     own = os.environ.get(f"RIVULET_CLIENTS_{name.upper()}")
     if own:

@@ -6,10 +6,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
 from livekit import rtc
 from livekit.agents import stt
 from livekit.agents.utils import http_context
 from livekit.plugins import deepgram, openai
+
+from clients.plugins.livekit import RivuletStream, RivuletSTT
 
 FRAME_S = 0.05
 SILENCE_S = 3.0
@@ -23,6 +27,8 @@ def plugin(mode: str, host: str) -> stt.STT:
             return deepgram.STT(base_url=f"ws://{host}/v1/listen", api_key="key", model="nova-3")
         case "flux":
             return deepgram.STTv2(base_url=f"ws://{host}/v2/listen", api_key="key")
+        case "rivulet":
+            return RivuletSTT(f"ws://{host}/v1/stream", latency="balanced", eager_ms=200)
         case _:
             return openai.STT(
                 base_url=f"http://{host}/v1", api_key="key", use_realtime=True, model="m"
@@ -37,6 +43,8 @@ async def feed(stream: stt.SpeechStream, data: bytes, rate: int) -> None:
         frame = rtc.AudioFrame(data[begin : begin + size], rate, 1, size // 2)
         stream.push_frame(frame)
         await asyncio.sleep(FRAME_S)
+    if isinstance(stream, RivuletStream):
+        stream.end_input()
 
 
 async def main(mode: str, host: str, path: str, rate: str) -> None:

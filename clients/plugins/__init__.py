@@ -1,0 +1,1 @@
+"""Speech recognition for the frameworks of others; each module needs its framework installed."""
