@@ -19,8 +19,7 @@ from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
 from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.batch import StepInput
-from asr.encoder.encoder import Encoder
-from asr.encoder.kit import Parts
+from asr.encoder.encoder import Encoder, Parts
 from asr.encoder.linear import DTYPES
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel

@@ -6,17 +6,29 @@ Does not know: tokens, text, scheduling, where mel rows come from.
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
 from asr.encoder.batch import StepInput
-from asr.encoder.kit import Parts, Place, choose_kit
+from asr.encoder.kit import Kit, Place
 from asr.encoder.layer import ConformerLayer, Positions
 from asr.encoder.linear import DTYPES, Precision
+from asr.encoder.native import NativeKit, library
+from asr.encoder.plain import PlainKit
 from asr.encoder.pool import SlotPool
 from asr.encoder.subsampling import Subsampling
+
+Parts = Literal["auto", "plain"]
+
+
+def choose_kit(parts: Parts, dtype: torch.dtype, device: torch.device) -> Kit:
+    """Return native parts on a CPU where a compiler was found; else, or when asked, plain ones."""
+    if parts == "auto" and device.type == "cpu" and (functions := library()) is not None:
+        return NativeKit(functions, dtype)
+    return PlainKit(dtype)
 
 
 class Encoder:

@@ -1,6 +1,6 @@
 """What lies between the matrix products of an encoder step, as an interface.
 
-Does: name the parts, their weights and shapes; pick the implementation for a device.
+Does: name the parts, their weights and shapes.
 Does not know: how they are computed (``plain``: torch, the specification; ``native``: C++).
 Shapes: B rows, T frames, D width, H heads, d = D / H, R left context, K kernel, C channels,
 F bands, S slots, P distances.
@@ -9,9 +9,8 @@ F bands, S slots, P distances.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from asr.encoder.batch import Geometry, step_geometry
@@ -120,16 +119,3 @@ class Kit(Protocol):
     def stage(self, weights: StageWeights) -> Stage:
         """Make the depthwise half of a later stage."""
         ...
-
-
-Parts = Literal["auto", "plain"]
-
-
-def choose_kit(parts: Parts, dtype: torch.dtype, device: torch.device) -> Kit:
-    """Return native parts on a CPU where a compiler was found; else, or when asked, plain ones."""
-    from asr.encoder.native import NativeKit, library
-    from asr.encoder.plain import PlainKit
-
-    if parts == "auto" and device.type == "cpu" and (functions := library()) is not None:
-        return NativeKit(functions, dtype)
-    return PlainKit(dtype)

@@ -33,6 +33,7 @@ from asr.encoder.kit import (
     Stage,
     StageWeights,
 )
+from asr.encoder.plain import PlainKit
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16
@@ -119,8 +120,6 @@ class NativeKit:
     def attention(self, weights: AttentionWeights) -> Attend:
         """Make the attention of a layer."""
         if weights.positions_HdP.shape[1] % LANES:
-            from asr.encoder.plain import PlainKit
-
             return PlainKit(self._dtype).attention(weights)
         run, scratch_of = self._function("attend"), self._functions.attend_scratch
         scratch_of.restype = ctypes.c_int64

@@ -1,156 +1,143 @@
-"""``make bench``: streams sustained at the pace of speech, by model, look-ahead and precision.
+"""``make bench``: one run over everything that is compared; the last line is one JSON object.
 
-Does: start a server per model, backend and precision, find N* with the load laboratory, write
-results/sustained.json and results/lag.svg.
-Does not know: how streams are measured.
+Does: capacity of our engine and of rivals (115M shape), N* through sockets of our server and of
+sherpa-onnx's; results/bench.json, bench.md and lag.svg.
+Does not know: how steps and streams are measured (capacity, streams).
 """
 
 import argparse
 import json
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from clients.console import table
-from clients.demo import url_of
 from clients.errors import CommandError
 from clients.load.host import machine
 from clients.load.lab import system_of
 from clients.load.picture import draw
-from clients.serving import ServerProcess
-from tests.bench.sustained import Effort, measure
+from tests.bench import capacity, sherpa, streams
+from tests.bench.sustained import Effort, flat_report, measure
 
-PORT = 8799
 RESULTS = Path(__file__).parent / "results"
-DEFINITION = (
-    "N*: the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, "
-    "drift <= 10 ms a minute and no transcript changed by the load"
-)
-HEADER = ("model", "chunk", "precision", "streams", "lag p50", "p95", "p99", "finalize", "cpu/s")
+EMBEDDED_MS = (80, 160, 560, 1120)
+LARGE_MS = (160, 560)
+SHERPA_PORT = 8798
 
 
 def main() -> int:
-    """Measure and print; the last line is one JSON object."""
+    """Measure, write, print."""
     args = _arguments()
-    effort = _effort(args)
-    chunks = args.chunk_ms or ([560] if args.quick else [80, 160, 560, 1120])
-    precisions = args.precision or (["auto"] if args.quick else ["fp32", "bf16"])
-    rows: list[dict[str, Any]] = []
-    reports: list[tuple[str, dict[str, Any]]] = []
-    for model in args.model or [""]:
-        for backend in args.backend or ["own"]:
-            for precision in precisions:
-                options = ["--precision", precision, "--backend", backend]
-                options += ["--model", model] if model else []
-                for report in _of_server(options, chunks, effort, args.workers):
-                    rows.append(as_row(report, backend, precision))
-                    reports.append((_name(rows[-1]), report))
-                    print(json.dumps(rows[-1]), flush=True)
+    began = time.monotonic()
+    large = str(capacity.random_model("hybrid"))
+    quick = bool(args.quick)
+    plan = capacity.Plan(
+        model=large,
+        batches=(1, 4, 8, 16) if quick else capacity.BATCHES,
+        rounds=3 if quick else args.rounds,
+        look_aheads=(6,) if quick else (6, 1),
+        rivals=("nemo",) if quick else capacity.RIVALS,
+    )
+    compared = capacity.compare(plan)
+    print(capacity.table_of(compared["periods"]), flush=True)
+    rows, reports = _sustained(large, _effort(args.seconds, quick=quick), quick=quick)
     result = {
         "machine": machine(),
-        "workers": args.workers,
-        "seconds": effort.seconds,
-        "definition": DEFINITION,
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "definition": streams.DEFINITION,
+        "seconds": args.seconds,
+        "workers": 1,
+        "capacity": compared,
         "rows": rows,
     }
-    if not args.quick:
+    if not quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "sustained.json").write_text(json.dumps(result, indent=1) + "\n")
-        picture = draw([system_of(name, report) for name, report in reports[:5]], limit_ms=200)
-        (RESULTS / "lag.svg").write_text(picture)
-    print(table(HEADER, [_cells(row) for row in rows], width=120, flexible=0))
+        (RESULTS / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / "lag.svg").write_text(draw([system_of(*r) for r in reports[:5]], limit_ms=200))
+    print(table(streams.HEADER, [streams.cells(row) for row in rows], width=120, flexible=0))
     print(json.dumps(summary(result)))
     return 0
 
 
+def _sustained(
+    large: str, effort: Effort, *, quick: bool
+) -> tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
+    """Find N* of every server: the embedded model, the large shape, sherpa-onnx."""
+    rows, reports = [], []
+    for model, chunks in (("", EMBEDDED_MS[2:3] if quick else EMBEDDED_MS), (large, LARGE_MS)):
+        if quick and model:
+            continue
+        options = ["--precision", "auto" if not model else capacity.fastest()]
+        options += ["--model", model] if model else []
+        for report in streams.of_server(options, list(chunks), effort, 1):
+            rows.append(streams.as_row(report, "own", _precision(report)))
+            reports.append((streams.name_of(rows[-1]), report))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    if not quick:
+        with sherpa.server(Path(large), 6, SHERPA_PORT) as url:
+            report = measure(url, 560, effort, wire="sherpa-onnx")
+        row = {"model": "hybrid-114m", "backend": "sherpa-onnx", "precision": "int8"}
+        rows.append(row | flat_report(report))
+        reports.append((streams.name_of(rows[-1]), report))
+    return rows, reports
+
+
 def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the last line: N* of every row by name, and lag and drift of the widest 560 ms row."""
-    rows = result["rows"]
-    streams = {f"streams_{_name(row).replace(' ', '_')}": row["streams"] for row in rows}
-    wide = [row for row in rows if row["chunk_ms"] == 560] or rows
-    best = max(wide, key=lambda row: row["streams"])
-    at = best["eased"] or best["at"]
-    return {
-        "machine": result["machine"],
-        **streams,
+    """Return the last line."""
+    compared = result["capacity"]
+    line = {"machine": result["machine"], "load": result["load"], "minutes": result["minutes"]}
+    figures = capacity.summary(compared, is_known_shape=True)
+    line |= {
+        key: value
+        for key, value in figures.items()
+        if key.startswith(("ratio", "gemm", "step", "capacity"))
+    }
+    for period in ("160", "560"):
+        if f"ratio_sherpa_int8_{period}" in line:  # its best
+            int8, fp32 = line[f"ratio_sherpa_int8_{period}"], line[f"ratio_sherpa_{period}"]
+            line[f"ratio_sherpa_{period}"] = (
+                min(x for x in (int8, fp32) if x) if int8 or fp32 else None
+            )
+    found = {(row["model"], row["backend"], row["chunk_ms"]): row for row in result["rows"]}
+    for (model, backend, chunk_ms), row in found.items():
+        name = "streams_embedded" if model == "rivulet-en" else "streams"
+        line[f"{name}{'_sherpa' if backend != 'own' else ''}_{chunk_ms}"] = row["streams"]
+    ours, theirs = line.get("streams_560"), line.get("streams_sherpa_560")
+    if ours is not None and theirs:
+        line["ratio_sherpa_server_560"] = round(ours / theirs, 2)
+    wide = [row for row in result["rows"] if row["backend"] == "own" and row["chunk_ms"] == 560]
+    at = wide[-1]["eased"] or wide[-1]["at"]
+    return line | {
         "p99_chunk_lag_ms": at["lag_p99_ms"],
         "drift_ms_per_min": at["drift_ms_per_min"],
     }
 
 
-def as_row(report: dict[str, Any], backend: str, precision: str) -> dict[str, Any]:
-    """Return one line of the table."""
-    model = (report["models"] or [{}])[0]
-    figures = report["figures"]
-    return {
-        "model": str(model.get("id", "?")),
-        "backend": backend,
-        "precision": precision,
-        "chunk_ms": report["chunk_ms"],
-        "look_ahead": report["chunk_ms"] // 80 - 1,
-        "streams": report["streams"],
-        "is_client_limited": report["is_client_limited"],
-        "bytes_per_stream": int(str(model.get("bytes_per_stream", 0))),
-        "at": figures["at"],
-        "eased": figures.get("eased"),
-        "beyond": figures.get("beyond"),
-    }
+def _precision(report: dict[str, Any]) -> str:
+    return str((report["models"] or [{}])[0].get("precision", "auto"))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one look-ahead, short runs")
-    parser.add_argument("--model", action="append", help="checkpoint; may be given again")
-    parser.add_argument("--backend", action="append", choices=["own", "nemo"])
-    parser.add_argument("--precision", action="append", choices=["auto", "fp32", "bf16"])
-    parser.add_argument("--chunk-ms", type=int, action="append", metavar="MS")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="measured a run (60; quick: 8)")
-    parser.add_argument("--start", type=int, default=8, help="streams to begin with")
-    parser.add_argument("--most", type=int, default=128, help="streams at most")
-    parser.add_argument(
-        "--late", type=float, default=5.0, help="ms of p99 lateness that void a run"
-    )
+    parser.add_argument("--quick", action="store_true", help="one period, one rival, short runs")
+    parser.add_argument("--rounds", type=int, default=6, help="of each engine and batch")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each run through sockets")
     return parser.parse_args()
 
 
-def _effort(args: argparse.Namespace) -> Effort:
-    quick = bool(args.quick)
+def _effort(seconds: float, *, quick: bool) -> Effort:
     return Effort(
-        seconds=args.seconds or (8.0 if quick else 60.0),
-        ramp_s=2.0 if quick else 4.0,
-        warm_s=2.0 if quick else 6.0,
-        start=args.start,
-        most=args.most,
-        confirm=0 if quick else 2,
-        quiet_at_once=5 if quick else 1,
-        late_ms=args.late,
-    )
-
-
-def _of_server(
-    options: list[str], chunks: list[int], effort: Effort, workers: int
-) -> list[dict[str, Any]]:
-    # Slots for forks of finals and for callers who overlap on a seat.
-    slots = ["--slots", str(effort.most // workers + 24), "--workers", str(workers)]
-    with ServerProcess(PORT, [*options, *slots]) as server:
-        server.wait_ready()
-        return [measure(url_of(PORT), chunk_ms, effort) for chunk_ms in chunks]
-
-
-def _name(row: dict[str, Any]) -> str:
-    backend = "" if row["backend"] == "own" else f" {row['backend']}"
-    return f"{row['model']}{backend} {row['precision']} {row['chunk_ms']}"
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    at = row["at"]
-    shown = ("lag_p50_ms", "lag_p95_ms", "lag_p99_ms", "finalize_p99_ms", "cpu_ms_per_audio_s")
-    return (
-        row["model"],
-        f"{row['chunk_ms']} ms",
-        row["precision"],
-        str(row["streams"]),
-        *("-" if at[key] is None else f"{at[key]:.0f} ms" for key in shown),
+        seconds=8.0 if quick else seconds,
+        ramp_s=2.0,
+        warm_s=2.0 if quick else 4.0,
+        start=48,
+        most=256,
+        confirm=0 if quick else 1,
+        quiet_at_once=5,
+        late_ms=8.0,
     )
 
 

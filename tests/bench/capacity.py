@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,6 +50,18 @@ GFLOP_PER_AUDIO_S = {6: 2.83, 1: 2.90}
 """By look-ahead, of the 115M shape: encoder, attention, subsampling, RNN-T at 85 % blanks."""
 RIVALS = ("nemo", "nemo_medium", "nocache", "buffered", "sherpa", "sherpa_int8")
 START_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is compared, and how often."""
+
+    model: str
+    batches: tuple[int, ...] = BATCHES
+    rounds: int = 15
+    look_aheads: tuple[int, ...] = (6, 1)
+    rivals: tuple[str, ...] = RIVALS
+    by: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,30 +114,42 @@ class Times:
 def main() -> int:
     """Measure and print; the last line is one JSON object."""
     args = _arguments()
-    model = args.model or str(random_model(args.shape))
-    batches = (1, 4, 8) if args.quick else BATCHES
-    rounds = 3 if args.quick else args.rounds
-    looks: dict[str, Any] = {}
-    for look_ahead in args.look_ahead or [6, 1]:
-        runners = list(_runners(model, look_ahead, batches, args.rival or list(RIVALS)))
-        times, gemm = measure(runners, rounds, 16 * (look_ahead + 1))
-        period_ms = 80.0 * (look_ahead + 1)
-        looks[f"{period_ms:.0f}"] = figures(times, period_ms, args.by) | {"gemm_gflops": gemm}
-    result = {
-        "machine": machine(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "versions": {name: _version(name) for name in ("torch", "nemo_toolkit")},
-        "model": Path(model).name,
-        "by": args.by,
-        "rounds": rounds,
-        "periods": looks,
-    }
+    result = compare(
+        Plan(
+            model=args.model or str(random_model(args.shape)),
+            batches=(1, 4, 8) if args.quick else BATCHES,
+            rounds=3 if args.quick else args.rounds,
+            look_aheads=tuple(args.look_ahead or [6, 1]),
+            rivals=tuple(args.rival or RIVALS),
+            by=args.by,
+        )
+    )
+    looks = result["periods"]
     if not args.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(_table(looks))
+    print(table_of(looks))
     print(json.dumps(summary(result, is_known_shape=args.model is None)))
     return 0
+
+
+def compare(plan: Plan) -> dict[str, Any]:
+    """Measure every engine at every look-ahead; return what the results file holds."""
+    looks: dict[str, Any] = {}
+    for look_ahead in plan.look_aheads:
+        runners = list(_runners(plan.model, look_ahead, plan.batches, plan.rivals))
+        times, gemm = measure(runners, plan.rounds, 16 * (look_ahead + 1))
+        period_ms = 80.0 * (look_ahead + 1)
+        looks[f"{period_ms:.0f}"] = figures(times, period_ms, plan.by) | {"gemm_gflops": gemm}
+    return {
+        "machine": machine(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "versions": {name: _version(name) for name in ("torch", "nemo_toolkit")},
+        "model": Path(plan.model).name,
+        "by": plan.by,
+        "rounds": plan.rounds,
+        "periods": looks,
+    }
 
 
 def measure(
@@ -190,6 +214,11 @@ def summary(result: dict[str, Any], *, is_known_shape: bool) -> dict[str, Any]:
             share = gflop / (steps["16"] / 1000) / look["gemm_gflops"]
             line[f"gemm_share_{period}_b16"] = round(share, 3)
     return line
+
+
+def fastest() -> Literal["fp32", "bf16"]:
+    """Return what ours is measured in: random weights have no words that a gate could compare."""
+    return "bf16" if has_fast_bf16() else "fp32"
 
 
 def random_model(shape: str) -> Path:
@@ -266,7 +295,8 @@ def _ask(link: Connection, question: tuple[object, object]) -> Any:
         raise SystemExit("an engine died; what it wrote is above") from error
 
 
-def _table(looks: dict[str, Any]) -> str:
+def table_of(looks: dict[str, Any]) -> str:
+    """Return the table for the terminal."""
     header = ("engine", "period", "a + b*B ms", "capacity", "B=1 ms", "tokens/s")
     lines = []
     for period, look in looks.items():

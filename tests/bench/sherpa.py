@@ -6,8 +6,10 @@ Does not know: steps, times.
 The export follows NeMo's own exporter; sherpa reads its window from the encoder's metadata.
 """
 
+import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -17,7 +19,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "bench"
-PACKAGES = ("sherpa-onnx==2.0.1", "numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.31.1")
+PACKAGES = (
+    "sherpa-onnx==2.0.1",
+    "sherpa-onnx-bin==2.0.1",
+    "numpy==2.4.6",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
+)
 TRIO = ("encoder", "decoder", "joiner")
 
 
@@ -44,6 +52,35 @@ def started(
         finally:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def server(model: Path, look_ahead: int, port: int) -> Iterator[str]:
+    """Run the rival's own server with int8 weights and fair settings; yields its URL."""
+    python, folder = environment(), exported(model, look_ahead)
+    _quantize(python, folder)
+    files = [f"--{name}={folder / name}.int8.onnx" for name in TRIO]
+    program = python.with_name("sherpa-onnx-online-websocket-server")
+    settings = ["--num-io-threads=1", "--num-work-threads=1", "--num-threads=1"]
+    settings += ["--max-batch-size=32", "--loop-interval-ms=10", "--enable-endpoint=false"]
+    command = [str(program), f"--port={port}", f"--tokens={folder / 'tokens.txt'}"]
+    process = subprocess.Popen([*command, *settings, *files], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, cwd=folder)  # fmt: skip
+    try:
+        _await_port(port)
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _await_port(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit("the server of sherpa-onnx did not open its port")
 
 
 def environment() -> Path:

@@ -41,11 +41,11 @@ class Effort:
         )
 
 
-def measure(url: str, chunk_ms: int, effort: Effort) -> dict[str, Any]:
+def measure(url: str, chunk_ms: int, effort: Effort, wire: str = "rivulet") -> dict[str, Any]:
     """Find N* of a server at one latency; return the laboratory's report."""
     traffic = effort.traffic(chunk_ms)
     lab = Laboratory(
-        target=Target(url=url),
+        target=Target(url=url, wire=wire),
         traffic=traffic,
         material=material(SAMPLES, "speech", traffic.total_s),
         limits=Limits(late_ms=effort.late_ms),
@@ -60,6 +60,20 @@ def measure(url: str, chunk_ms: int, effort: Effort) -> dict[str, Any]:
         rows["beyond"] = lab.run(beyond(search.best))
     figures = {name: flat(point) for name, point in rows.items() if point is not None}
     return lab.report(search) | {"chunk_ms": chunk_ms, "figures": figures}
+
+
+def flat_report(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what a results file keeps of a search."""
+    figures = report["figures"]
+    return {
+        "chunk_ms": report["chunk_ms"],
+        "look_ahead": report["chunk_ms"] // 80 - 1,
+        "streams": report["streams"],
+        "is_client_limited": report["is_client_limited"],
+        "at": figures["at"],
+        "eased": figures.get("eased"),
+        "beyond": figures.get("beyond"),
+    }
 
 
 def _best(points: list[Point], best: int) -> Point | None:
