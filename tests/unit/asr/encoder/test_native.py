@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.encoder import native
 from asr.encoder.kit import AttentionWeights, DepthwiseWeights, Kit, Norm, Place, StageWeights
 from asr.encoder.native import NativeKit, library
 from asr.encoder.plain import PlainKit
@@ -46,8 +45,14 @@ def places(draw: st.DrawFn) -> Place:
     slots = draw(st.permutations(range(SLOTS)))[:rows]
     frames = [chunk * draw(st.integers(0, 40)) for _ in range(rows)]
     valid = [draw(st.integers(0, steps)) for _ in range(rows)]
-    numbers = (torch.tensor(x) for x in (slots, frames, valid))
-    return Place(*numbers, steps=steps, left=LEFT, chunk=chunk)
+    return Place(
+        slots_B=torch.tensor(slots),
+        frames_B=torch.tensor(frames),
+        valid_B=torch.tensor(valid),
+        steps=steps,
+        left=LEFT,
+        chunk=chunk,
+    )
 
 
 @settings(max_examples=120, deadline=None)
@@ -168,7 +173,7 @@ def test_without_a_compiler_the_plain_parts_do_the_work(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("rivulet"), "propagate", True)
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     assert library.__wrapped__() is None
     assert "apt install g++" in caplog.text
 
@@ -187,5 +192,5 @@ def test_a_compiler_that_fails_is_told_in_one_line(
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert library.__wrapped__() is not None
-    monkeypatch.setattr(native.subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("compiled again"))
     assert library.__wrapped__() is not None
