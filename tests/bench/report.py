@@ -10,10 +10,16 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
-OLD_DEFINITION = (
-    "Most streams with p99 chunk lag <= min(chunk, 200 ms) and p99 finalize delay <= 300 ms"
-)
-"""Of results that are older than the load laboratory."""
+ENGINES = {
+    "bf16": "rivulet, bf16",
+    "fp32": "rivulet, fp32",
+    "nemo": "NeMo 3.0.0 CacheAwareRNNTPipeline, as it ships",
+    "nemo_medium": 'the same, matmul precision "medium"',
+    "nocache": "the same without cache",
+    "buffered": "NeMo BufferedRNNTPipeline, 5.6 s of left context",
+    "sherpa": "sherpa-onnx 2.0.1, fp32",
+    "sherpa_int8": "sherpa-onnx 2.0.1, int8",
+}
 BEGIN, END = "<!-- measured", "<!-- /measured -->"
 
 
@@ -30,7 +36,8 @@ def main() -> int:
 def sections() -> list[str]:
     """Return the tables there are results for."""
     parts = []
-    for name, section in (("sustained", _sustained), ("accuracy", _accuracy)):
+    found = [("bench", _sustained), ("bench", _capacity), ("accuracy", _accuracy)]
+    for name, section in [*found, ("tools", _tools)]:
         path = HERE / "results" / f"{name}.json"
         if path.exists():
             parts += section(json.loads(path.read_text()))
@@ -40,22 +47,77 @@ def sections() -> list[str]:
 def _sustained(result: dict[str, Any]) -> list[str]:
     lines = [
         f"**Streams at the pace of speech** (`make bench`; {result['machine']}; "
-        f"{result['workers']} engine process, {result['seconds']:.0f} s a point). "
-        f"{result.get('definition', OLD_DEFINITION)}:",
+        f"{result['workers']} engine process; gateway and load share the other core; "
+        f"{result['seconds']:.0f} s a point). {result['definition']}:",
         "",
         "| model | look-ahead (chunk) | precision | streams | lag p50 / p95 / p99 ms "
-        "| finalize p50 / p99 ms | memory a stream |",
-        "|---|---|---|---|---|---|---|",
+        "| finalize p50 / p99 ms | CPU ms an audio second | memory a stream |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         at = row["at"]
         lag = " / ".join(f"{at[f'lag_{p}_ms']:.0f}" for p in ("p50", "p95", "p99"))
         ends = " / ".join(f"{at[f'finalize_{p}_ms']:.0f}" for p in ("p50", "p99"))
+        size = row.get("bytes_per_stream")
+        memory = f"{size / 1e6:.1f} MB" if size else "-"
+        name = row["model"] + ("" if row["backend"] == "own" else f" in {row['backend']}")
         lines.append(
-            f"| {row['model']} | {row['look_ahead']} ({row['chunk_ms']} ms) | {row['precision']} "
-            f"| {row['streams']} | {lag} | {ends} | {row['bytes_per_stream'] / 1e6:.1f} MB |"
+            f"| {name} | {row['look_ahead']} ({row['chunk_ms']} ms) | {row['precision']} "
+            f"| {row['streams']} | {lag} | {ends} | {at['cpu_ms_per_audio_s'] or 0:.0f} "
+            f"| {memory} |"
         )
     return [*lines, ""]
+
+
+def _capacity(result: dict[str, Any]) -> list[str]:
+    compared = result["capacity"]
+    periods = list(compared["periods"])
+    lines = [
+        "**Capacity of one core in process**, 114M parameters of the published shape with random "
+        "weights, samples to text, left context full (same run; engines take turns, medians of CPU "
+        "time; a step of B streams costs a + b B ms, capacity is (0.9 period - a) / b):",
+        "",
+        "| engine | " + " | ".join(f"{p} ms: a + b B | streams a core" for p in periods) + " |",
+        "|---" * (1 + 2 * len(periods)) + "|",
+    ]
+    for key, name in ENGINES.items():
+        cells = []
+        for period in periods:
+            row = compared["periods"][period]["engines"].get(key)
+            cells += (
+                [f"{row['a_ms']:.1f} + {row['b_ms']:.2f} B", f"{row['capacity']:.0f}"]
+                if row
+                else ["-", "-"]
+            )
+        if set(cells) != {"-"}:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _tools(result: dict[str, Any]) -> list[str]:
+    fusion, boost = result["fusion"], result["boosting"]
+    sure, times, quiet = result["confidence"], result["times"], result["nothing"]
+    return [
+        f"**What the tools are worth** with the embedded model (`python -m tests.bench.tools`; "
+        f"{result['machine']}):",
+        "",
+        "| | |",
+        "|---|---|",
+        "| WER on LibriSpeech clean: greedy, n-gram fusion, beam 8, both | "
+        + ", ".join(f"{100 * fusion[k]:.1f} %" for k in ("greedy", "lm", "beam", "beam_lm"))
+        + " |",
+        f"| {boost['phrases']} rare words boosted at once: missed before, after "
+        f"| {100 * boost['plain_rare_missed']:.0f} %, {100 * boost['boosted_rare_missed']:.0f} % |",
+        f"| other words missed before, after | {100 * boost['plain_others_missed']:.1f} %, "
+        f"{100 * boost['boosted_others_missed']:.1f} % |",
+        f"| word confidence: expected calibration error, AUC | "
+        f"{sure['expected_calibration_error']:.3f}, {sure['auc']:.2f} |",
+        f"| word start, end against the synthesiser's (median of the error) | "
+        f"{times['start_median_error_ms']} ms, {times['end_median_error_ms']} ms |",
+        f"| words in {quiet['minutes']:.0f} minutes of silence, of a fan, of music | "
+        f"{quiet['words_in_silence']}, {quiet['words_in_fan']}, {quiet['words_in_music']} |",
+        "",
+    ]
 
 
 def _accuracy(result: dict[str, Any]) -> list[str]:
