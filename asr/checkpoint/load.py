@@ -4,12 +4,14 @@ Does: choose the reader by what lies there, check the tensors, sum up for ``rivu
 Does not know: how files are read, engines.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asr.calibration import Curve
 from asr.checkpoint import transformers_names
 from asr.checkpoint.archive import read_nemo
 from asr.checkpoint.config import Config
@@ -37,6 +39,7 @@ from asr.checkpoint.spec import (
 from asr.checkpoint.weights import checked_tensors, fingerprint
 from asr.tokenizer import Tokenizer
 
+CONFIDENCE = "confidence.json"
 _TYPICAL = "encoder.pre_encode.out.weight"
 _HEADS = ("joint.joint_net.2.weight", "joint.joint_net.1.weight")
 _CTC_HEADS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
@@ -105,7 +108,16 @@ def _load_own(folder: Path, name: str) -> Checkpoint:
     tokenizer = tokenizer_from_nemo(config, lambda member: read_small(folder, member))
     stored = read_safetensors(folder)
     spec = _nemo_spec(config, tokenizer, stored)
-    return _checkpoint(name, spec, stored, tokenizer, config, licence_of(folder))
+    checkpoint = _checkpoint(name, spec, stored, tokenizer, config, licence_of(folder))
+    return replace(checkpoint, confidence=_curve(folder))
+
+
+def _curve(folder: Path) -> Curve:
+    points = read_json(folder, CONFIDENCE).get("points", [])
+    try:
+        return Curve(tuple((float(x), float(y)) for x, y in points))
+    except (TypeError, ValueError) as error:
+        raise UnreadableCheckpoint(f"{CONFIDENCE} holds no rising curve") from error
 
 
 def _load_transformers(folder: Path, name: str) -> Checkpoint:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from asr.calibration import Curve
 from asr.tokenizer import Tokenizer
 
 
@@ -90,6 +91,8 @@ class Checkpoint:
     """Hex digest of spec and weights: equal for equal models, for snapshots and caches."""
     licence: str | None = None
     languages: tuple[str, ...] = ("en",)
+    confidence: Curve = field(default_factory=Curve)
+    """From a token's probability to how often such a word is right."""
 
 
 def bytes_per_stream(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> int:

@@ -5,7 +5,7 @@ Does not know: encoders, chunks, files of streams.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,7 @@ class Decoding:
         else:
             decoder = CtcDecoder(*parts, slots=slots, precision=precision)
         self.name, self._fusion, self._decoder = name, fusion, decoder
+        self._confidence = checkpoint.confidence
 
     @property
     def alphabet(self) -> str:
@@ -104,13 +105,17 @@ class Decoding:
 
     def flush(self, slot: int) -> list[Token]:
         """Return what a stream that ends has heard and not yet told."""
-        return self._decoder.flush(slot)
+        return [self._rated(token) for token in self._decoder.flush(slot)]
 
     def step(
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
     ) -> list[list[Token]]:
         """Return the tokens of each row; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
-        return self._decoder.step(x_BTD, slots_B, valid_B, first_frame_B)
+        rows = self._decoder.step(x_BTD, slots_B, valid_B, first_frame_B)
+        return [[self._rated(token) for token in row] for row in rows]
+
+    def _rated(self, token: Token) -> Token:
+        return replace(token, confidence=self._confidence(token.confidence))
 
 
 def _pick_head(wanted: Head, checkpoint: Checkpoint, beam: int) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from asr.calibration import expected_calibration_error, fit
 from asr.checkpoint import DEFAULT_MODEL
 from asr.decoder.counting import read_lines
 from asr.engine import EngineConfig, load_engine
@@ -39,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "tools.json"
 DEV = SPEECH / "dev" / "manifest.jsonl"
 CLEAN = SPEECH / "eval" / "eval_librispeech_clean" / "manifest.jsonl"
 TIMED = SPEECH / "synthetic" / "kokoro.jsonl"
-RATE, LOOK_AHEAD, BINS, BEAM = 16_000, 6, 10, 8
+RATE, LOOK_AHEAD, BEAM = 16_000, 6, 8
 MINUTES, TIMED_CLIPS, RARE = 10, 300, 3
 """Of each sound; clips with known word times; how often the texts have a rare word at most."""
 PHRASE_WEIGHT = 1.0
@@ -103,11 +104,8 @@ def confidence(job: Job) -> dict[str, Any]:
         pairs += [(w.confidence or 0.0, j in right) for j, w in enumerate(heard.words)]
     sure = np.array([c for c, _ in pairs])
     correct = np.array([ok for _, ok in pairs])
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-    error = sum(
-        abs(sure[bins == b].mean() - correct[bins == b].mean()) * (bins == b).mean()
-        for b in np.unique(bins)
-    )
+    curve = fit(pairs[::2])  # of every other word; the error is that of the rest
+    mapped = [(curve(c), ok) for c, ok in pairs[1::2]]
     order = np.argsort(np.argsort(sure)) + 1
     good, bad = int(correct.sum()), int((~correct).sum())
     auc = (order[correct].sum() - good * (good + 1) / 2) / max(1, good * bad)
@@ -115,7 +113,9 @@ def confidence(job: Job) -> dict[str, Any]:
         "words": len(pairs),
         "correct": round(float(correct.mean()), 4),
         "mean_confidence": round(float(sure.mean()), 4),
-        "expected_calibration_error": round(float(error), 4),
+        "expected_calibration_error": round(expected_calibration_error(pairs), 4),
+        "refitted_on_half": round(expected_calibration_error(mapped), 4),
+        "curve": fit(pairs).points,
         "auc": round(float(auc), 4),
     }
 

@@ -35,6 +35,7 @@ from server.wire.native import MAX_MISTAKES, NativeClient, NativeServer, window_
 
 PAGE = (Path(__file__).parents[2] / "server" / "wire" / "PROTOCOL.md").read_text()
 EXAMPLES = re.findall(r"^[cs] (\{.*\})$", PAGE, re.MULTILINE)
+BY_SERVER = re.findall(r"^s (\{.*\})$", PAGE, re.MULTILINE)
 LONG = 20_000
 LIMITS = Limits(frame_bytes=4_000, window_ms=200)
 
@@ -141,7 +142,7 @@ class ServerMachine(RuleBasedStateMachine):
     def audio_comes(self, data: bytes) -> None:
         self.receive(data)
 
-    @rule(text=st.sampled_from([t for t in EXAMPLES if decode_server(decode_object(t))]))
+    @rule(text=st.sampled_from(BY_SERVER))
     def server_speaks(self, text: str) -> None:
         message = decode_server(decode_object(text))
         assert message is not None

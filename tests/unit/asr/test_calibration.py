@@ -1,0 +1,79 @@
+"""Calibration: the curve rises, undoes what it was fitted on, and refuses nonsense."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asr
+from asr.calibration import BadCurve, Curve, expected_calibration_error, fit
+from asr.checkpoint import UnreadableCheckpoint, load_checkpoint
+from asr.engine import Engine, EngineConfig
+from asr.offline import Recording, read_audio, transcribe
+
+SHARES = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(SHARES, st.booleans()), max_size=80), SHARES, SHARES)
+def test_a_fitted_curve_rises_and_stays_between_0_and_1(
+    words: list[tuple[float, bool]], one: float, other: float
+) -> None:
+    curve = fit(words)
+    low, high = sorted((one, other))
+    assert 0 <= curve(low) <= curve(high) <= 1
+
+
+def test_what_is_too_sure_is_put_right() -> None:
+    random = np.random.default_rng(0)
+    sure = random.random(4000)
+    words = [(float(s), bool(random.random() < s * s)) for s in sure]
+    curve = fit(words[::2])
+    mapped = [(curve(s), ok) for s, ok in words[1::2]]
+    assert expected_calibration_error(words[1::2]) > 0.12
+    assert expected_calibration_error(mapped) < 0.03
+    assert curve(0.5) == pytest.approx(0.25, abs=0.05)
+
+
+def test_without_points_nothing_changes() -> None:
+    assert Curve()(0.37) == 0.37
+
+
+def test_perfect_confidence_has_no_error() -> None:
+    assert expected_calibration_error([(1.0, True), (0.0, False)]) == 0
+
+
+@pytest.mark.parametrize(
+    "points", [((0.0, 0.5), (0.5, 0.4)), ((0.5, 0.1), (0.5, 0.2)), ((0.0, 1.2),)]
+)
+def test_points_that_are_no_rising_curve_are_refused(points: tuple[tuple[float, float]]) -> None:
+    with pytest.raises(BadCurve):
+        Curve(points)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The embedded model under another roof."""
+    place = tmp_path / "model"
+    shutil.copytree(Path(asr.__file__).parent / "models" / "rivulet-en", place)
+    return place
+
+
+def test_a_folder_brings_its_curve_and_words_are_rated_by_it(folder: Path) -> None:
+    (folder / "confidence.json").write_text('{"points": [[0.0, 0.25], [1.0, 0.5]]}')
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.confidence(1.0) == 0.5
+    engine = Engine(checkpoint, EngineConfig(slots=1, precision="fp32"))
+    samples = read_audio(Path(__file__).parents[3] / "samples" / "02-timer.ogg")
+    (heard,) = transcribe(engine, [Recording("timer", samples)], 6)
+    assert heard.words
+    assert all(0.25 <= (word.confidence or 0) <= 0.5 for word in heard.words)
+
+
+@pytest.mark.parametrize("text", ['{"points": [[1, 0], [0, 1]]}', '{"points": 7}'])
+def test_a_folder_with_nonsense_for_a_curve_is_refused(folder: Path, text: str) -> None:
+    (folder / "confidence.json").write_text(text)
+    with pytest.raises(UnreadableCheckpoint, match="no rising curve"):
+        load_checkpoint(folder)
