@@ -9,7 +9,7 @@ a round costs one joint and one LSTM step and there are as many rounds as tokens
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from asr.checkpoint.spec import ModelSpec
@@ -19,6 +19,43 @@ from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
 LSTM_PREFIX = "decoder.prediction.dec_rnn.lstm."
+
+
+class _Lstm:
+    """Steps of the prediction network: one label each, the first layer's input by table.
+
+    A step reads its weights from memory and does little with them: half the weights, half the time.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], layers: int, precision: Precision) -> None:
+        def weights(name: str) -> Tensor:
+            return tensors[LSTM_PREFIX + name].float()
+
+        embedding = tensors["decoder.prediction.embed.weight"].float()
+        first = weights("weight_ih_l0"), weights("bias_ih_l0") + weights("bias_hh_l0")
+        self._of_label_VG = F.linear(embedding, *first)
+        self._from_state = [
+            make_linear(weights(f"weight_hh_l{i}"), None, precision) for i in range(layers)
+        ]
+        self._from_below = [
+            make_linear(
+                weights(f"weight_ih_l{i}"),
+                weights(f"bias_ih_l{i}") + weights(f"bias_hh_l{i}"),
+                precision,
+            )
+            for i in range(1, layers)
+        ]
+
+    def __call__(self, labels_N: Tensor, h_LNP: Tensor, c_LNP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states after the labels."""
+        gates, states, cells = self._of_label_VG[labels_N], [], []
+        for layer, from_state in enumerate(self._from_state):
+            i, f, g, o = (gates + from_state(h_LNP[layer]).float()).chunk(4, -1)
+            cells.append(f.sigmoid() * c_LNP[layer] + i.sigmoid() * g.tanh())
+            states.append(o.sigmoid() * cells[-1].tanh())
+            if layer < len(self._from_below):
+                gates = self._from_below[layer](states[-1]).float()
+        return torch.stack(states), torch.stack(cells)
 
 
 class RnntDecoder:
@@ -35,13 +72,8 @@ class RnntDecoder:
     ) -> None:
         self._blank, self._max_symbols = spec.blank, spec.max_symbols
         self._fusion = fusion
-        self._embedding = tensors["decoder.prediction.embed.weight"].float()
-        device = self._embedding.device
-        self._lstm = nn.LSTM(self._embedding.shape[1], spec.pred_hidden, spec.pred_layers)
-        lstm = {k: v.float() for k, v in tensors.items() if k.startswith(LSTM_PREFIX)}
-        self._lstm.load_state_dict({k.removeprefix(LSTM_PREFIX): v for k, v in lstm.items()})
-        self._lstm.to(device)
-        self._lstm.eval().requires_grad_(requires_grad=False)
+        self._lstm = _Lstm(tensors, spec.pred_layers, precision)
+        device = tensors["decoder.prediction.embed.weight"].device
 
         def linear(name: str) -> tuple[Tensor, Tensor | None]:
             return tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
@@ -49,7 +81,7 @@ class RnntDecoder:
         # Dropout decides whether the joint's output layer is element 1 or 2 of its Sequential.
         out = next(k for k in tensors if k.startswith("joint.joint_net.") and k.endswith(".weight"))
         self._encoder_side = make_linear(*linear("joint.enc"), precision)
-        self._predictor_side = make_linear(*linear("joint.pred"), "fp32")
+        self._predictor_side = make_linear(*linear("joint.pred"), precision)
         self._out = make_linear(*linear(out.removesuffix(".weight")), precision)
         shape = (spec.pred_layers, slots + 1, spec.pred_hidden)
         self._h_LSP = torch.zeros(shape, device=device)
@@ -147,5 +179,5 @@ class RnntDecoder:
         self._h_LSP[:, slots_N], self._c_LSP[:, slots_N], self._g_SJ[slots_N] = h, c, g
 
     def _predict(self, tokens_N: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out, (h, c) = self._lstm(self._embedding[tokens_N][None], (h.contiguous(), c.contiguous()))
-        return h, c, self._predictor_side(out[0])
+        h, c = self._lstm(tokens_N, h, c)
+        return h, c, self._predictor_side(h[-1]).float()

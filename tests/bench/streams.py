@@ -9,6 +9,7 @@ Does not know: how streams are measured.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from tests.bench.sustained import Effort, flat_report, measure
 
 PORT = 8799
 RESULTS = Path(__file__).parent / "results"
+WER_RISE = 0.005
+"""What 16-bit arithmetic may cost under load: its rounding depends on the rows of a batch."""
 DEFINITION = (
     "N*: the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, "
-    "drift <= 10 ms a minute and no transcript changed by the load"
+    "lag grows by at most 10 ms a minute and, in fp32, no transcript changes under load "
+    "(in 16 bits WER may rise by half a point: which of two like words wins depends on the batch)"
 )
 HEADER = ("model", "chunk", "precision", "streams", "lag p50", "p95", "p99", "finalize", "cpu/s")
 
@@ -43,7 +47,8 @@ def main() -> int:
             for precision in precisions:
                 options = ["--precision", precision, "--backend", backend]
                 options += ["--model", model] if model else []
-                for report in of_server(options, chunks, effort, args.workers):
+                each = replace(effort, wer_rise=None if precision == "fp32" else WER_RISE)
+                for report in of_server(options, chunks, each, args.workers):
                     rows.append(as_row(report, backend, precision))
                     reports.append((name_of(rows[-1]), report))
                     print(json.dumps(rows[-1]), flush=True)

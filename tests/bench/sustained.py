@@ -30,6 +30,8 @@ class Effort:
     confirm: int
     quiet_at_once: int
     late_ms: float
+    wer_rise: float | None = None
+    """None: no transcript may change under load; 16 bits and less: so much WER may (absolute)."""
 
     def traffic(self, chunk_ms: int) -> Traffic:
         """Return the traffic of one latency."""
@@ -48,7 +50,7 @@ def measure(url: str, chunk_ms: int, effort: Effort, wire: str = "rivulet") -> d
         target=Target(url=url, wire=wire),
         traffic=traffic,
         material=material(SAMPLES, "speech", traffic.total_s),
-        limits=Limits(late_ms=effort.late_ms),
+        limits=Limits(late_ms=effort.late_ms, wer_rise=effort.wer_rise),
         view=View(sys.stderr, sys.stderr.isatty()),
         quiet_at_once=effort.quiet_at_once,
     )
