@@ -68,11 +68,13 @@ def _sustained(
 ) -> tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
     """Find N* of every server: the embedded model, the large shape, sherpa-onnx."""
     rows, reports = [], []
-    for model, chunks in (("", EMBEDDED_MS[2:3] if quick else EMBEDDED_MS), (large, LARGE_MS)):
-        if quick and model:
-            continue
-        options = ["--precision", "auto" if not model else capacity.fastest()]
-        options += ["--model", model] if model else []
+    plan = [
+        ("", "auto", EMBEDDED_MS),
+        ("", "fp32", (560,)),
+        (large, capacity.fastest(), LARGE_MS),
+    ]
+    for model, precision, chunks in [("", "auto", (560,))] if quick else plan:
+        options = ["--precision", precision, *(["--model", model] if model else [])]
         each = replace(effort, wer_rise=None if precision == "fp32" else streams.WER_RISE)
         for report in streams.of_server(options, list(chunks), each, 1):
             rows.append(streams.as_row(report, "own", _precision(report)))
@@ -104,7 +106,9 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
             line[f"ratio_sherpa_{period}"] = (
                 min(x for x in (int8, fp32) if x) if int8 or fp32 else None
             )
-    found = {(row["model"], row["backend"], row["chunk_ms"]): row for row in result["rows"]}
+    found = {  # of several precisions the first counts
+        (row["model"], row["backend"], row["chunk_ms"]): row for row in reversed(result["rows"])
+    }
     for (model, backend, chunk_ms), row in found.items():
         name = "streams_embedded" if model == "rivulet-en" else "streams"
         line[f"{name}{'_sherpa' if backend != 'own' else ''}_{chunk_ms}"] = row["streams"]
@@ -126,8 +130,8 @@ def _precision(report: dict[str, Any]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one period, one rival, short runs")
-    parser.add_argument("--rounds", type=int, default=6, help="of each engine and batch")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each run through sockets")
+    parser.add_argument("--rounds", type=int, default=4, help="of each engine and batch")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run through sockets")
     return parser.parse_args()
 
 
