@@ -160,9 +160,11 @@ def boosting(job: Job) -> dict[str, Any]:
     said = Counter(word for u in utterances for word in plain_words(u.text))
     rare = {word for word in said if known[word] <= RARE and len(word) > 3}
     phrases = tuple(Phrase(word, PHRASE_WEIGHT) for word in sorted(rare)[:1000])
-    found: dict[str, Any] = {"phrases": len(phrases)}
+    total = sum(count for word, count in said.items() if word in rare)
+    others = sum(said.values()) - total
+    found: dict[str, Any] = {"phrases": len(phrases), "rare_words": total}
     for name, biasing in (("plain", NO_BIASING), ("boosted", Biasing(phrases=phrases))):
-        missed = wrong = false = total = others = 0
+        missed = wrong = false = 0
         engine = load_engine(job.model, EngineConfig(slots=16))
         recordings = (Recording(str(i), read_audio(u.audio)) for i, u in enumerate(utterances))
         for heard in transcribe(engine, recordings, LOOK_AHEAD, biasing=biasing):
@@ -173,14 +175,11 @@ def boosting(job: Job) -> dict[str, Any]:
             missed += sum(w in rare and i not in hit for i, w in enumerate(words))
             wrong += sum(w not in rare and i not in hit for i, w in enumerate(words))
             false += sum(w in rare and j not in mine for j, w in enumerate(ours))
-            total += sum(w in rare for w in words)
-            others += sum(w not in rare for w in words)
         found |= {
             f"{name}_rare_missed": round(missed / max(1, total), 4),
             f"{name}_rare_invented": false,
             f"{name}_others_missed": round(wrong / max(1, others), 4),
         }
-    found["rare_words"] = total
     gone = 1 - found["boosted_rare_missed"] / max(1e-9, found["plain_rare_missed"])
     return found | {"rare_errors_gone": round(gone, 4)}
 
