@@ -24,12 +24,12 @@ from tests.bench.sustained import Effort, flat_report, measure
 
 PORT = 8799
 RESULTS = Path(__file__).parent / "results"
-WER_RISE = 0.005
-"""What 16-bit arithmetic may cost under load: its rounding depends on the rows of a batch."""
+WER_RISE = 0.05
+"""Of the few short calls of a run: in 16 bits which of two like words wins depends on the batch."""
 DEFINITION = (
     "N*: the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, "
     "lag grows by at most 10 ms a minute and, in fp32, no transcript changes under load "
-    "(in 16 bits WER may rise by half a point: which of two like words wins depends on the batch)"
+    "(in 16 bits near ties fall by the rows of a batch: WER of the calls may differ by 5 points)"
 )
 HEADER = ("model", "chunk", "precision", "streams", "lag p50", "p95", "p99", "finalize", "cpu/s")
 
