@@ -1,7 +1,7 @@
 """``make bench``: one run over everything that is compared; the last line is one JSON object.
 
 Does: capacity of our engine and of rivals (115M shape), N* through sockets of our server and of
-sherpa-onnx's; results/bench.json, bench.md and lag.svg.
+sherpa-onnx's; results/bench.json and lag.svg, and capacity.json as soon as it is known.
 Does not know: how steps and streams are measured (capacity, streams).
 """
 
@@ -42,6 +42,8 @@ def main() -> int:
         rivals=("nemo",) if quick else capacity.RIVALS,
     )
     compared = capacity.compare(plan)
+    if not quick:  # at once: what follows takes long and may fail
+        capacity.write(compared)
     print(capacity.table_of(compared["periods"]), flush=True)
     rows, reports = _sustained(large, _effort(args.seconds, quick=quick), quick=quick)
     result = {
@@ -55,7 +57,6 @@ def main() -> int:
         "rows": rows,
     }
     if not quick:
-        RESULTS.mkdir(exist_ok=True)
         (RESULTS / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "lag.svg").write_text(draw([system_of(*r) for r in reports[:5]], limit_ms=200))
     print(table(streams.HEADER, [streams.cells(row) for row in rows], width=120, flexible=0))

@@ -126,11 +126,16 @@ def main() -> int:
     )
     looks = result["periods"]
     if not args.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write(result)
     print(table_of(looks))
     print(json.dumps(summary(result, is_known_shape=args.model is None)))
     return 0
+
+
+def write(result: dict[str, Any]) -> None:
+    """Write the results file."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def compare(plan: Plan) -> dict[str, Any]:
