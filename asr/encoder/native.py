@@ -58,8 +58,18 @@ def library() -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _logger.warning("native parts cannot be built, the engine runs slower: %s", error)
+        _logger.warning(
+            "%s cannot build the engine's inner loops, which run slower so: %s; "
+            "another compiler: CXX=/path/to/g++",
+            compiler, _first_line(error),
+        )  # fmt: skip
         return None
+
+
+def _first_line(error: Exception) -> str:
+    """Return what the compiler said first, or what went wrong around it."""
+    said = getattr(error, "stderr", None) or b""
+    return next(iter(said.decode(errors="replace").splitlines()), str(error))
 
 
 def _compiled(compiler: str) -> Path:
