@@ -94,7 +94,7 @@ def _add_feeds(group: Any) -> None:
     group.add_argument("--twilio-url", default="", help="wss://... as Twilio knows it")
     group.add_argument("--twilio-token-file", type=Path)
     group.add_argument("--audiohook-key-file", type=Path, help="API key that Genesys sends")
-    group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, L16, Opus")
+    group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, G.722, L16, Opus")
     group.add_argument(
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import wire
+from edge import g722, wire
 from edge.leg import Leg
 from edge.opus import is_available
 from edge.ring import AudioRing
@@ -100,6 +100,7 @@ def examine(choice: ModelChoice | None, folder: Path | None) -> list[Finding]:
         Finding("memory free", f"{memory_bytes() / 1e9:.1f} GB"),
         Finding("relay", f"{packet_us:.0f} us a packet: at most {legs} legs, sockets not counted"),
         Finding("Opus", "libopus is here" if is_available() else "no libopus (apt: libopus0)"),
+        Finding("G.722", "the package is here" if g722.is_available() else "no package G722"),
     ]
     findings += _spill(folder or Path(tempfile.gettempdir()), is_asked=folder is not None)
     if choice is not None:

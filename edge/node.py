@@ -25,6 +25,8 @@ from edge.wire import Close, Encoding, Open, Policy, Result
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.1
+PACKET_BYTES_PER_S = 8_000
+"""Of encodings that come in packets: 64 kbit/s at most."""
 
 EventKind = Literal["partial", "final", "provisional", "closed"]
 OnEvent = Callable[["NodeLeg", EventKind, Result | None], None]
@@ -175,7 +177,7 @@ class Node:
     def _ring(self, caller: Caller) -> AudioRing:
         folder = self.config.spill_folder
         size = wire.SAMPLE_BYTES[caller.encoding]
-        bytes_per_s = caller.rate * size if size else 4_000
+        bytes_per_s = caller.rate * size if size else PACKET_BYTES_PER_S
         return AudioRing(
             sample_bytes=size,
             memory_bytes=self.config.memory_ms * bytes_per_s // 1000,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clients.connection import Connection, RivuletError, connect
-from edge.opus import OpusDecoder, is_available
+from edge.packets import CodecMissing, PacketDecoder, decoder_of
 from edge.ring import AudioRing, Span
 from edge.wire import Encoding, Open, Result, Word
 from server.wire.messages import Ack, AudioFormat, Done, Final, LatencyClass, Partial
@@ -59,8 +59,8 @@ class LegAudio:
 
     @property
     def format(self) -> AudioFormat:
-        """The format a server is told: telephony codes go as they came, Opus is decoded."""
-        if self.encoding == "opus":
+        """The format a server is told: telephony codes go as they came, packets decoded."""
+        if self.encoding == "opus" or self.encoding == "g722":
             return AudioFormat(encoding="pcm_s16le", rate=self.rate)
         return AudioFormat(encoding=self.encoding, rate=self.rate)
 
@@ -110,8 +110,10 @@ class Recogniser:
 
     async def run(self) -> None:
         """Recognise until the ring is ended and all is said. Raises LegRefused."""
-        if self._audio.encoding == "opus" and not is_available():
-            raise LegRefused("Opus needs the library libopus (libopus0) where it is recognised")
+        try:
+            decoder_of(self._audio.encoding, self._audio.rate)
+        except CodecMissing as error:
+            raise LegRefused(f"{error} (where it is recognised)") from error
         while True:
             try:
                 await self._session()
@@ -150,9 +152,7 @@ class Recogniser:
     # ---- up
 
     async def _send(self, connection: Connection, origin: int) -> None:
-        cursor, opus = origin, None
-        if self._audio.encoding == "opus":
-            opus = OpusDecoder(self._audio.rate)
+        cursor, decoder = origin, decoder_of(self._audio.encoding, self._audio.rate)
         while True:
             span = self._ring.read(cursor, self._audio.rate)
             if span is None:
@@ -161,7 +161,7 @@ class Recogniser:
                     return
                 await self._wait(connection)
             else:
-                await _send_span(connection, span, opus)
+                await _send_span(connection, span, decoder)
                 cursor = span.end
 
     async def _wait(self, connection: Connection) -> None:
@@ -200,16 +200,16 @@ class Recogniser:
         self._listener.progressed()
 
 
-async def _send_span(connection: Connection, span: Span, opus: OpusDecoder | None) -> None:
+async def _send_span(connection: Connection, span: Span, decoder: PacketDecoder | None) -> None:
     if span.data is None:
-        if opus is not None and span.samples <= opus.rate // 8:
-            await connection.send(opus.conceal(span.samples))
+        if decoder is not None and span.samples <= decoder.rate // 8:
+            await connection.send(decoder.conceal(span.samples))
         else:
             await connection.gap(span.samples)
-    elif opus is None:
+    elif decoder is None:
         await connection.send(span.data)
     else:
-        await connection.send(opus.decode(span.data, span.samples))
+        await connection.send(decoder.decode(span.data, span.samples))
 
 
 def _result(message: Final | Partial, begin_ms: int) -> Result:

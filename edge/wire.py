@@ -12,7 +12,7 @@ length u32. Offsets count samples of the leg since it began.
 | WELCOME | down, first | - | Welcome |
 | OPEN | up | oldest sample the node still has | Open |
 | NEED | down | send from here | Credit |
-| AUDIO | up | of its first sample | samples as they came (flags: how many, of an Opus packet) |
+| AUDIO | up | of its first sample | samples as they came (flags: how many, of a packet) |
 | SILENCE | up | of its first sample | u64: so many samples were lost or never sent |
 | ACK | down | received up to here | Credit |
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
@@ -38,12 +38,18 @@ ANSWER = 1
 PARTIAL = 1
 """Flag of a RESULT that has no number: the next one replaces it, nobody acknowledges it."""
 
-Encoding = Literal["mulaw", "alaw", "pcm_s16le", "opus"]
+Encoding = Literal["mulaw", "alaw", "pcm_s16le", "opus", "g722"]
 Policy = Literal["core", "core+local", "edge"]
 CloseReason = Literal[
     "done", "fenced", "refused", "failed", "expired", "too_far_ahead", "bad_frame", "unauthorized"
 ]
-SAMPLE_BYTES: dict[Encoding, int] = {"mulaw": 1, "alaw": 1, "pcm_s16le": 2, "opus": 0}
+SAMPLE_BYTES: dict[Encoding, int] = {
+    "mulaw": 1,
+    "alaw": 1,
+    "pcm_s16le": 2,
+    "opus": 0,
+    "g722": 0,
+}
 """0: packets, which are never cut."""
 
 

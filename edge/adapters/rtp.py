@@ -1,7 +1,8 @@
 """RTP (RFC 3550) without I/O: datagrams become audio in its order.
 
 Does: parse headers, unwrap sequence numbers and time stamps, G.711 and L16 as they came (L16 turned
-to little endian), Opus packets whole, reorder and conceal; a new SSRC goes on in the same leg.
+to little endian), packets of Opus and G.722 whole, reorder and conceal; a new SSRC goes on in the
+same leg.
 Does not know: sockets, SDP, RTCP, SRTP.
 """
 
@@ -9,6 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from edge import g722
 from edge.adapters.events import FeedError
 from edge.g711 import swapped
 from edge.media import Piece, ReorderWindow
@@ -20,6 +22,8 @@ _EXTENSION = struct.Struct(">HH")
 OPUS_CLOCK_HZ = 48_000
 OPUS_RATE_HZ = 16_000
 """Opus is decoded at this rate; its RTP clock always says 48000."""
+G722_CLOCK_HZ = 8_000
+"""An error of RFC 1890 that was kept: the audio has 16000 samples a second."""
 
 
 class Packet(NamedTuple):
@@ -68,11 +72,14 @@ class Codec:
     encoding: Encoding
     rate: int
     is_big_endian: bool = False
+    clock_hz: int | None = None
+    """Of its RTP time stamps, where that is not the rate."""
 
 
 STATIC: dict[int, Codec] = {
     0: Codec("mulaw", 8_000),
     8: Codec("alaw", 8_000),
+    9: Codec("g722", g722.RATE_HZ, clock_hz=G722_CLOCK_HZ),
     11: Codec("pcm_s16le", 44_100, is_big_endian=True),
 }
 
@@ -81,10 +88,12 @@ def codec_of(name: str) -> Codec:
     """Return the codec of a name as SDP writes it, ``L16/16000``. Raises ValueError."""
     kind, _, rate = name.lower().partition("/")
     if kind == "opus":
-        return Codec("opus", OPUS_RATE_HZ)
+        return Codec("opus", OPUS_RATE_HZ, clock_hz=OPUS_CLOCK_HZ)
+    if kind == "g722":
+        return STATIC[9]
     encodings: dict[str, Encoding] = {"pcmu": "mulaw", "pcma": "alaw", "l16": "pcm_s16le"}
     if kind not in encodings or not (rate or "8000").isdecimal():
-        raise ValueError(f"{name}: known are PCMU, PCMA, L16/RATE and opus")
+        raise ValueError(f"{name}: known are PCMU, PCMA, G722, L16/RATE and opus")
     return Codec(encodings[kind], int(rate or 8_000), is_big_endian=kind == "l16")
 
 
@@ -113,7 +122,7 @@ class RtpStream:
                 self.other_codec += 1
                 return []
             samples, data = _audio(packet, codec)
-        except (FeedError, OpusError, ValueError):
+        except (FeedError, OpusError, g722.G722Error, ValueError):
             self.bad += 1
             return []
         if self.window is None:
@@ -139,8 +148,8 @@ class RtpStream:
         is_new = self._source is not None and packet.source != self._source
         self._stamp = unwrap(None if is_new else self._stamp, packet.stamp, 32)
         stamp = self._stamp
-        if self.codec.encoding == "opus":
-            stamp = stamp * OPUS_RATE_HZ // OPUS_CLOCK_HZ
+        if self.codec.clock_hz is not None:
+            stamp = stamp * self.codec.rate // self.codec.clock_hz
         if is_new:
             self.source_changes += 1
             pieces = self.window.restart(stamp, now=now)
@@ -153,5 +162,7 @@ def _audio(packet: Packet, codec: Codec) -> tuple[int, bytes]:
         raise FeedError("an RTP packet without audio")
     if codec.encoding == "opus":
         return packet_samples(packet.payload, codec.rate), packet.payload
+    if codec.encoding == "g722":
+        return g722.packet_samples(packet.payload), packet.payload
     data = swapped(packet.payload) if codec.is_big_endian else packet.payload
     return len(data) // SAMPLE_BYTES[codec.encoding], data

@@ -15,6 +15,7 @@ from edge.adapters.l16 import L16
 from edge.adapters.native import Begin, Heard, NativeFeed, Token
 from edge.adapters.rtp import RtpStream
 from edge.adapters.twilio import Twilio
+from edge.g722 import G722Decoder, is_available
 from edge.wire import Result
 
 JSON = st.recursive(
@@ -175,3 +176,15 @@ def test_native_clients_are_answered_and_never_raise(pieces: list[bytes | str]) 
 def test_half_a_sample_never_passes(rate: int) -> None:
     with pytest.raises(FeedError):
         L16(rate=rate).receive_binary(b"\0")
+
+
+@pytest.mark.skipif(not is_available(), reason="the package G722 is not installed")
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=200), st.integers(0, 500)), max_size=8))
+def test_g722_makes_exactly_the_samples_that_were_asked_for(
+    pieces: list[tuple[bytes | None, int]],
+) -> None:
+    decoder = G722Decoder()
+    for packet, samples in pieces:
+        made = decoder.conceal(samples) if packet is None else decoder.decode(packet, samples)
+        assert len(made) == 2 * samples

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from asr.scripted import utter
+from edge import g722
 from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners
 from tests.edge_rig import rig, sentences
@@ -22,11 +23,18 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("rate", "codec", "kind"),
-    [(8_000, "pcm_mulaw", 0), (8_000, "pcm_alaw", 8), (16_000, "pcm_s16be", 96)],
+    [
+        (8_000, "pcm_mulaw", 0),
+        (8_000, "pcm_alaw", 8),
+        (16_000, "pcm_s16be", 96),
+        (16_000, "g722", 9),
+    ],
 )
 async def test_a_file_that_ffmpeg_sends_becomes_its_words(
     tmp_path: Path, rate: int, codec: str, kind: int
 ) -> None:
+    if codec == "g722" and not g722.is_available():
+        pytest.skip("the package G722 is not installed")
     (text,) = sentences(1, words=4)
     quiet = np.zeros(rate * 48 // 50, np.float32)
     path = tmp_path / "said.wav"

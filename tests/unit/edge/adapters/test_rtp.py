@@ -86,6 +86,16 @@ def test_events_noise_and_another_codec_are_counted_not_heard() -> None:
     assert stream.codec == Codec("mulaw", 8_000)
 
 
+def test_g722_has_two_samples_for_each_tick_of_its_clock() -> None:
+    stream, heard = RtpStream(), 0
+    for number in (0, 1, 3, 2):  # stamps count 8000 a second, audio 16000
+        pieces = stream.receive(rtp(number, kind=9), now=number * 0.02)
+        heard += sum(piece.samples for piece in pieces)
+    assert stream.codec is not None and stream.codec.rate == 16_000
+    assert heard == 4 * 2 * UNIT
+    assert stream.window is not None and stream.window.counts.clock_jumps == 0
+
+
 @pytest.mark.parametrize("name", ["g729", "L16/fast", ""])
 def test_a_codec_that_we_do_not_know_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="known are"):
