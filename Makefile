@@ -47,7 +47,7 @@ accuracy: $(RUN_READY) ## WER of every set beside this checkout; last line: one 
 	@$(PY) -m tests.bench.accuracy $(quiet) $(ARGS)
 
 clients: $(TEST_READY) ## real clients of other services against this server; last line: one JSON object
-	@$(PY) -m tests.clients $(ARGS)
+	@$(PY) -m tests.clients $(quiet) $(ARGS)
 
 edge: $(TEST_READY) ## what an edge relay, a cut and a handover cost; last line: one JSON object
 	@$(PY) -m tests.bench.edge $(quiet) $(ARGS)
@@ -68,7 +68,7 @@ $(RUN_READY): $(PY) pyproject.toml constraints.txt
 	@echo 'installing rivulet and its engine into $(VENV) (once)'
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),) '$(TORCH)'
 	@$(PIP) -e '.[engine]' || $(compiler_hint)
-	@$(PY) -m asr.encoder.native || true  # without a compiler the engine says so and runs slower
+	@$(PY) -m asr.native || true  # without a compiler the engine says so and runs slower
 	@touch $@
 
 $(TEST_READY): $(RUN_READY)

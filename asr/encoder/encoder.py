@@ -16,17 +16,18 @@ from asr.encoder.batch import StepInput
 from asr.encoder.kit import Kit, Place
 from asr.encoder.layer import ConformerLayer, Positions
 from asr.encoder.linear import DTYPES, Precision
-from asr.encoder.native import NativeKit, library
+from asr.encoder.native import SOURCE, NativeKit
 from asr.encoder.plain import PlainKit
 from asr.encoder.pool import SlotPool
 from asr.encoder.subsampling import Subsampling
+from asr.native import library
 
 Parts = Literal["auto", "plain"]
 
 
 def choose_kit(parts: Parts, dtype: torch.dtype, device: torch.device) -> Kit:
     """Return native parts on a CPU where a compiler was found; else, or when asked, plain ones."""
-    if parts == "auto" and device.type == "cpu" and (functions := library()) is not None:
+    if parts == "auto" and device.type == "cpu" and (functions := library(SOURCE)) is not None:
         return NativeKit(functions, dtype)
     return PlainKit(dtype)
 

@@ -1,20 +1,10 @@
-"""The parts of an encoder step in C++, compiled once on this machine for its processor.
+"""The parts of an encoder step in C++ (``native.cpp``).
 
-Does: compile ``native.cpp`` (three seconds, at the first use) and call it on tensors' memory.
-Does not know: why a compiler is missing: then there is no library and ``plain`` does the work.
-``python -m asr.encoder.native`` compiles ahead; the result lies in the user's cache folder.
+Does: call the functions on tensors' memory.
+Does not know: how they are compiled (``asr.native``); without a compiler ``plain`` does the work.
 """
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -38,65 +28,6 @@ from asr.encoder.plain import PlainKit
 SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16
 """Floats the C++ takes at once."""
-FLAGS = ("-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
-         "-fPIC", "-shared")  # fmt: skip
-FOR_PROCESSOR = {
-    "x86_64": ("-march=native", "-mprefer-vector-width=512"),
-    "aarch64": ("-mcpu=native",),
-}
-COMPILE_TIMEOUT_S = 120
-_logger = logging.getLogger("rivulet.engine")
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled functions; None, and one line in the log, where that cannot be."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        _logger.warning("no C++ compiler (apt install g++): the engine runs at half its speed")
-        return None
-    try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _logger.warning(
-            "%s cannot build the engine's inner loops, which run slower so: %s; "
-            "another compiler: CXX=/path/to/g++",
-            compiler, _first_line(error),
-        )  # fmt: skip
-        return None
-
-
-def _first_line(error: Exception) -> str:
-    """Return what the compiler said first, or what went wrong around it."""
-    said = getattr(error, "stderr", None) or b""
-    return next(iter(said.decode(errors="replace").splitlines()), str(error))
-
-
-def _compiled(compiler: str) -> Path:
-    flags = (*FLAGS, *FOR_PROCESSOR.get(platform.machine(), ()))
-    identity = (SOURCE.read_bytes(), repr((compiler, flags, _processor())).encode())
-    key = hashlib.sha256(b"\0".join(identity)).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rivulet"
-    target = folder / f"native-{key}.so"
-    if not target.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as draft:
-            made = Path(draft) / target.name
-            subprocess.run(
-                [compiler, *flags, str(SOURCE), "-o", str(made)],
-                check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S,
-            )  # fmt: skip
-            made.replace(target)  # whole or not at all, whoever else compiles
-    return target
-
-
-def _processor() -> str:
-    """Return what -march=native depends on: a home folder may be shared by unlike machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
 
 
 class NativeKit:
@@ -217,8 +148,3 @@ def _p(tensor: Tensor) -> ctypes.c_void_p:
 
 def _both(norm: Norm) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
     return _p(norm.weight), _p(norm.bias)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    sys.exit(library() is None)

@@ -1,8 +1,6 @@
 """The C++ parts of an encoder step against the plain ones, which are their specification."""
 
-import logging
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.encoder.kit import AttentionWeights, DepthwiseWeights, Kit, Norm, Place, StageWeights
-from asr.encoder.native import NativeKit, library
+from asr.encoder.native import SOURCE, NativeKit
 from asr.encoder.plain import PlainKit
 from asr.encoder.pool import OVERRUN
+from asr.native import library
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="no C++ compiler: apt install g++"
@@ -25,7 +24,7 @@ SEEDS = st.integers(0, 2**31)
 
 
 def kits(dtype: torch.dtype) -> tuple[Kit, Kit]:
-    functions = library()
+    functions = library(SOURCE)
     assert functions is not None
     return PlainKit(dtype), NativeKit(functions, dtype)
 
@@ -166,43 +165,3 @@ def test_norms_add_in_place_and_round_once(
         results.append((*outs, added, stream))
     for plain, ours in zip(*results, strict=True):
         assert_close(plain, ours, dtype)
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the engine's log is told, whoever has set up logging before."""
-    said: list[str] = []
-    log = logging.getLogger("rivulet.engine")
-    monkeypatch.setattr(log, "warning", lambda text, *args: said.append(text % args))
-    return said
-
-
-def test_without_a_compiler_the_plain_parts_do_the_work(
-    monkeypatch: pytest.MonkeyPatch, warnings: list[str]
-) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    assert library.__wrapped__() is None
-    assert "apt install g++" in warnings[0]
-
-
-def test_a_compiler_that_fails_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, warnings: list[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\necho no such flag >&2\necho more >&2\nexit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    assert library.__wrapped__() is None
-    (warning,) = warnings
-    assert "no such flag; another compiler: CXX=" in warning
-    assert "more" not in warning
-    assert not list((tmp_path / "rivulet").glob("*.so"))
-
-
-def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert library.__wrapped__() is not None
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("compiled again"))
-    assert library.__wrapped__() is not None
