@@ -15,6 +15,7 @@ const STATES = {
   idle: "Ready", connecting: "Connecting…", live: "Live", lost: "Reconnecting…",
   finishing: "Finishing…", finished: "Finished",
 };
+const ROOM = /^[A-Za-z0-9_-]{1,64}$/;
 const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
 
 const $ = (id) => document.getElementById(id);
@@ -36,6 +37,7 @@ class Page {
   #wakeLock = null;
   #audioNotice = "";
   #noticeTimer = 0;
+  #room = null;
 
   constructor() {
     this.ribbon = new Ribbon($("ribbon"));
@@ -48,6 +50,7 @@ class Page {
     document.addEventListener("visibilitychange", () => { if (!document.hidden && RUNNING.has(this.state)) this.#keepAwake(); });
     addEventListener("pagehide", () => this.#link?.close());
     this.#refresh();
+    this.#join();
     this.#askForModel();
   }
 
@@ -132,7 +135,7 @@ class Page {
     this.#link = new Link({
       url: new URL("v1/stream", document.baseURI).href.replace(/^http/, "ws"),
       token: new URLSearchParams(location.hash.slice(1)).get("token"),
-      start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true },
+      start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#meeting() },
       live: source.live,
       on: (type, message) => {
         if (type === "session" && !source.live && !begun) {
@@ -147,6 +150,22 @@ class Page {
     this.#watch = setInterval(() => this.#watchAudio(), 500);
     this.#keepAwake();
     this.controls.listDevices();
+  }
+
+  /** ?meeting=ID&name=NAME: what is said here goes into a room that others read along. */
+  #join() {
+    const query = new URLSearchParams(location.search);
+    const room = query.get("meeting") ?? "";
+    if (!ROOM.test(room)) return;
+    this.#room = room;
+    $("join").hidden = false;
+    $("speaker").value = (query.get("name") ?? "").slice(0, 64);
+    $("read-along").href = `meeting/${room}`;
+  }
+
+  #meeting() {
+    const name = $("speaker").value.trim();
+    return this.#room ? { meeting: { id: this.#room, speakers: name ? [name] : [] } } : {};
   }
 
   #sourceEnded() {

@@ -1,6 +1,8 @@
 /* A meeting, read along: the words of a room as they come, in the order in which they were said.
- * Does: keep one row a final by its number, open words below, names where the speaker changes, search, the overlay.
+ * Does: keep one row a final by its number, open words below, names where the speaker changes, search, files, the overlay.
  * Does not know: audio, sessions. The server sends the whole text first and again after a viewer was too slow. */
+
+import { FORMATS } from "./minutes.js";
 
 const FIRST_DELAY_MS = 250;
 const MAX_DELAY_MS = 5000;
@@ -75,6 +77,11 @@ class Transcript {
 
   get text() {
     return [...$("log").children].map((row) => `${row.dataset.name}: ${row.children[2].textContent}\n`).join("");
+  }
+
+  /** Finals in the order of the page. */
+  get lines() {
+    return [...$("log").children].map((row) => this.#rows.get(Number(row.dataset.n)).line);
   }
 
   get isEmpty() { return this.#rows.size === 0 && $("open").childElementCount === 0; }
@@ -211,6 +218,15 @@ function resize(step) {
   reader.stick();
 }
 
+function save(format) {
+  const { mime, write } = FORMATS[format];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([write(transcript.lines, `Meeting ${name}`)], { type: `${mime};charset=utf-8` }));
+  link.download = `${name}.${format}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
 root.toggleAttribute("data-overlay", overlay);
 document.title = `${name} · rivulet`;
 $("title").textContent = name;
@@ -222,4 +238,12 @@ $("copy").addEventListener("click", async () => {
   $("copy").textContent = "Copied";
   setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
 });
+for (const button of $("save").querySelectorAll("[data-format]")) {
+  button.addEventListener("click", () => {
+    $("save").open = false;
+    save(button.dataset.format);
+  });
+}
+document.addEventListener("click", (event) => { if (!$("save").contains(event.target)) $("save").open = false; });
+$("speak").href = `/?meeting=${encodeURIComponent(name)}`;
 connect();

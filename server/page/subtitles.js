@@ -26,9 +26,12 @@ export function toSrt(transcript) {
     .join("\n");
 }
 
-export function toVtt(transcript) {
-  const body = cues(transcript).map((cue) =>
-    `${stamp(cue.startMs, ".")} --> ${stamp(cue.endMs, ".")}\n${cue.lines.map(escapeVtt).join("\n")}\n`);
+/** `voices`: channels are names, and each cue says whose it is. */
+export function toVtt(transcript, { voices = false } = {}) {
+  const body = cues(transcript).map((cue) => {
+    const voice = voices ? `<v ${escapeVtt(cue.channel)}>` : "";
+    return `${stamp(cue.startMs, ".")} --> ${stamp(cue.endMs, ".")}\n${voice}${cue.lines.map(escapeVtt).join("\n")}\n`;
+  });
   return ["WEBVTT\n", ...body].join("\n");
 }
 

@@ -210,6 +210,11 @@ def measure(streams: int, seconds: float, port: int, options: list[str]) -> dict
     }
 
 
+def options_of(streams: int, workers: int = 1) -> list[str]:
+    """Return the options of the server: all may finalize at once, each in a row more."""
+    return ["--workers", str(workers), "--slots", str(max(16, 2 * streams))]
+
+
 def main() -> int:
     """Measure; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -221,9 +226,7 @@ def main() -> int:
     args = parser.parse_args()
     streams = args.streams or (2 if args.quick else 20)
     seconds = args.seconds or (20.0 if args.quick else 180.0)
-    # a finalize takes a row beside its stream: all may ask at once
-    options = ["--workers", str(args.workers), "--slots", str(max(16, 2 * streams))]
-    result = measure(streams, seconds, args.port, options)
+    result = measure(streams, seconds, args.port, options_of(streams, args.workers))
     if not args.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "turns.json").write_text(json.dumps(result, indent=1) + "\n")

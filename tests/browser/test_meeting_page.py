@@ -1,12 +1,23 @@
 """The page of a meeting in a real browser, before the real server with the scripted engine."""
 
 import asyncio
+import json
+import wave
 from pathlib import Path
 
 import pytest
 
 from tests.browser.cdp import Page, open_page
-from tests.io.serving import Message, dial, read_until, serving, speech, start, talk
+from tests.io.serving import (
+    RATE_HZ,
+    Message,
+    dial,
+    read_until,
+    serving,
+    speech,
+    start,
+    talk,
+)
 
 pytestmark = pytest.mark.io
 STATE = "document.documentElement.dataset.state"
@@ -125,3 +136,64 @@ async def test_many_speakers_at_once_are_in_the_order_of_time(
         )
         assert starts == sorted(starts)
         assert page.complaints == []
+
+
+async def test_a_page_opened_for_a_meeting_speaks_in_it_under_a_name(
+    devtools: str, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.wav"
+    with wave.open(str(clip), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(speech("turn on the light") + speech("thank you"))
+    async with (
+        serving() as server,
+        open_page(devtools, tmp_path) as page,
+        open_page(devtools, tmp_path) as reading,
+    ):
+        await reading.goto(server.addresses.page + "meeting/monday")
+        await page.goto(server.addresses.page + "?meeting=monday&name=Ann")
+        assert await page.js("new URL(document.querySelector('#read-along').href).pathname") == (
+            "/meeting/monday"
+        )
+        await page.click("[name=source][value=file]")
+        await page.js("document.querySelector('#pace').value = 'fast'")
+        await page.choose_file("#file", clip)
+        await page.click("#toggle")
+        await reading.wait(f"{ROWS} === 2")
+        assert await reading.js(SAID) == [["Ann", "turn on the light"], ["Ann", "thank you"]]
+        assert page.complaints + reading.complaints == []
+
+
+async def test_what_is_saved_says_who_spoke_when_and_over_whom(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday")
+        async with dial(server) as ann, dial(server) as bob:
+            for socket, name in ((ann, "Ann"), (bob, "B*b")):
+                await socket.send(start(**meeting(name)))
+                await read_until(socket, "ready")
+            await ann.send(speech("turn on the light please"))
+            await bob.send(bytes(2_560) + speech("yes thank you"))
+            for socket in (ann, bob):
+                await socket.send('{"type":"stop"}')
+            await page.wait(f"{ROWS} === 2")
+        saved = {}
+        for form in ("txt", "md", "srt", "vtt", "json"):
+            await page.click(f"[data-format={form}]")
+            saved[form] = await page.downloaded()
+    assert saved["txt"] == "Ann: turn on the light please\nB*b: yes thank you\n"
+    head, names, first, second = saved["md"].rstrip("\n").split("\n\n")
+    assert head == "# Meeting monday"
+    assert names.startswith("Ann, B\\*b. 00:00:0")
+    assert first.endswith("Ann**: turn on the light please")
+    assert second.endswith(" B\\*b** *(while Ann spoke)*: yes thank you")
+    assert saved["srt"].startswith("1\n00:00:00,")
+    assert "\nAnn: turn on the light please\n\n2\n" in saved["srt"]
+    assert saved["vtt"].startswith("WEBVTT\n\n00:00:00.")
+    assert "\n<v B*b>yes thank you\n" in saved["vtt"]
+    segments = json.loads(saved["json"])["segments"]
+    assert [(s["speaker"], s["text"]) for s in segments] == [
+        ("Ann", "turn on the light please"),
+        ("B*b", "yes thank you"),
+    ]

@@ -1,30 +1,57 @@
-"""``make clients``: every real client against one server, a table, a line of JSON.
+"""``make clients``: real clients, a meeting with readers, ends of speech; a line of JSON.
 
-Does: run the cases one after another, compare words, write tests/bench/results/clients.json.
-Does not know: what the clients say.
+Does: run the cases one after another, compare words; hold the meeting; measure from the end of
+speech to the final; write all of one run to tests/bench/results/clients.json.
+Does not know: what the clients say, how meeting and turns are measured.
 """
 
+import argparse
 import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.clients.rig import CASES, ROOT, NoEnvironment, Outcome, play, serving
+from tests.bench import turns
+from tests.clients.meeting import meet
+from tests.clients.rig import CASES, ROOT, Case, NoEnvironment, Outcome, play, serving
 
 RESULTS = ROOT / "tests" / "bench" / "results" / "clients.json"
-TURNS = RESULTS.with_name("turns.json")
-"""Written by ``python -m tests.bench.turns``."""
+PICTURES = ROOT / "build" / "clients-pictures"
 ROW = "{:<24} {:<28} {:>8}  {}"
 
 
-async def run() -> tuple[list[Outcome], list[str]]:
-    """Play every case on one server."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    cases: Sequence[Case] = CASES
+    viewers: int = 200
+    meeting_s: float = 60.0
+    streams: int = 20
+    seconds: float = 180.0
+
+
+QUICK = Size(
+    cases=tuple({case.driver: case for case in reversed(CASES)}.values()),
+    viewers=20,
+    meeting_s=12.0,
+    streams=2,
+    seconds=20.0,
+)
+"""A case of each driver, and little of the rest."""
+
+
+async def run(cases: Sequence[Case]) -> tuple[list[Outcome], list[str]]:
+    """Play the cases on one server."""
     outcomes, failures = list[Outcome](), list[str]()
     print(ROW.format("case", "client", "messages", "same words as the native wire"))
     with tempfile.TemporaryDirectory() as folder:
         async with serving() as server:
-            for case in CASES:
+            for case in cases:
                 try:
                     outcome = await play(case, server, Path(folder))
                 except (RuntimeError, NoEnvironment) as error:
@@ -38,23 +65,61 @@ async def run() -> tuple[list[Outcome], list[str]]:
     return outcomes, failures
 
 
-def measured_turns() -> dict[str, float | None]:
-    """Return the time from the end of speech to the final as last measured; None: it was not."""
-    figures = json.loads(TURNS.read_text()) if TURNS.exists() else {}
-    return {name: figures.get(name) for name in ("eos_to_final_p50_ms", "eos_to_final_p99_ms")}
+def hold_meeting(size: Size) -> dict[str, Any]:
+    """Hold the meeting, say how it went."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            held = asyncio.run(
+                meet(Path(folder), viewers=size.viewers, seconds=size.meeting_s, pictures=PICTURES)
+            )
+        except NoEnvironment as error:
+            print(f"no meeting: {error}")
+            return {"viewers": 0, "failed": str(error)}
+    rows = held["engine"]["rows"]
+    held["passed"] = (
+        held["read_by_all"] and held["files_whole"] and rows[0] == rows[1] and held["words"] > 0
+    )
+    print(
+        f"meeting of {held['participants']} ({held['real']} real voices), {held['viewers']} read: "
+        f"{held['words']} words, the same for all: {held['read_by_all']}; files whole: "
+        f"{held['files_whole']}; engine rows without and with readers: {rows[0]:.0f}, "
+        f"{rows[1]:.0f}; pictures in {PICTURES.relative_to(ROOT)}",
+        flush=True,
+    )
+    return held
+
+
+def measure_turns(size: Size) -> dict[str, Any]:
+    """Measure from the end of speech to the final."""
+    found = turns.measure(size.streams, size.seconds, turns.PORT, turns.options_of(size.streams))
+    print(
+        f"end of speech to final, {size.streams} streams: p50 {found['eos_to_final_p50_ms']} ms, "
+        f"p99 {found['eos_to_final_p99_ms']} ms (own end p50 {found['own_end_p50_ms']}, eager "
+        f"{found['eager_end_p50_ms']}; false ends {found['false_share']})",
+        flush=True,
+    )
+    return found
 
 
 def main() -> int:
     """Print the table; the last line is one JSON object."""
-    outcomes, failures = asyncio.run(run())
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything, writes nothing")
+    size = QUICK if (is_quick := parser.parse_args().quick) else Size()
+    outcomes, failures = asyncio.run(run(size.cases))
+    meeting, ends = hold_meeting(size), measure_turns(size)
     same = sum(outcome.is_same for outcome in outcomes)
+    is_good = same == len(size.cases) and meeting.get("passed", False)
     figures = {
         "clients": len({outcome.client for outcome in outcomes}),
-        "cases": len(CASES),
+        "cases": len(size.cases),
         "passed": same,
         "failed": failures,
-        "same_words": same == len(CASES),
-        **measured_turns(),
+        "same_words": same == len(size.cases),
+        "viewers": meeting["viewers"],
+        "meeting_passed": meeting.get("passed", False),
+        **{name: ends[name] for name in ("eos_to_final_p50_ms", "eos_to_final_p99_ms")},
+        "false_share": ends["false_share"],
     }
     rows = [
         {
@@ -65,9 +130,11 @@ def main() -> int:
         }
         for outcome in outcomes
     ]
-    RESULTS.write_text(json.dumps(figures | {"rows": rows}, indent=1) + "\n")
+    if not is_quick:
+        whole = figures | {"rows": rows, "meeting": meeting, "turns": ends}
+        RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(figures))
-    return 0 if same == len(CASES) else 1
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
