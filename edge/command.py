@@ -27,6 +27,7 @@ examples:
       --policy core+local --rtp 5004 --codec 96=L16/16000 --spill /var/lib/rivulet
   rivulet edge --policy edge --web 8771 --out calls.jsonl         no audio leaves this machine
   rivulet edge status                                             legs, link, backlog
+  curl 'http://CORE:8771/place?codec=mulaw&rtt=n1:4.5'             which node for this user
   rivulet edge --doctor                                           what this machine can carry
 
 Secrets come from files: --token-file (join token), --twilio-token-file (Twilio's auth token)."""
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", default="ws://127.0.0.1:8765/v1/stream", metavar="URL", help="who recognises"
     )
     core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
+    core.add_argument("--camara", metavar="URL", help="operator's Simple Edge Discovery v2")
+    core.add_argument("--camara-token-file", type=Path, help="access token, read each time")
+    core.add_argument("--zones", type=Path, help='JSON: {"zone name": "our URL there"}')
 
 
 def _add_link(group: Any) -> None:
@@ -63,12 +67,15 @@ def _add_link(group: Any) -> None:
     group.add_argument("--key", type=Path, help="its key")
     group.add_argument("--ca", type=Path, help="the authority that signed the other side")
     group.add_argument("--core-name", help="the name in the core's certificate, if not HOST")
-    group.add_argument("--token-file", type=Path, help="join token")
+    group.add_argument(
+        "--token-file", type=Path, help="join token; at the core one a line, each admits one node"
+    )
 
 
 def _add_node(group: Any) -> None:
     group.add_argument("--name", default=socket.gethostname(), help="default: the host's name")
     group.add_argument("--zone", default="")
+    group.add_argument("--url", default="", help="where users find this node: wss://...")
     group.add_argument("--policy", choices=("core", "core+local", "edge"), default="core")
     group.add_argument("--latency", choices=("low", "balanced", "accurate"))
     group.add_argument("--language")
@@ -129,6 +136,7 @@ def _node(args: argparse.Namespace) -> int:
         feeds=_feeds(args),
         core=None if args.core is None else _address(args),
         zone=args.zone,
+        url=args.url,
         token=_secret(args.token_file),
         local=local,
         out=args.out,
@@ -236,13 +244,12 @@ def _core(args: argparse.Namespace) -> int:
     host, _, port = args.listen.rpartition(":")
     if not host or not port.isdecimal():
         raise CommandError(f"--listen is HOST:PORT, not {args.listen}")
-    token = _secret(args.token_file)
     config = CoreConfig(
         url=args.server,
         host=host,
         port=int(port),
         tls=_tls(args, is_server=True) if args.cert else None,
-        tokens=frozenset([token] if token else []),
+        tokens=frozenset(_secret(args.token_file).split()),
     )
 
     def announce(opened: int) -> None:
@@ -250,11 +257,25 @@ def _core(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        settings = CoreSettings(core=config, out=args.out, web_port=args.web)
+        settings = CoreSettings(core=config, out=args.out, web_port=args.web, zones=_zones(args))
         asyncio.run(run_core(settings, announce))
     except RunError as error:
         raise CommandError(str(error)) from error
     return 0
+
+
+def _zones(args: argparse.Namespace) -> Any:
+    from edge.camara import Zones, read_urls
+
+    if args.camara is None:
+        return None
+    if urlsplit(args.camara).scheme not in ("https", "http"):
+        raise CommandError(f"--camara is https://HOST, not {args.camara}")
+    try:
+        urls = {} if args.zones is None else read_urls(args.zones)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--zones {args.zones}: {error}") from error
+    return Zones(root=args.camara, token_file=args.camara_token_file, urls=urls)
 
 
 # ---- status and doctor
@@ -273,29 +294,37 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(state) + "\n")
         return 0
-    said, header, keys = _core_state(state) if "core" in state else _node_state(state)
+    said, tables = _core_state(state) if "core" in state else _node_state(state)
     sys.stdout.write(clean(said) + "\n")
-    if rows := [tuple(str(leg[key]) for key in keys) for leg in state["legs"]]:
-        sys.stdout.write(table(header, rows, width=100, flexible=1) + "\n")
+    for header, values in tables:
+        if rows := [tuple(str(value[key]) for key in header.values()) for value in values]:
+            sys.stdout.write(table(tuple(header), rows, width=100, flexible=1) + "\n")
     return 0
 
 
-def _node_state(state: dict[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+_Tables = list[tuple[dict[str, str], list[dict[str, Any]]]]
+"""Columns with their keys, rows."""
+
+
+def _node_state(state: dict[str, Any]) -> tuple[str, _Tables]:
     link = state["link"]
     reached = "no core" if link is None else "up" if link["is_up"] else f"down: {link['reason']}"
     said = (
         f"{state['node']}, policy {state['policy']}, link {reached}; "
         f"{state['spilled_bytes']} B on disk, samples lost: {state['lost_samples'] or 0}"
     )
-    header = ("leg", "name", "codec", "heard s", "backlog", "finals")
-    return said, header, ("leg", "name", "encoding", "seconds", "backlog", "finals")
+    columns = {"leg": "leg", "name": "name", "codec": "encoding", "heard s": "seconds"}
+    return said, [(columns | {"backlog": "backlog", "finals": "finals"}, state["legs"])]
 
 
-def _core_state(state: dict[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    nodes = ", ".join(f"{n['node']} {'up' if n['is_up'] else 'down'}" for n in state["nodes"])
-    header = ("node", "name", "policy", "received s", "decoded s", "finals")
-    keys = ("node", "name", "policy", "received_s", "done_s", "finals")
-    return f"core {state['core']}: {nodes or 'no node yet'}", header, keys
+def _core_state(state: dict[str, Any]) -> tuple[str, _Tables]:
+    nodes = [node | {"state": "up" if node["is_up"] else "down"} for node in state["nodes"]]
+    here = {"node": "node", "zone": "zone", "link": "state", "rtt ms": "rtt_ms", "load": "load"}
+    here |= {"legs": "legs", "slots": "slots", "backlog s": "backlog_s"}
+    legs = {"node": "node", "name": "name", "policy": "policy", "received s": "received_s"}
+    legs |= {"decoded s": "done_s", "finals": "finals"}
+    said = f"core {state['core']}: " + (f"{len(nodes)} nodes" if nodes else "no node yet")
+    return said, [(here, nodes), (legs, state["legs"])]
 
 
 def _doctor(args: argparse.Namespace) -> int:

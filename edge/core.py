@@ -16,8 +16,20 @@ from dataclasses import dataclass, field
 
 from edge import wire
 from edge.coreleg import CoreLeg, OnFinal
+from edge.registry import Registry, TokenSpent
 from edge.tls import peer_name
-from edge.wire import ANSWER, Close, CloseReason, Frame, FrameError, FrameReader, Hello, Kind, Open
+from edge.wire import (
+    ANSWER,
+    Beat,
+    Close,
+    CloseReason,
+    Frame,
+    FrameError,
+    FrameReader,
+    Hello,
+    Kind,
+    Open,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +53,7 @@ class CoreConfig:
     port: int = 8770
     tls: ssl.SSLContext | None = None
     tokens: frozenset[str] = frozenset()
-    """Join tokens; none: whoever gets through TLS may join."""
+    """Join tokens, each for one node; none: whoever gets through TLS may join."""
     window_ms: int = 60_000
     linger_s: float = 600.0
     max_legs: int = 1_000
@@ -67,35 +79,32 @@ class _Held:
 
 
 @dataclass(slots=True)
-class NodeStatus:
-    """A node as the registry knows it."""
-
-    hello: Hello
-    is_up: bool = True
-    heard: float = 0.0
-
-
-@dataclass(slots=True)
 class Core:
     """All nodes and legs of one core."""
 
     config: CoreConfig
     on_final: OnFinal = lambda *_: None
-    nodes: dict[str, NodeStatus] = field(default_factory=dict)
+    registry: Registry = field(init=False)
     legs: dict[str, _Held] = field(default_factory=dict)
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     _connections: dict[str, "_Connection"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.config.tokens)
+
     # ---- nodes
 
     def join(self, connection: "_Connection", hello: Hello) -> None:
         """Take a node's connection; an older one of the same node is fenced. Raises Refused."""
-        if self.config.tokens and hello.token not in self.config.tokens:
-            raise Refused("unauthorized", "this core asks for a join token")
         if connection.certified and connection.certified != hello.node:
             raise Refused("unauthorized", "the certificate names another node")
+        try:
+            if not self.registry.admits(hello):
+                raise Refused("unauthorized", "this core asks for a join token")
+        except TokenSpent as spent:
+            raise Refused("unauthorized", str(spent)) from spent
         older = self._connections.get(hello.node)
         if older is not None:
             if older.epoch >= hello.epoch and not older.is_stale():
@@ -103,14 +112,16 @@ class Core:
             older.drop("fenced", "a newer connection of this node is here")
         connection.node, connection.epoch = hello.node, hello.epoch
         self._connections[hello.node] = connection
-        self.nodes[hello.node] = NodeStatus(hello)
+        self.registry.join(hello, now=connection.heard)
         logger.info("node joined", extra={"node": hello.node, "zone": hello.zone})
 
     def leave(self, connection: "_Connection") -> None:
         """Let a connection go; its legs wait for another one."""
         if self._connections.get(connection.node) is connection:
             del self._connections[connection.node]
-            self.nodes[connection.node].is_up = False
+            self.registry.leave(connection.node)
+            busy = {held.node for held in self.legs.values()}
+            self.registry.forget_old(now=connection.heard, busy=busy)
         for session, held in list(self.legs.items()):
             if held.connection is connection:
                 held.leg.detach()
@@ -208,11 +219,11 @@ class _Connection:
         self._core, self._reader, self._writer = core, reader, writer
         self._legs: dict[int, CoreLeg] = {}
         self._frames = FrameReader()
-        self._heard = asyncio.get_running_loop().time()
+        self.heard = asyncio.get_running_loop().time()
 
     def is_stale(self) -> bool:
         """Whether it was silent so long that it is probably dead."""
-        return asyncio.get_running_loop().time() - self._heard > 1.0
+        return asyncio.get_running_loop().time() - self.heard > 1.0
 
     async def run(self) -> None:
         """Serve the node until it leaves."""
@@ -281,10 +292,12 @@ class _Connection:
         return found[1:]
 
     def _receive(self, frames: list[Frame]) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self.heard = asyncio.get_running_loop().time()
         for frame in frames:
             if frame.kind is Kind.PING:
-                self.send(frame._replace(flags=ANSWER))
+                beat = wire.body_of(frame, Beat) if frame.payload else None
+                self._core.registry.beat(self.node, beat, now=self.heard)
+                self.send(frame._replace(payload=b"", flags=ANSWER))
             elif frame.kind is Kind.OPEN:
                 self._open(frame)
             elif frame.leg in self._legs:

@@ -7,6 +7,7 @@ Does not know: telephony protocols, sockets of callers, arguments.
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from edge.ring import AudioRing
 from edge.spill import SpillBudget, SpillFile
 from edge.transcript import Transcript
 from edge.uplink import Uplink
-from edge.wire import Close, Encoding, Open, Policy, Result
+from edge.wire import Beat, Close, Encoding, Open, Policy, Result
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Node:
         self._next = 0
         self._budget = SpillBudget(config.spill_bytes)
         if uplink is not None:
-            uplink.on_news = self._news
+            uplink.on_news, uplink.beat = self._news, self.beat
 
     def open(self, caller: Caller) -> "NodeLeg":
         """Begin a leg. Raises TooManyLegs."""
@@ -163,6 +164,18 @@ class Node:
         leg.leg.ring.close()
         leg.is_over.set()
         self.tell(leg, "closed", None)
+
+    def beat(self) -> Beat:
+        """Return how the node is doing, for the core."""
+        legs = [leg.leg for leg in self.legs.values()]
+        waiting = [leg for leg in legs if leg.policy != "edge"]
+        return Beat(
+            legs=len(legs),
+            load=min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)),
+            rtt_ms=self.uplink.state.rtt_ms if self.uplink else None,
+            backlog_s=round(sum(leg.backlog / leg.opening.rate for leg in waiting), 2),
+            spilled_bytes=self.spilled_bytes,
+        )
 
     @property
     def local_url(self) -> str:

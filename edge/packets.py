@@ -4,8 +4,9 @@ Does: a decoder for an encoding; one error when what decodes it is missing here.
 Does not know: how a codec works (edge.opus, edge.g722), legs.
 """
 
-from typing import Protocol
+from typing import Protocol, get_args
 
+from edge import g722, opus
 from edge.g722 import G722Decoder, G722Error
 from edge.opus import OpusDecoder, OpusError
 from edge.wire import Encoding
@@ -27,6 +28,12 @@ class PacketDecoder(Protocol):
 
     def conceal(self, samples: int) -> bytes:
         """Return what stands for a packet that is missing."""
+
+
+def decodable() -> tuple[Encoding, ...]:
+    """Return the encodings that can be recognised on this machine."""
+    missing = {"opus": not opus.is_available(), "g722": not g722.is_available()}
+    return tuple(known for known in get_args(Encoding) if not missing.get(known))
 
 
 def decoder_of(encoding: Encoding, rate: int) -> PacketDecoder | None:

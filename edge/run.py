@@ -14,17 +14,21 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
+from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from edge import status
+from edge.camara import Zones
 from edge.core import Core, CoreConfig, accepting
 from edge.listeners import FeedConfig, Listeners, Listening
 from edge.node import EventKind, Node, NodeConfig, NodeLeg
+from edge.packets import decodable
+from edge.places import Places
 from edge.uplink import CoreAddress, Uplink
-from edge.wire import Hello, Open, Result
+from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
 from server.http import json_response
@@ -45,6 +49,8 @@ class NodeSettings:
     core: CoreAddress | None = None
     """None: no core, only under the policy ``edge``."""
     zone: str = ""
+    url: str = ""
+    """Where users find the node."""
     token: str = ""
     local: ServerConfig | None = None
     """The server that recognises here, where the policy needs one."""
@@ -109,7 +115,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
     transcripts = Transcripts()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_writing(settings.out, transcripts))
-        local_url = ""
+        local_url, model = "", ""
         if settings.local is not None:
             server = await stack.enter_async_context(running(settings.local))
             try:
@@ -117,7 +123,8 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
             except RuntimeError as error:
                 raise RunError(str(error)) from error
             local_url = server.addresses.websocket
-        uplink = _uplink(settings)
+            model = server.manager.model.name if server.manager.model else ""
+        uplink = _uplink(settings, model)
         node = Node(settings.node, uplink=uplink, local_url=local_url, on_event=transcripts.event)
         listeners = Listeners(
             settings.feeds,
@@ -138,18 +145,25 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _uplink(settings: NodeSettings) -> Uplink | None:
+def _uplink(settings: NodeSettings, model: str) -> Uplink | None:
     if settings.core is None:
         return None
 
+    node, local = settings.node, settings.local
+    is_recognising = node.policy == "edge" and local is not None
+    slots = min(node.max_legs, local.slots) if is_recognising and local else node.max_legs
+
     def hello(epoch: int) -> Hello:
         return Hello(
-            node=settings.node.name,
+            node=node.name,
             epoch=epoch,
             zone=settings.zone,
             token=settings.token,
-            policies=(settings.node.policy,),
-            slots=settings.node.max_legs,
+            policies=(node.policy,),
+            slots=slots,
+            codecs=decodable() if is_recognising else get_args(Encoding),
+            models=(model,) if model else (),
+            url=settings.url,
         )
 
     # A node that was started later has the larger epochs, whatever it remembers.
@@ -176,7 +190,9 @@ class CoreSettings:
     core: CoreConfig
     out: Path | None = None
     web_port: int | None = None
-    """The page with the map of nodes; None: no page."""
+    """The page with the map of nodes and the question where to go; None: no page."""
+    zones: Zones | None = None
+    """The operator's zones, where there is one to ask."""
 
 
 async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> None:
@@ -188,19 +204,24 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
         try:
             port = await stack.enter_async_context(accepting(core))
             if settings.web_port is not None:
-                await stack.enter_async_context(_pages(core, settings))
+                await stack.enter_async_context(pages(core, settings))
         except OSError as error:
             raise RunError(f"cannot listen: {error.strerror or error}") from error
         on_ready(port)
         await over.wait()
 
 
-def _pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContextManager[Server]:
+def pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContextManager[Server]:
     """Answer plain HTTP with the state of the core; there is no WebSocket."""
+    places = Places(core.registry, clock=asyncio.get_running_loop().time, zones=settings.zones)
 
-    def answer(_: ServerConnection, request: Request) -> Response:
-        return status.respond(request.path, status.of_core(core)) or json_response(
-            {"error": "nothing is here; try / or /status"}, HTTPStatus.NOT_FOUND
+    async def answer(_: ServerConnection, request: Request) -> Response:
+        address = urlsplit(request.path)
+        if address.path == "/place":
+            return await places.answer(address.query)
+        state = status.of_core(core, places.counts)
+        return status.respond(address.path, state) or json_response(
+            {"error": "nothing is here; try /, /status, /metrics or /place"}, HTTPStatus.NOT_FOUND
         )
 
     async def nobody(_: ServerConnection) -> None:

@@ -4,6 +4,7 @@ Does: gather figures; never text that was spoken, never secrets.
 Does not know: sockets; the listeners answer with what this makes.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from websockets.http11 import Response
 
 from edge.core import Core
 from edge.node import Node, NodeLeg
+from edge.registry import Node as RegisteredNode
 from server.http import json_response
 
 PAGE = Path(__file__).parent / "page.html"
@@ -62,19 +64,14 @@ def _leg(leg: NodeLeg) -> dict[str, Any]:
     }
 
 
-def of_core(core: Core) -> dict[str, Any]:
+def of_core(core: Core, places: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return the state of a core: its nodes and their legs."""
     return {
         "core": core.name,
+        "places": dict(places or {}),
         "nodes": [
-            {
-                "node": name,
-                "zone": status.hello.zone,
-                "is_up": status.is_up,
-                "policies": status.hello.policies,
-                "legs": sum(held.node == name for held in core.legs.values()),
-            }
-            for name, status in sorted(core.nodes.items())
+            _registered(node, sum(held.node == name for held in core.legs.values()))
+            for name, node in sorted(core.registry.nodes.items())
         ],
         "legs": [
             {
@@ -89,6 +86,59 @@ def of_core(core: Core) -> dict[str, Any]:
             for held in core.legs.values()
         ],
     }
+
+
+def _registered(node: RegisteredNode, legs: int) -> dict[str, Any]:
+    beat, hello = node.beat, node.hello
+    return {
+        "node": hello.node,
+        "zone": hello.zone,
+        "url": hello.url,
+        "is_up": node.is_up,
+        "policies": hello.policies,
+        "codecs": hello.codecs,
+        "models": hello.models,
+        "legs": legs,
+        "slots": hello.slots,
+        "load": round(node.load, 2),
+        "rtt_ms": None if node.rtt_ms is None else round(node.rtt_ms, 1),
+        "backlog_s": beat.backlog_s if beat else 0.0,
+        "spilled_bytes": beat.spilled_bytes if beat else 0,
+    }
+
+
+_OF_NODE = (
+    ("up", "It has a connection", "is_up", 1),
+    ("legs", "Its legs", "legs", 1),
+    ("slots", "Legs it takes", "slots", 1),
+    ("load", "Share of what it can take", "load", 1),
+    ("rtt_seconds", "Of its way here", "rtt_ms", 0.001),
+    ("backlog_seconds", "Audio it has and we have not", "backlog_s", 1),
+    ("spilled_bytes", "Audio on its disk, sealed", "spilled_bytes", 1),
+)
+
+
+def core_metrics(state: dict[str, Any]) -> str:
+    """Return the state of a core as Prometheus text."""
+    lines = [_gauge("core_legs", "Legs that are open", len(state["legs"]))]
+    behind = sum(leg["received_s"] - leg["done_s"] for leg in state["legs"])
+    lines.append(_gauge("core_behind_seconds", "Audio received and not decoded", round(behind, 2)))
+    for name, about, key, factor in _OF_NODE:
+        full = f"rivulet_edge_node_{name}"
+        lines += [f"# HELP {full} {about}", f"# TYPE {full} gauge"]
+        lines += [
+            f'{full}{{node="{_escaped(node["node"])}"}} {(node[key] or 0) * factor:g}'
+            for node in state["nodes"]
+        ]
+    lines.append("# TYPE rivulet_edge_core_places_total counter")
+    for outcome, count in state["places"].items():
+        lines.append(f'rivulet_edge_core_places_total{{outcome="{outcome}"}} {count}')
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    """Return a name as a label may have it: nodes choose their own."""
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def metrics(state: dict[str, Any]) -> str:
@@ -132,8 +182,9 @@ def respond(path: str, state: dict[str, Any]) -> Response | None:
     """Answer a request of the status pages; None: this is none."""
     if path == "/status":
         return json_response(state, HTTPStatus.OK, {"Cache-Control": "no-store"})
-    if path == "/metrics" and "node" in state:
-        return _plain("text/plain; version=0.0.4; charset=utf-8", metrics(state).encode())
+    if path == "/metrics":
+        text = core_metrics(state) if "core" in state else metrics(state)
+        return _plain("text/plain; version=0.0.4; charset=utf-8", text.encode())
     if path == "/":
         return _plain("text/html; charset=utf-8", PAGE.read_bytes())
     return None

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 
 from edge import wire
 from edge.leg import Leg
-from edge.wire import ANSWER, Close, Frame, FrameError, FrameReader, Hello, Kind, Welcome
+from edge.wire import ANSWER, Beat, Close, Frame, FrameError, FrameReader, Hello, Kind, Welcome
 
 logger = logging.getLogger(__name__)
 
+BEAT_S = 1.0
+"""How often a heartbeat says how the node is doing."""
 COALESCE_S = 0.003
 """Frames of several legs share a segment when they come this close together."""
 TURN_BYTES = 32_768
@@ -87,6 +89,8 @@ class Uplink:
     address: CoreAddress
     hello: Callable[[int], Hello]
     """Who we are, for the connection of this epoch."""
+    beat: Callable[[], Beat] | None = None
+    """How we are doing."""
     on_news: Callable[[Leg], None] = lambda _: None
     """A leg received a frame."""
     legs: dict[int, Leg] = field(default_factory=dict)
@@ -224,14 +228,16 @@ class Uplink:
     async def _speak(self) -> None:
         assert self._writer is not None
         clock = asyncio.get_running_loop().time
-        pinged = clock()
+        pinged, told = clock(), -BEAT_S
         while True:
             beat_s, dead_s = self._rhythm()
             if clock() - self.state.heard > dead_s:
                 raise Dead(f"the core was silent for {dead_s:g} s")
             if clock() - pinged >= beat_s:
-                pinged = clock()
-                self._write([Frame(Kind.PING, offset=round(pinged * 1_000_000))])
+                pinged, payload = clock(), b""
+                if self.beat is not None and pinged - told >= BEAT_S:
+                    told, payload = pinged, self.beat().pack()
+                self._write([Frame(Kind.PING, 0, round(pinged * 1_000_000), payload)])
             self._more.clear()
             self._write(self._next_frames())
             await self._pause(max(0.0, pinged + beat_s - clock()))

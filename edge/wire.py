@@ -18,7 +18,7 @@ length u32. Offsets count samples of the leg since it began.
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
 | RESULT_ACK | against RESULT | finals before this number are safe | - |
 | CLOSE | both | up: total samples; down: finals in all | Close |
-| PING | both | any; flag 1: the answer, with the same offset | - |
+| PING | both | any; flag 1: the answer, with the same offset | up, now and then: Beat |
 """
 
 import struct
@@ -139,7 +139,26 @@ class Hello(Body, frozen=True, kw_only=True):
     """Join token; a core that asks for one refuses a node without it."""
     policies: tuple[Policy, ...] = ("core",)
     slots: int = 0
+    """Legs it takes."""
     legs: int = 0
+    codecs: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    """What it recognises with, where it does."""
+    url: str = ""
+    """Where users find it."""
+
+
+class Beat(Body, frozen=True, kw_only=True):
+    """How a node is doing."""
+
+    legs: int
+    load: float = 0.0
+    """Share of what it can take, 0..1."""
+    rtt_ms: float | None = None
+    """Of its way to the core."""
+    backlog_s: float = 0.0
+    """Audio of all legs that the core does not have yet."""
+    spilled_bytes: int = 0
 
 
 class Welcome(Body, frozen=True, kw_only=True):

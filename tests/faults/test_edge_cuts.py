@@ -113,7 +113,7 @@ async def test_a_core_that_forgot_everything_goes_on_behind_the_last_final() -> 
         feed(leg, AUDIO[:HALF])
         await r.until(lambda: len(leg.leg.transcript.finals) >= 2)
         await r.core.close()
-        r.core.nodes.clear()
+        r.core.registry.nodes.clear()
         feed(leg, AUDIO[HALF:])
         leg.end()
         assert await words_of(leg) == " ".join(TEXTS)

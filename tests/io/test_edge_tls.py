@@ -104,7 +104,7 @@ async def test_a_node_with_its_certificate_gets_in(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     core = a_core(authority.identity("core.test"))
     uplink = await dialled(core, authority.identity("n1"))
-    assert uplink.state.connections == 1 and "n1" in core.nodes
+    assert uplink.state.connections == 1 and "n1" in core.registry.nodes
 
 
 async def test_the_certificate_of_another_node_is_refused(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_a_certificate_that_expired_or_of_another_authority_stays_outside(
         core = a_core(authority.identity("core.test"))
         uplink = await dialled(core, identity)
         await asyncio.sleep(0)
-        assert not core.nodes
+        assert not core.registry.nodes
         assert uplink.state.reason
 
 
@@ -142,7 +142,7 @@ async def test_a_core_with_another_name_is_not_trusted(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert not core.nodes
+    assert not core.registry.nodes
 
 
 async def test_a_join_token_is_asked_for(tmp_path: Path) -> None:
