@@ -25,7 +25,7 @@ _SETTLE_MS = 240
 _VETO_MS = 160
 """Sound this recent may still become a word."""
 _LOUD_OVER_FLOOR_DB = 9.0
-_SILENT_DB = -55.0
+SILENT_DB = -55.0
 """Below this nothing is speech, whatever the floor."""
 _FLOOR_RISE_DB = 0.08
 """Rise of the noise floor per 80 ms: 1 dB/s, so a word does not lift it and a new fan does."""
@@ -101,7 +101,7 @@ class Loudness:
             self._floor_db = min(floor, -50.0)
         else:
             self._floor_db = floor + _FLOOR_RISE_DB
-        return level_db > max(self._floor_db + _LOUD_OVER_FLOOR_DB, _SILENT_DB)
+        return level_db > max(self._floor_db + _LOUD_OVER_FLOOR_DB, SILENT_DB)
 
 
 class Decision(Enum):
@@ -157,6 +157,13 @@ class Turns:
             self._state = _State.OPEN
             return [TurnResumed(self._turn, end_ms)]
         return []
+
+    def heard_likely(self, start_ms: int, end_ms: int) -> list[TurnEvent]:
+        """Take note of a word that may yet be taken back: it opens a turn, and prolongs none."""
+        last_word_ms = self._last_word_ms
+        events = self.heard_word(start_ms, end_ms)
+        self._last_word_ms = last_word_ms
+        return events
 
     def decide(self, now_ms: int) -> Decision:
         """Tell what is due at this moment of the media."""

@@ -17,6 +17,7 @@ from server.keeper import Keeper
 from server.keys import KeyFileError
 from server.manager import Manager
 from server.metrics import Metrics
+from server.place import Rules
 from server.store.base import StoreUnavailable
 from server.store.choice import open_store
 from server.worker.engines import EngineSpec
@@ -69,11 +70,21 @@ async def running(
     """Listen at once, get ready behind (``manager.ready()``); drain and end on the way out."""
     metrics = Metrics()
     launch = launch or (lambda _: ProcessWorker(spec_of(config)))
-    manager = Manager(launch, config.workers, observer=metrics, standby=config.standby)
+    rules = Rules(
+        standby=config.standby,
+        overcommit=config.overcommit,
+        is_by_cost=config.admission == "cost",
+    )
+    manager = Manager(launch, config.workers, observer=metrics, rules=rules)
     limits = config.limits
     keep_s = (limits.resume_ms + limits.pause_ms) / 1000
     try:
-        keeper = Keeper(manager, open_store(config.store, keep_s), away_s=limits.resume_ms / 1000)
+        keeper = Keeper(
+            manager,
+            open_store(config.store, keep_s),
+            away_s=limits.resume_ms / 1000,
+            rest_after_s=config.rest_after_s,
+        )
     except StoreUnavailable as error:
         raise StartError(str(error)) from error
     try:

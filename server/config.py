@@ -38,12 +38,12 @@ class ServerConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     look_ahead: int | None = None
     """Look-ahead of clients that name no latency; None: that of the class ``balanced``."""
-    lm: str = ""
-    """File of a language model made for the model's vocabulary; empty: none."""
+    lm: str = "auto"
+    """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
     """Its share; None: the engine's own."""
-    beam: int = 1
-    """Hypotheses of a search over a CTC head; 1: greedy."""
+    beam: int | None = None
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 8 with a language model."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
     standby: int = 0
@@ -53,6 +53,15 @@ class ServerConfig:
     auto: SQLite in a folder that is memory, where the machine has one."""
     slots: int = 64
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
+    rest_after_s: float = 5.0
+    """A session that was still for so long gives its slot back until somebody speaks: one that
+    sends nothing always, one that sends silence where less than half of the slots are free.
+    0: never."""
+    overcommit: int = 10
+    """Streams connected for each slot, those at rest included: each keeps its state in memory."""
+    admission: Literal["cost", "slots"] = "cost"
+    """cost: refuse a session that would make the words of others late, as measured while running;
+    slots: as long as there are slots."""
     max_connections: int = 1_000
     wyoming_port: int | None = None
     """Home Assistant's wire, for instance on 10300; None: off, as with the ports below."""
@@ -74,21 +83,25 @@ class ServerConfig:
     """Sessions may go on this long after a request to end the server."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):
-            port = getattr(self, name)
-            if port is not None and not 0 <= port <= 65_535:
-                raise ConfigError(f"{name} must be 0..65535, not {port}")
-        for name in ("workers", "max_connections", "opens_per_minute"):
+        self._check_ports()
+        for name in ("workers", "max_connections", "opens_per_minute", "overcommit"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.keys and self.wyoming_port is not None:
             raise ConfigError("Wyoming has no keys: --wyoming-port and --keys exclude each other")
-        if self.standby < 0:
-            raise ConfigError(f"standby must not be negative, not {self.standby}")
+        for name in ("standby", "rest_after_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         if not self.store.startswith(STORES):
             raise ConfigError("store must be auto, memory, sqlite:PATH or redis://HOST:PORT")
         if self.slots < 2:
             raise ConfigError(f"slots must be at least 2 (a stream and a fork), not {self.slots}")
         if self.look_ahead is not None and self.look_ahead < 0:
             raise ConfigError(f"look_ahead must not be negative, not {self.look_ahead}")
+
+    def _check_ports(self) -> None:
+        for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= 65_535:
+                raise ConfigError(f"{name} must be 0..65535, not {port}")

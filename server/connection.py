@@ -154,7 +154,8 @@ class Connection:
     def settle(self) -> None:
         """Have all words so far become finals: the client may be one that does not come back."""
         number = self.session.identity.number
-        self._keeper.send(link.Finalize(number, "leaving"), number)
+        if not self._keeper.has_nothing_to_say(number):
+            self._keeper.send(link.Finalize(number, "leaving"), number)
 
     def hand_over(self) -> None:
         """Leave the session in the store and close."""

@@ -22,12 +22,13 @@ from server import ledger, tenant
 from server.gate import Gate, Outlets, Owner, from_entry
 from server.keys import Account
 from server.ledger import Happening, Ledger
+from server.lives import Lives
 from server.manager import Manager
 from server.quota import Quota
 from server.session import Session
 from server.store.base import Kept, Outcome, Store
 from server.store.clerk import Clerk
-from server.tenant import Lives, Tenant
+from server.tenant import Tenant
 from server.worker import link
 
 POLL_S = 0.01
@@ -109,12 +110,14 @@ class Return:
 class Keeper:
     """Where connections get their sessions served."""
 
-    def __init__(self, manager: Manager, store: Store, *, away_s: float = 600.0) -> None:
+    def __init__(
+        self, manager: Manager, store: Store, *, away_s: float = 600.0, rest_after_s: float = 0.0
+    ) -> None:
         self._manager = manager
         self._store = store
         self._away_s = away_s
         self._clerk: Clerk | None = None
-        self._lives = Lives(manager)
+        self._lives = Lives(manager, rest_after_s)
         self._tenants: dict[int, Tenant] = {}
         self._holders: dict[int, Holder] = {}
         """Of the sessions that can be come back to."""
@@ -136,6 +139,11 @@ class Keeper:
     def away(self) -> int:
         """Sessions without a client."""
         return len(self._away)
+
+    @property
+    def resting(self) -> list[int]:
+        """Bytes that are kept of each session at rest."""
+        return [one.ledger.state_bytes for one in self._tenants.values() if one.is_resting]
 
     # ---- sessions
 
@@ -253,6 +261,11 @@ class Keeper:
         """Whether a worker has the session."""
         one = self._tenants.get(session)
         return one is not None and one.is_served
+
+    def has_nothing_to_say(self, session: int) -> bool:
+        """Whether a session rests between two turns: a finalize would bring no word."""
+        one = self._tenants.get(session)
+        return one is not None and one.has_nothing_to_say
 
     @property
     def is_lasting(self) -> bool:

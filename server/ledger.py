@@ -10,6 +10,7 @@ decoder only: whoever goes on from it encodes the audio behind the snapshot agai
 behind the record, so that what a final says is never decided twice.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from asr.events import (
     TurnResumed,
     TurnStart,
 )
+from asr.interface import FRAME_MS
 from server.wire.messages import SAMPLE_BYTES
 from server.worker import link
 
@@ -34,6 +36,10 @@ SNAPSHOT_EVERY_S = 10
 """Audio between two snapshots; their number costs more than the replay of a little more."""
 RING_S = 90
 """Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
+HEARD_GAP_S = 2
+"""A gap is heard as silence up to here, the rest of it moves the clock only (asr.channel)."""
+ZERO_PIECE_S = 1
+"""Silence that is spelled out comes in packets of so much."""
 
 Happening = tuple[int, Event]
 _TURN_EVENTS = (TurnStart, EagerEnd, TurnResumed, TurnEnd)
@@ -130,6 +136,10 @@ class Ledger:
         self._frame_bytes = SAMPLE_BYTES[opening.encoding] * opening.channels
         self.at = self.saved_at = self._asked_at = opening.at
         self._every = SNAPSHOT_EVERY_S * opening.rate
+        self._held = self._silence = 0
+        """Samples of audio in the journal; of digital silence behind it."""
+        self._is_settled = False
+        """Whether a state that has heard the silence is the one that has not."""
         self._is_lost = False
 
     @property
@@ -157,17 +167,57 @@ class Ledger:
         """Whether a finalize waits for its answer."""
         return bool(self._asked)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session lives and dies with its worker."""
+        return self._is_lost
+
+    @property
+    def unheard(self) -> int:
+        """Samples behind the snapshot that have to be decoded on a return."""
+        return self._held + (0 if self._is_settled else self._silence)
+
+    @property
+    def hushed(self) -> int:
+        """Samples of digital silence that are kept by their length alone."""
+        return self._silence
+
+    @property
+    def state_bytes(self) -> int:
+        """What is kept of the session in memory."""
+        states = [channel.state for channel in self._channels]
+        blobs = sum(len(s.snapshot or b"") + len(s.record or b"") for s in states)
+        return blobs + self._held * self._frame_bytes
+
     # ---- commands
 
     def note(self, command: link.Command) -> None:
         """Keep a command that is on its way to the worker."""
         if isinstance(command, link.Finalize):
             self._asked[command.req] = _Asked()
-        self._journal.append((self.at, command))
-        self.at += self._length(command)
-        self._is_lost |= self.at - self.saved_at > RING_S * self._opening.rate
+        self._spell_out()
+        self._append(command)
+        self._is_lost |= self._held > RING_S * self._opening.rate
         if self._is_lost:
             self._journal.clear()
+
+    def hush(self, samples: int) -> None:
+        """Keep digital silence by its length: nobody serves the session who could hear it."""
+        self._silence += samples
+        self.at += samples
+
+    def settle(self) -> None:
+        """Know that all audio behind the snapshot is digital silence, and so was much before it.
+
+        Of so long a silence any number of whole chunks can be left out.
+        """
+        journal, self._journal = self._journal, deque()
+        for at, command in journal:
+            if isinstance(command, link.Audio):
+                self._silence += self.length(command)
+            else:
+                self._journal.append((at, command))
+        self._held, self._is_settled = 0, True
 
     def wants_snapshot(self) -> bool:
         """Whether it is time to ask for one; once each time."""
@@ -189,6 +239,7 @@ class Ledger:
             raise LedgerFull
         for channel in self._channels:
             channel.revive()
+        self._spell_out()
         self._asked_at = self.at
         states = tuple(channel.state for channel in self._channels)
         replace_ = msgspec.structs.replace
@@ -237,10 +288,13 @@ class Ledger:
         for channel, blob in zip(self._channels, report.snapshots, strict=True):
             if not channel.state.is_closed:
                 channel.keep(link.State(snapshot=blob))
+        self._spell_out()
         self.saved_at = report.at
         journal, self._journal = self._journal, deque()
         for at, command in journal:
             self._forget_or_keep(at, command)
+        audio = (command for _, command in self._journal if isinstance(command, link.Audio))
+        self._held, self._is_settled = sum(map(self.length, audio)), False
         self._opening = msgspec.structs.replace(self._opening, at=report.at)
         return True
 
@@ -259,6 +313,28 @@ class Ledger:
         return [(number, partial) for number, partial in found if partial is not None]
 
     # ---- inside
+
+    def _append(self, command: link.Command) -> None:
+        length = self.length(command)
+        self._journal.append((self.at, command))
+        self.at += length
+        self._held += length if isinstance(command, link.Audio) else 0
+
+    def _spell_out(self) -> None:
+        """Make commands of the silence, so that it is heard the same whenever it comes again."""
+        left, self._silence = self._silence, 0
+        self.at -= left
+        if left and self._is_settled:
+            skipped = skippable(left, self._opening)
+            if skipped:
+                self._append(link.Gap(0, skipped))
+            left -= skipped
+            self._is_settled = False
+        zero = b"\xff" if self._opening.encoding == "mulaw" else b"\x00"
+        while left:
+            piece = min(left, ZERO_PIECE_S * self._opening.rate)
+            self._append(link.Audio(0, zero * (piece * self._frame_bytes), 0.0))
+            left -= piece
 
     def _answer(self, channel: int, req: str) -> bool:
         """Note the answer of a channel; whether it is the first one."""
@@ -289,10 +365,22 @@ class Ledger:
         given = {name: value for name, value in changes.items() if value is not None}
         self._opening = msgspec.structs.replace(self._opening, **given)
 
-    def _length(self, command: link.Command) -> int:
+    def length(self, command: link.Command) -> int:
+        """Return the samples of each channel that a command brings."""
         if isinstance(command, link.Audio):
             return len(command.data) // self._frame_bytes
         return command.samples if isinstance(command, link.Gap) else 0
+
+
+def skippable(samples: int, opening: link.Open) -> int:
+    """Return how much of a silence can be told as one gap: what is left out is whole chunks.
+
+    Then the audio behind it meets the frames of the encoder as if nothing had been left out.
+    """
+    rate, chunk_ms = opening.rate, (opening.look_ahead + 1) * FRAME_MS
+    unit = math.lcm(chunk_ms * rate, 1_000) // 1_000  # whole chunks of whole samples
+    heard = HEARD_GAP_S * rate
+    return heard + (samples - heard) // unit * unit if samples >= heard + unit else 0
 
 
 def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:

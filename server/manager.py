@@ -1,8 +1,9 @@
 """Which worker serves which session.
 
-Does: launch workers, place sessions (two at random, the less loaded), admit or refuse, route
-commands and reports, kill a worker that hangs, tell the sessions of one that died, put a standby in
-its place, restart it with back-off. Sessions that come back have the room before new ones.
+Does: launch workers, place sessions (two at random, the less loaded), admit or refuse by free slots
+and measured cost, route commands and reports, kill a worker that hangs, tell the sessions of one
+that died, put a standby in its place, restart it with back-off. Sessions that come back have the
+room before new ones (lobby).
 Does not know: wires, sockets of clients, audio, what events mean, how a session is brought back.
 """
 
@@ -11,10 +12,12 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from asr.events import Event
+from server.cost import Costs
+from server.lobby import Claim, Lobby
+from server.place import Place, PlaceStatus, Rules
 from server.quota import Room
 from server.wire.errors import OverCapacity
 from server.worker import link
@@ -26,9 +29,9 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 WELL_S = 2.0
 """A worker that served this long was well."""
-MAX_QUEUED_BYTES = 64 * 1024 * 1024
-"""Audio on its way to one worker; beyond it no session is placed there."""
 RETRY_AFTER_S = 5.0
+SHORT_SHARE = 2
+"""Room is short when less than one slot in so many is free, or another stream would be late."""
 
 
 class Listener(Protocol):
@@ -75,43 +78,6 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Place:
-    number: int
-    worker: Worker
-    state: WorkerState = WorkerState.STARTING
-    model: link.Model | None = None
-    reason: str = ""
-    sessions: dict[int, int] = field(default_factory=dict)
-    """Session -> audio channels."""
-    streams: int = 0
-    slots_in_use: int = 0
-    failures: int = 0
-    ready_s: float = 0.0
-    is_standby: bool = False
-    """Warm, and kept free for sessions whose worker died."""
-    watch: Watch = field(default_factory=Watch)
-
-    def free(self) -> int:
-        if self.state is not WorkerState.READY or self.model is None:
-            return 0
-        if self.worker.queued_bytes > MAX_QUEUED_BYTES:
-            return 0
-        return self.model.streams - self.streams
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceStatus:
-    """A worker as /readyz and /metrics tell it."""
-
-    worker: int
-    state: str
-    reason: str
-    streams: int
-    slots_in_use: int
-    queued_bytes: int
-
-
 class Manager:
     """Owns the workers; all calls in one event loop."""
 
@@ -121,21 +87,21 @@ class Manager:
         workers: int,
         *,
         observer: Observer,
-        standby: int = 0,
+        rules: Rules | None = None,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._launch = launch
-        self._places = [_Place(number, launch(number)) for number in range(workers + standby)]
+        self._rules = rules = rules or Rules()
+        self._places = [Place(number, launch(number)) for number in range(workers + rules.standby)]
         for place in self._places[workers:]:
             place.is_standby = True
         self._observer = observer
         self._rng = rng or random.Random()
         self._sleep = sleep
         self._listeners: dict[int, Listener] = {}
-        self._home: dict[int, _Place] = {}
-        self._waiting: dict[Listener, None] = {}
-        """Sessions that come back and wait for room, in order."""
+        self._home: dict[int, Place] = {}
+        self._lobby = Lobby[Listener]()
         self._restarts: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -153,10 +119,28 @@ class Manager:
 
     @property
     def has_room(self) -> bool:
-        """Whether a session of one channel could be placed now."""
-        return not self._waiting and any(
-            place.free() and not place.is_standby for place in self._places
-        )
+        """Whether a new session of one channel could be placed now."""
+        model = self.model
+        return model is not None and bool(self._fitting(1, model.look_aheads[0], Claim.NEW))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether sessions that are silent should rest."""
+        if not self._lobby.is_empty:
+            return True
+        places = [p for p in self._places if p.is_open and not p.is_standby]
+        spare = [p.free() * SHORT_SHARE >= p.free() + p.streams for p in places]
+        return not any(spare) or not all(p.costs.allows(p.load + p.load) for p in places)
+
+    @property
+    def resting(self) -> int:
+        """Sessions that gave their slots back for a while."""
+        return self._lobby.resting
+
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait for room."""
+        return self._lobby.waiting
 
     @property
     def room(self) -> Room:
@@ -184,6 +168,7 @@ class Manager:
                 place.streams,
                 place.slots_in_use,
                 place.worker.queued_bytes,
+                place.busy(),
             )
             for place in self._places
         ]
@@ -216,24 +201,33 @@ class Manager:
 
     # ---- sessions
 
-    def attach(
-        self, command: link.Open, listener: Listener, *, is_coming_back: bool = False
-    ) -> None:
+    def attach(self, command: link.Open, listener: Listener, claim: Claim = Claim.NEW) -> None:
         """Place a session; raises OverCapacity."""
-        place = self._choose(command.channels, is_coming_back=is_coming_back)
-        place.sessions[command.session] = command.channels
-        place.streams += command.channels
+        place = self._choose(command, claim)
+        place.add(command)
         self._home[command.session] = place
         self._listeners[command.session] = listener
         place.worker.send(command)
 
-    def await_room(self, listener: Listener) -> None:
+    def check(self, command: link.Open, claim: Claim) -> None:
+        """Raise OverCapacity if there is no place for a session now."""
+        self._choose(command, claim)
+
+    def await_room(self, listener: Listener, claim: Claim = Claim.RESCUE) -> None:
         """Have a session that found no place invited when there may be one."""
-        self._waiting[listener] = None
+        self._lobby.wait(listener, claim)
 
     def wait_no_more(self, listener: Listener) -> None:
         """Invite it no more. Idempotent."""
-        self._waiting.pop(listener, None)
+        self._lobby.leave(listener)
+
+    def rest(self, listener: Listener, channels: int) -> None:
+        """Keep some room for a session that gave its slots back and may want them again."""
+        self._lobby.rest(listener, channels)
+
+    def wake(self, listener: Listener) -> None:
+        """Keep no room for it any more. Idempotent."""
+        self._lobby.wake(listener)
 
     def send(self, command: link.Command, session: int) -> None:
         """Hand a command to the worker of a session; nothing when it has none (any more)."""
@@ -248,34 +242,43 @@ class Manager:
             place.worker.send(link.Drop(session))
             self._invite()
 
-    def _choose(self, channels: int, *, is_coming_back: bool) -> _Place:
-        fitting = [
-            place
-            for place in self._places
-            if place.free() >= channels and (is_coming_back or not place.is_standby)
-        ]
-        if not fitting or (self._waiting and not is_coming_back):
+    def _choose(self, command: link.Open, claim: Claim) -> Place:
+        fitting = self._fitting(command.channels, command.look_ahead, claim)
+        if not fitting:
+            why = "every slot of this server is taken"
             if not self.is_ready:
-                raise OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S)
-            raise OverCapacity("every slot of this server is taken", retry_after=RETRY_AFTER_S)
+                why = "no engine is ready"
+            raise OverCapacity(why, retry_after=RETRY_AFTER_S)
         # Two at random, not the least loaded of all: many gateways would all run to that one.
         two = self._rng.sample(fitting, min(2, len(fitting)))
-        return min(two, key=lambda place: place.streams)
+        return min(two, key=lambda place: place.busy())
+
+    def _fitting(self, channels: int, look_ahead: int, claim: Claim) -> list[Place]:
+        """Return the workers that may serve so many streams more."""
+        if claim is Claim.RESCUE:  # late is better than lost
+            return [place for place in self._places if place.free() >= channels]
+        places = [place for place in self._places if place.is_open and not place.is_standby]
+        streams = sum(place.free() + place.streams for place in places)
+        if claim is Claim.NEW:
+            connected = sum(place.streams for place in places) + self._lobby.resting_channels
+            if self._lobby.has_urgent or connected + channels > self._rules.overcommit * streams:
+                return []
+        spare = 0
+        if claim is not Claim.RETURN and places:
+            spare = self._lobby.reserve(streams // len(places), len(places))
+        return [p for p in places if p.fits(channels, look_ahead, spare=spare)]
 
     def _invite(self) -> None:
         """Let those who wait try again, in order, until one finds no place."""
-        while self._waiting and any(place.free() for place in self._places):
-            listener = next(iter(self._waiting))
-            del self._waiting[listener]
-            listener.invited()
-            if listener in self._waiting:
-                return
+        if not self._lobby.is_empty and any(place.free() for place in self._places):
+            for listener in self._lobby.invitations():
+                listener.invited()
 
-    def _detach(self, session: int) -> _Place | None:
+    def _detach(self, session: int) -> Place | None:
         place = self._home.pop(session, None)
         self._listeners.pop(session, None)
         if place is not None:
-            place.streams -= place.sessions.pop(session)
+            place.remove(session)
         return place
 
     # ---- workers
@@ -288,8 +291,8 @@ class Manager:
                 self._observer.hung(hang)
                 self._gone(place, WHY[hang])
 
-    async def _start(self, place: _Place) -> None:
-        place.watch = Watch()
+    async def _start(self, place: Place) -> None:
+        place.watch, place.costs = Watch(), Costs()
         try:
             await place.worker.start(
                 lambda report: self._hear(place, report), lambda reason: self._gone(place, reason)
@@ -297,18 +300,15 @@ class Manager:
         except OSError as error:
             self._gone(place, f"an engine process could not be started ({error.strerror})")
 
-    def _hear(self, place: _Place, report: link.Report) -> None:
+    def _hear(self, place: Place, report: link.Report) -> None:
         if place.state is not WorkerState.DOWN:  # or a killed worker said it before
             place.watch.heard(report)
             self._report(place, report)
 
-    def _report(self, place: _Place, report: link.Report) -> None:
+    def _report(self, place: Place, report: link.Report) -> None:
         match report:
             case link.Step():
-                place.slots_in_use = report.slots_in_use
-                self._observer.stepped(report)
-                self._hand_out(report)
-                self._invite()
+                self._stepped(place, report)
             case link.Saved(session=session):
                 if listener := self._listeners.get(session):
                     listener.saved(report)
@@ -330,6 +330,14 @@ class Manager:
                 logger.info("no engine", extra={"worker": place.number, "reason": reason})
                 self._changed.set()
 
+    def _stepped(self, place: Place, step: link.Step) -> None:
+        place.slots_in_use = step.slots_in_use
+        if self._rules.is_by_cost:
+            place.costs.heard(step)
+        self._observer.stepped(step)
+        self._hand_out(step)
+        self._invite()
+
     def _hand_out(self, step: link.Step) -> None:
         """Give each session its part of a step."""
         events = dict[int, list[tuple[int, Event]]]()
@@ -342,7 +350,7 @@ class Manager:
             if listener := self._listeners.get(session):
                 listener.stepped(happened, records.get(session, {}))
 
-    def _gone(self, place: _Place, reason: str) -> None:
+    def _gone(self, place: Place, reason: str) -> None:
         """Handle a worker's death: its sessions find other places, it is started again."""
         lost = [self._listeners[session] for session in place.sessions]
         place.slots_in_use = 0
@@ -364,7 +372,7 @@ class Manager:
         for listener in lost:
             listener.lost()
 
-    def _backoff_s(self, place: _Place) -> float:
+    def _backoff_s(self, place: Place) -> float:
         """Start one that was well at once; let one that dies again and again wait longer."""
         now = asyncio.get_running_loop().time()
         if place.state is WorkerState.READY and now - place.ready_s >= WELL_S:
@@ -373,7 +381,7 @@ class Manager:
         place.failures += 1
         return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (place.failures - 1))
 
-    def _relieve(self, place: _Place) -> None:
+    def _relieve(self, place: Place) -> None:
         """Put a standby in the place of a worker that died; that one is the standby then."""
         if place.is_standby:
             return
@@ -382,7 +390,7 @@ class Manager:
                 other.is_standby, place.is_standby = False, True
                 return
 
-    async def _restart(self, place: _Place, backoff_s: float) -> None:
+    async def _restart(self, place: Place, backoff_s: float) -> None:
         await self._sleep(backoff_s)
         await place.worker.close()
         place.worker = self._launch(place.number)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from server.manager import PlaceStatus
 from server.negotiation import class_of
+from server.place import PlaceStatus
 from server.worker import link
 from server.worker.heart import Hang
 

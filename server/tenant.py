@@ -1,18 +1,21 @@
-"""One session, wherever it is served: on a worker, on its way to another, or put away.
+"""One session, wherever it is served: on a worker, on its way to another, at rest, or put away.
 
 Does: keep its books (ledger), ask for snapshots, find another worker when one dies, alone when they
 die again and again, put the session away and bring it back; events reach the session once, finals
 behind their log entry (gate).
 Does not know: sockets, wires, how workers are chosen.
+
+Rest. A session that is still (stillness) gives its slots back although its client is there: with a
+snapshot, as if it were put away. So its state lies here, where a worker's death does not reach it,
+and it may return on any worker. What comes meanwhile is kept and counts as heard: silence by its
+length, anything else as it is. Its first sound, a finalize or a stop brings it back at once; when
+much has gathered that is not silence it comes back to have it decoded (``Claim.AIR``) and rests
+again.
 """
 
 import asyncio
-import itertools
 import logging
-import random
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -21,13 +24,16 @@ import msgspec
 from asr.events import Event, Progress
 from server.gate import Gate
 from server.ledger import Happening, Ledger, LedgerFull
-from server.manager import Manager
+from server.lives import Lives
+from server.lobby import Claim
+from server.stillness import Sound, Stillness
 from server.wire.errors import OverCapacity
 from server.worker import link
 
 logger = logging.getLogger(__name__)
 
 LOST = "the engine process that served this session ended; start a new session"
+NO_ROOM = "somebody speaks again, and no slot became free in time; start a new session"
 POISON = "this session ended engine processes again and again; it is not served any more"
 RETURN_WITHIN_S = 30.0
 """A session that found no new place by then ends."""
@@ -35,6 +41,12 @@ SUSPECT_DEATHS = 2
 """Workers that died under a session without progress in between: it is tried alone from now on."""
 MAX_DEATHS = 6
 """Of such a session in company; one on trial has its worker's death to itself."""
+AIR_S = 10
+"""Audio that a session at rest gathers before it is decoded."""
+AIR_SILENCE_S = 60
+"""The same of silence: a new snapshot lets the client forget its audio."""
+OVERDUE_S = 60
+"""A session at rest with so much audio does not wait behind others any more."""
 TRIAL_S = 5.0
 """A session on trial that neither killed its worker nor went on makes room for the next."""
 
@@ -59,28 +71,10 @@ class _State(Enum):
     SERVED = "served"
     WAITING = "waiting"
     """For room on a worker."""
+    RESTING = "resting"
+    """Without a worker; its client is there."""
     AWAY = "away"
-
-
-@dataclass(slots=True)
-class Lives:
-    """Shared by all tenants: the names of sessions on the link, one for each stay on a worker."""
-
-    manager: Manager
-    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
-    rng: random.Random = field(default_factory=random.Random)
-    suspects: "deque[Tenant]" = field(default_factory=deque)
-    """They wait until the one on trial is through: of those that died together one is guilty."""
-    trial: "Tenant | None" = None
-
-    def call_next(self) -> None:
-        """Try the next suspect soon, when all that died together are known, unless one is tried."""
-        asyncio.get_running_loop().call_soon(self._call_next)
-
-    def _call_next(self) -> None:
-        if self.trial is None and self.suspects:
-            self.trial = self.suspects.popleft()
-            self.trial.be_tried()
+    """Without a worker and a client."""
 
 
 class Tenant:
@@ -97,8 +91,20 @@ class Tenant:
         self._life: int | None = None
         self._state = _State.AWAY
         self._is_opened = is_begun
-        self._is_leaving = False
-        """To be put away with its next snapshot."""
+        self._leaving_to: _State | None = None
+        """Where to with its next snapshot."""
+        self._claim = Claim.RESCUE
+        """With which it returns."""
+        self._is_queued = False
+        self._loop = asyncio.get_running_loop()
+        self._still = Stillness(
+            ledger.opening,
+            after_s=lives.rest_after_s,
+            now=self._loop.time(),
+            is_begun=is_begun,
+        )
+        self._look: asyncio.TimerHandle | None = None
+        self._heard: asyncio.Handle | None = None
         self._deaths = self._done = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._verdict: asyncio.TimerHandle | None = None
@@ -112,7 +118,17 @@ class Tenant:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is asked of its worker that it has not answered."""
-        return not (self.ledger.is_asked or self._is_leaving)
+        return not (self.ledger.is_asked or self._leaving_to)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has given its slots back and its client is there."""
+        return self._state is _State.RESTING
+
+    @property
+    def has_nothing_to_say(self) -> bool:
+        """Whether a finalize would bring no word."""
+        return self.is_resting and not self._still.is_speaking
 
     # ---- the session's side
 
@@ -120,12 +136,23 @@ class Tenant:
         """Take slots for the first time; raises OverCapacity."""
         life = next(self._lives.numbers)
         named = msgspec.structs.replace(opening, session=life)
-        self._manager.attach(named, self)
+        self._manager.attach(named, self, Claim.NEW)
         self._life, self._state = life, _State.SERVED
+        self._look_later()
 
     def send(self, command: link.Command) -> None:
         """Hand a command on, now or when there is a worker again."""
+        sound = self._still.hear(command, now=self._loop.time())
+        is_rest_over = self._still.ends_rest(command, sound)
+        if self._state is _State.RESTING and not is_rest_over:
+            self._gather(command, sound)
+            return
         self.ledger.note(command)
+        if self._state is _State.RESTING:
+            self._return_with(Claim.RETURN)
+            return
+        if is_rest_over and self._leaving_to is _State.RESTING:
+            self._leaving_to = None
         self._send(command)
         if self._state is _State.SERVED and self.ledger.wants_snapshot():
             self._send(link.Checkpoint(0))
@@ -138,16 +165,17 @@ class Tenant:
 
     def put_away(self) -> None:
         """Give the slots back as soon as a snapshot holds all that was heard."""
-        if self._state is _State.WAITING or self.ledger.is_over:
+        if self._state in (_State.WAITING, _State.RESTING) or self.ledger.is_over:
             self._vacate(_State.AWAY)
         elif self._state is _State.SERVED:
-            self._is_leaving = True
+            self._leaving_to = _State.AWAY
             self._send(link.Checkpoint(0))
 
     def come_back(self) -> None:
         """Be served again, unless it is."""
-        self._is_leaving = False
+        self._leaving_to = None
         if self._state is _State.AWAY and not self.ledger.is_over:
+            self._claim = Claim.RESCUE
             self._go_on()
 
     def be_tried(self) -> None:
@@ -173,8 +201,10 @@ class Tenant:
         if done > self._done:  # a replay that comes as far as before is no progress
             self._done, self._deaths = done, 0
             self._let_go()
+        self._still.say(fresh)
         if not fresh:
             return
+        self._rest_if_still()
         if self.gate is None:
             self.say(fresh)
         else:
@@ -185,8 +215,12 @@ class Tenant:
         is_saved = self.ledger.saved(report)
         if is_saved and self.gate is not None:
             self.gate.snapshot(report.at, self.ledger.kept(with_snapshots=True))
-        if self._is_leaving:
-            self._vacate(_State.AWAY)
+        if self._leaving_to is _State.RESTING and not is_saved:
+            self._leaving_to = None
+        if self._leaving_to is not None:
+            if self._still.is_settled(self.ledger.at - report.at):
+                self.ledger.settle()
+            self._vacate(self._leaving_to)
 
     def failed(self, code: link.FailureCode, message: str) -> None:
         """End it."""
@@ -195,18 +229,21 @@ class Tenant:
 
     def lost(self) -> None:
         """Go on elsewhere: the worker died."""
-        self._life, self._state = None, _State.AWAY
+        self._life, self._state, self._claim = None, _State.AWAY, Claim.RESCUE
+        if self._leaving_to is _State.RESTING:
+            self._leaving_to = None
         is_tried = self._lives.trial is self
         if is_tried or self._lives.trial is None:
             self._deaths += 1
         if is_tried or self._deaths >= MAX_DEATHS:
             logger.error("session quarantined", extra={"deaths": self._deaths})
             self.failed("quarantined", POISON)
-        elif self._is_leaving or not self.ledger.is_over:
+        elif self._leaving_to or not self.ledger.is_over:
             self._go_on()
 
     def invited(self) -> None:
         """Try to find a place again."""
+        self._is_queued = False
         self._return()
 
     def say(self, events: Sequence[Happening]) -> None:
@@ -238,30 +275,41 @@ class Tenant:
         """Find a place and bring the session there, or wait for one."""
         life = next(self._lives.numbers)
         try:
-            opening, *rest = self.ledger.revive(life, now=asyncio.get_running_loop().time())
+            self._manager.check(self.ledger.opening, self._claim)
+            opening, *rest = self.ledger.revive(life, now=self._loop.time())
             assert isinstance(opening, link.Open)
-            self._manager.attach(opening, self, is_coming_back=True)
+            self._manager.attach(opening, self, self._claim)
         except LedgerFull:
             self.failed("internal", LOST)
             return
         except OverCapacity:
-            self._wait()
-            self._manager.await_room(self)
+            if self._claim is not Claim.AIR:
+                self._wait()
+            self._is_queued = True
+            self._manager.await_room(self, self._claim)
             return
         self._stop_waiting()
         self._life, self._state = life, _State.SERVED
         for command in rest:
             self._send(command)
-        if self._is_leaving:
+        if self._leaving_to:
             self._send(link.Checkpoint(0))
+        self._look_later()
 
     def _wait(self) -> None:
         self._state = _State.WAITING
         if self._deadline is None:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(RETURN_WITHIN_S, self.failed, "internal", LOST)
+            self._deadline = self._loop.call_later(RETURN_WITHIN_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._claim is Claim.RESCUE:
+            self.failed("internal", LOST)
+        else:
+            self.failed("over_capacity", NO_ROOM)
 
     def _stop_waiting(self) -> None:
+        self._manager.wake(self)
+        self._is_queued = False
         self._manager.wait_no_more(self)
         if self in self._lives.suspects:
             self._lives.suspects.remove(self)
@@ -271,10 +319,73 @@ class Tenant:
 
     def _vacate(self, state: _State) -> None:
         self._stop_waiting()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if self._life is not None:
             self._manager.release(self._life)
-        self._life, self._state, self._is_leaving = None, state, False
+        self._life, self._state, self._leaving_to = None, state, None
+        if state is _State.RESTING:
+            self._manager.rest(self, self.ledger.channels)
         self._let_go()
+
+    # ---- rest
+
+    def _look_later(self) -> None:
+        """Look after a while whether anything came; audio that comes is looked at as it does."""
+        after_s = self._lives.rest_after_s
+        if after_s and self._look is None:
+            silent_s = self._still.silent_s(now=self._loop.time())
+            wait_s = after_s - silent_s if silent_s < after_s else after_s
+            self._look = self._loop.call_later(wait_s, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look = None
+        self._rest_if_still()
+        if self._state is _State.SERVED:
+            self._look_later()
+
+    def _rest_if_still(self) -> None:
+        """Give the slots back as soon as a snapshot is here, if the session is still."""
+        is_free_to = self._state is _State.SERVED and self._leaving_to is None and self._is_opened
+        is_busy = self.ledger.is_asked or self.ledger.is_lost or self._lives.trial is self
+        if not self._lives.rest_after_s or not is_free_to or is_busy:
+            return
+        now, is_short = self._loop.time(), self._manager.is_short
+        if self._still.may_rest(self.ledger.at, now=now, is_short=is_short):
+            self._rest()
+
+    def _rest(self) -> None:
+        self._leaving_to = _State.RESTING
+        self._send(link.Checkpoint(0))
+
+    def _gather(self, command: link.Command, sound: Sound | None) -> None:
+        """Keep what came to a session at rest; it counts as heard."""
+        before = self.ledger.at
+        if sound is Sound.ZERO and isinstance(command, link.Audio):
+            self.ledger.hush(self.ledger.length(command))
+        else:
+            self.ledger.note(command)
+        if self.ledger.at > before and self._heard is None:
+            self._heard = self._loop.call_soon(self._tell_heard)  # not from within its own call
+        rate = self.ledger.opening.rate
+        if self.ledger.unheard > OVERDUE_S * rate:
+            self._return_with(Claim.RETURN)
+        elif self.ledger.unheard > AIR_S * rate or self.ledger.hushed > AIR_SILENCE_S * rate:
+            self._return_with(Claim.AIR)
+
+    def _tell_heard(self) -> None:
+        self._heard = None
+        if self._state is _State.RESTING:
+            stopped = self.ledger.stopped
+            heard = [c for c in range(self.ledger.channels) if c not in stopped]
+            self.say([(channel, Progress(self.ledger.at)) for channel in heard])
+
+    def _return_with(self, claim: Claim) -> None:
+        if claim is Claim.AIR and self._is_queued:
+            return
+        self._claim = claim
+        self._return()
 
     def _send(self, command: link.Command) -> None:
         if self._life is not None and not isinstance(command, link.Quit):

@@ -228,6 +228,8 @@ class Step(Value, frozen=True, tag=True):
     slots_in_use: int
     sessions: int
     records: tuple[Record, ...] = ()
+    frames: int = 0
+    """Encoder frames of each stream."""
 
 
 class Failed(Value, frozen=True, tag=True):

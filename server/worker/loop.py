@@ -288,6 +288,7 @@ class Host:
                 slots_in_use=self._told_slots,
                 sessions=len(self._sessions),
                 records=records,
+                frames=cost.frames if cost else 0,
             )
         )
 

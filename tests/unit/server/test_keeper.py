@@ -209,7 +209,7 @@ async def test_the_undisturbed_run_says_everything_once() -> None:
     assert " ".join(final.text for final in EXPECTED) == TEXT
 
 
-ACT = st.sampled_from(["kill", "kill in a step", "save", "return", "restart", "steal"])
+ACT = st.sampled_from(["kill", "kill in a step", "save", "return", "restart", "steal", "rest"])
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -254,6 +254,8 @@ class Play:
                 worker.kill()
         elif act == "save":
             self.house.keeper._tenants[self.number]._send(link.Checkpoint(0))
+        elif act == "rest":
+            self.rest()
         elif act == "return":
             if self.sent % 2:
                 self.house.keeper.put_away(self.number, self.client)
@@ -268,6 +270,12 @@ class Play:
             for packet in PACKETS[self.sent : self.sent + 12]:  # the old owner does not know yet
                 self.others[-1].keeper.send(link.Audio(before, packet, 0.0), before)
             await self.others[-1].settle()
+
+    def rest(self) -> None:
+        """Give the slots back at the worst of moments: whether it is still is not asked."""
+        one = self.house.keeper._tenants[self.number]
+        if one.is_served and one._leaving_to is None:
+            one._rest()
 
     async def come_back(self, number: int) -> None:
         keeper = self.house.keeper

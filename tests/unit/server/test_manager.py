@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from asr.events import Event, Progress
+from server.lobby import Claim
 from server.manager import Manager
 from server.metrics import Metrics
+from server.place import Rules
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
@@ -80,7 +82,7 @@ class House:
             self.launch,
             workers,
             observer=Metrics(),
-            standby=standby,
+            rules=Rules(standby=standby),
             rng=random.Random(1),
             sleep=self.sleep,
         )
@@ -225,7 +227,7 @@ async def test_a_standby_takes_no_new_session_and_replaces_a_worker_that_died() 
     assert house.streams() == [4, 0]
     assert not house.manager.has_room
     house.launched[0].exit("it ended")
-    house.manager.attach(opening(9, 1), Heard(), is_coming_back=True)
+    house.manager.attach(opening(9, 1), Heard(), Claim.RESCUE)
     house.attach(10)  # it is a worker like any other now
     assert house.streams() == [0, 2]
 
@@ -236,7 +238,7 @@ async def test_sessions_that_come_back_have_the_room_before_new_ones() -> None:
         house.attach(session)
     waiting = Heard()
     with pytest.raises(OverCapacity):
-        house.manager.attach(opening(9, 1), waiting, is_coming_back=True)
+        house.manager.attach(opening(9, 1), waiting, Claim.RESCUE)
     house.manager.await_room(waiting)
     house.manager.release(0)
     assert waiting.heard == ["invited"]
