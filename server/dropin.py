@@ -27,15 +27,24 @@ from server.wire.assemblyai import AssemblyServer
 from server.wire.deepgram import DeepgramServer
 from server.wire.errors import WireError
 from server.wire.flux import FluxServer
+from server.wire.kyutai import KyutaiServer
+from server.wire.nvidia_realtime import NvidiaServer, is_offered
 from server.wire.openai_realtime import RealtimeServer
 from server.wire.speechmatics import SpeechmaticsServer
 
 logger = logging.getLogger(__name__)
 
+
+def _realtime(hello: Hello) -> Adapter:
+    """Return the wire of a client of ``/v1/realtime``: NVIDIA's shows a token of its own form."""
+    return NvidiaServer(hello) if is_offered(hello) else RealtimeServer(hello)
+
+
 WEBSOCKETS: Mapping[str, Callable[[Hello], Adapter]] = {
     "/v1/listen": DeepgramServer,
     "/v2/listen": FluxServer,
-    "/v1/realtime": RealtimeServer,
+    "/v1/realtime": _realtime,
+    "/api/asr-streaming": KyutaiServer,
     "/v3/ws": AssemblyServer,
     "/v2": SpeechmaticsServer,
 }

@@ -21,7 +21,7 @@ from server.guard import Caller, Guard, query_of, status_of
 from server.http import Site
 from server.keys import MAX_TOKEN_S, Account
 from server.session import RETRY_AFTER_S
-from server.wire import deepgram_files, openai_files
+from server.wire import deepgram_files, nvidia_realtime, openai_files
 from server.wire.adapter import Adapter, Hello, Refused
 from server.wire.codec import JsonObject
 from server.wire.deepgram import format_of
@@ -40,6 +40,8 @@ MAX_HEARD = 4
 """Files that are decoded and heard at once: their audio waits in memory."""
 
 TOKENS_PATH = "/v1/tokens"
+MAX_SESSION_WAIT_S = 60
+"""From a session of NVIDIA's wire to its socket."""
 
 Failure = Callable[[Hello, int, str], JsonObject]
 
@@ -84,6 +86,9 @@ class Posts:
         if head.method == "POST" and head.path == TOKENS_PATH:
             await self._token(door, head, caller)
             return
+        if head.method == "POST" and head.path == nvidia_realtime.SESSIONS_PATH:
+            await self._session(door, head, caller)
+            return
         if head.method != "POST" or route is None:
             response = self._site.respond(head.method, head.path)
             await self._say(door, bytes(response.serialize()))
@@ -110,6 +115,18 @@ class Posts:
         except WireError as error:
             status, body = status_of(error), {"error": error.message}
         await self._say(door, json_answer(status.value, body, extra))
+
+    async def _session(self, door: Door, head: Head, caller: Caller) -> None:
+        """Give a client of NVIDIA's realtime wire its settings and what opens its socket."""
+        hello = self._dropins.hello(head.query, head.headers)
+        try:
+            await door.body(head)
+            token = self._guard.token(caller, MAX_SESSION_WAIT_S) or hello.name
+            status = HTTPStatus.OK
+            body = nvidia_realtime.new_session(hello, token, hello.born_s + MAX_SESSION_WAIT_S)
+        except WireError as error:
+            status, body = status_of(error), {"detail": error.message}
+        await self._say(door, json_answer(status.value, body, {"Cache-Control": "no-store"}))
 
     async def _guarded(
         self, door: Door, route: _Route, hello: Hello, head: Head, account: Account | None

@@ -290,7 +290,10 @@ class Adapter:
 
 
 class Growth:
-    """Text that may only be appended: the stable words of a segment, then the rest of its final."""
+    """Text that may only be appended: the stable words of a segment, then the rest of its final.
+
+    A final may write a word in another way than it was said: what was said stays said.
+    """
 
     def __init__(self) -> None:
         self._said: dict[tuple[int, int], str] = {}
@@ -307,7 +310,9 @@ class Growth:
 
     def _more(self, channel: int, segment: int, text: str) -> str:
         said = self._said.get((channel, segment), "")
-        if not text.startswith(said):
-            return ""  # a final that changed the case of a word: what was said stays said
-        self._said[channel, segment] = text
-        return text[len(said) :]
+        if text.startswith(said):
+            rest = text[len(said) :]
+        else:
+            rest = "".join(f" {word}" for word in text.split()[len(said.split()) :])
+        self._said[channel, segment] = said + rest
+        return rest

@@ -15,10 +15,11 @@ import msgspec
 MAX_CHARS = 512
 TOKEN_PREFIX = "rvt_"
 _SCHEMES = ("bearer", "token")
-_PREFIXES = ("auth.", "openai-insecure-api-key.")
-"""Of subprotocols that carry a key: a page cannot set headers. Ours and OpenAI's."""
-_FIELDS = ("token", "jwt")
-"""Of the query: ours and AssemblyAI's, Speechmatics'."""
+_PREFIXES = ("auth.", "openai-insecure-api-key.", "realtime-token.")
+"""Of subprotocols that carry a key: a page cannot set headers. Ours, OpenAI's and NVIDIA's."""
+_FIELDS = ("token", "jwt", "auth_id")
+"""Of the query: ours and AssemblyAI's, Speechmatics', Kyutai's."""
+_HEADER = "kyutai-api-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,10 @@ class Claims(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 def presented(headers: Mapping[str, str], query: Mapping[str, Sequence[str]]) -> Presented | None:
     """Return the key or token of a client; header names in lower case."""
-    text = _of_authorization(headers.get("authorization", "")) or _of_subprotocols(
-        headers.get("sec-websocket-protocol", "")
+    text = (
+        _of_authorization(headers.get("authorization", ""))
+        or _of_subprotocols(headers.get("sec-websocket-protocol", ""))
+        or headers.get(_HEADER, "").strip()
     )
     if text:
         return Presented(text) if len(text) <= MAX_CHARS else None

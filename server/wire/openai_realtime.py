@@ -8,8 +8,6 @@ A session of the engine begins with the first audio and ends when nothing is hea
 socket outlives it, so that a pooled one costs nothing.
 """
 
-import base64
-import binascii
 from collections import deque
 from typing import ClassVar
 
@@ -18,7 +16,7 @@ from server.wire.adapter import Adapter, Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.openai_session import Settings, expiry_of
-from server.wire.values import read_json, seconds
+from server.wire.values import base64_in, read_json, seconds
 
 MAX_EVENT_BYTES = 21 * 1024 * 1024
 """15 MiB of audio in base64, and its frame."""
@@ -147,13 +145,7 @@ class RealtimeServer(Adapter):
         self._say(f"{self._session_word}.updated", session=self._session())
 
     def _append(self, event: JsonObject) -> None:
-        text = event.get("audio")
-        if not isinstance(text, str):
-            raise BadRequest("audio must be base64", param="audio")
-        try:
-            data = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise BadRequest("audio must be base64", param="audio") from error
+        data = base64_in(event.get("audio"), "audio")
         if self.format is None:
             self._offset_ms, self._length_ms = self._offset_ms + self._length_ms, 0.0
             self.start(

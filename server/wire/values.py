@@ -4,6 +4,9 @@ Does: JSON <-> objects, numbers, audio formats, phrases, silences, spans.
 Does not know: any particular wire, connections, order.
 """
 
+import base64
+import binascii
+
 import msgspec
 
 from server.wire import messages as native
@@ -59,6 +62,16 @@ def integer_in(value: object, name: str) -> int:
     if number != int(number):
         raise BadRequest(f"{name} must be a whole number", param=name)
     return int(number)
+
+
+def base64_in(value: object, name: str) -> bytes:
+    """Return bytes from base64; raises BadRequest."""
+    if not isinstance(value, str):
+        raise BadRequest(f"{name} must be base64", param=name)
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"{name} must be base64", param=name) from error
 
 
 def text_in(value: object, default: str = "") -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from server.wire.codec import encode
 from server.wire.conversation import LEGAL, Audio, State
 from server.wire.deepgram import DeepgramServer
 from server.wire.flux import FluxServer
+from server.wire.kyutai import KyutaiServer
+from server.wire.nvidia_realtime import NvidiaServer
 from server.wire.openai_realtime import RealtimeServer
 from server.wire.riva import RivaServer
 from server.wire.sherpa import SherpaServer
@@ -28,8 +31,8 @@ from tests.unit.server.wire.foreign import final, hello, partial, ready, turn
 
 LONG = 20_000
 PCM = b"\1\0" * 40
-TEXT_WIRES = (DeepgramServer, FluxServer, RealtimeServer, VoskServer, SherpaServer, AssemblyServer, SpeechmaticsServer)  # noqa: E501  # fmt: skip
-BYTE_WIRES = (WyomingServer, RivaServer)
+TEXT_WIRES = (DeepgramServer, FluxServer, RealtimeServer, NvidiaServer, VoskServer, SherpaServer, AssemblyServer, SpeechmaticsServer)  # noqa: E501  # fmt: skip
+BYTE_WIRES = (WyomingServer, RivaServer, KyutaiServer)
 RIVA_START = pb.data(1, pb.data(1, pb.integer(1, 1) + pb.integer(2, 8_000)) + pb.integer(2, 1))
 APPEND = base64.b64encode(PCM).decode()
 PCM_IN = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16_000}
@@ -53,6 +56,14 @@ TEXTS: dict[type[Adapter], list[Any]] = {
         {"type": "input_audio_buffer.append", "audio": APPEND},
         {"type": "input_audio_buffer.commit"},
         {"type": "input_audio_buffer.clear"},
+    ],
+    NvidiaServer: [
+        {"type": "transcription_session.update", "session": {"input_audio_format": "none", "input_audio_params": {"sample_rate_hz": 8_000}}},  # noqa: E501
+        {"type": "transcription_session.update", "session": {"word_boosting": {"word_boosting_list": [{"phrases": ["a"], "boost": 1.0}]}}},  # noqa: E501
+        {"type": "input_audio_buffer.append", "audio": APPEND},
+        {"type": "input_audio_buffer.append", "audio": "UklGRg==", "runtime_config": {"force_eou": "true"}},  # noqa: E501
+        {"type": "input_audio_buffer.commit"},
+        {"type": "input_audio_buffer.done"},
     ],
     VoskServer: [
         {"config": {"sample_rate": 16_000, "max_alternatives": 1, "phrase_list": ["a"]}},
@@ -80,6 +91,17 @@ BYTES: dict[type[Adapter], list[bytes]] = {
         wyoming(Event("audio-stop")),
     ],
     RivaServer: [RIVA_START, pb.data(2, PCM)],
+    KyutaiServer: [
+        msgspec.msgpack.encode(message)
+        for message in (
+            {"type": "Audio", "pcm": [0.5, -0.25]},
+            {"type": "Audio", "pcm": [0.0] * 9},
+            {"type": "Audio", "pcm": [1e300]},
+            {"type": "Marker", "id": 3},
+            {"type": "Init"},
+            {"type": "OggOpus", "data": b"OggS"},
+        )
+    ],
 }
 QUERIES = {
     "encoding": ["linear16", "mulaw", "pcm_s16le", "", "opus"],
@@ -139,6 +161,8 @@ class Judge:
     def readable(self, frame: bytes) -> None:
         if isinstance(self.adapter, WyomingServer):
             assert Reader().push(frame)
+        elif isinstance(self.adapter, KyutaiServer):
+            assert msgspec.msgpack.decode(frame)["type"]
         else:
             pb.Fields(frame)
 

@@ -6,11 +6,13 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from asr.scripted import silence, utter
 from server.app import Running
@@ -285,3 +287,47 @@ async def test_a_port_that_is_taken_stops_the_start() -> None:
         with pytest.raises(Exception, match="cannot listen"):
             async with serving(vosk_port=server.addresses.port):
                 pass
+
+
+async def test_kyutai_answers_a_marker_however_much_silence_floods_in_behind_it() -> None:
+    quiet = {"type": "Audio", "pcm": [0.0] * 24_000}
+    sound = {"type": "Audio", "pcm": [0.1, -0.1] * 12_000}
+    async with serving(limits={"window_ms": 3_000}) as server:
+        async with connect(url(server, "/api/asr-streaming")) as socket:
+            for message in (quiet, sound, {"type": "Marker", "id": 5}, *[quiet] * 35):
+                await socket.send(msgspec.msgpack.encode(message))
+            answers = list[Any]()
+            while not answers or answers[-1]["type"] != "Marker":
+                answers.append(msgspec.msgpack.decode(bytes(await socket.recv(decode=False))))
+        await all_slots_free(server)
+    steps = [answer["step_idx"] for answer in answers if answer["type"] == "Step"]
+    assert answers[0] == {"type": "Ready"}
+    assert answers[-1]["id"] == 5
+    assert steps == list(range(len(steps)))
+    assert len(steps) <= 25  # two seconds: none of the flood
+
+
+async def test_nvidia_is_told_from_openai_by_the_token_of_its_session() -> None:
+    head = "POST /v1/realtime/transcription_sessions HTTP/1.1\nHost: here\nContent-Length: 2"
+    async with serving() as server:
+        status, answer = await post(server, head, b"{}")
+        session = json.loads(answer)
+        token = session["client_secret"]["value"]
+        offers = [Subprotocol("realtime"), Subprotocol(f"realtime-token.{token}")]
+        path = "/v1/realtime?intent=transcription"
+        async with connect(url(server, path), subprotocols=offers) as socket:
+            assert socket.subprotocol == "realtime"
+            assert json.loads(await socket.recv())["type"] == "conversation.created"
+            update = {"type": "transcription_session.update", "session": session}
+            await socket.send(json.dumps(update))
+            for piece in pieces():
+                audio = base64.b64encode(piece).decode()
+                append = {"type": "input_audio_buffer.append", "audio": audio}
+                await socket.send(json.dumps(append))
+                await socket.send('{"type":"input_audio_buffer.commit"}')
+            await socket.send('{"type":"input_audio_buffer.done"}')
+            answers = await rest(socket)
+        await all_slots_free(server)
+    assert status == 200
+    assert answers[-1]["is_last_result"]
+    assert answers[-1]["transcript"] == f"{FIRST} {SECOND}"

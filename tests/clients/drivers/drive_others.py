@@ -152,6 +152,70 @@ def speechmatics(host: str, path: str, rate: int) -> tuple[str, int]:
     return asyncio.run(run())
 
 
+def nvidia(host: str, path: str, rate: int) -> tuple[str, int]:
+    from riva.client.realtime import RealtimeClientASR
+
+    options: dict[str, Any] = dict.fromkeys(
+        ("ssl_client_cert", "ssl_client_key", "ssl_root_cert", "mint_api_key", "model_name")
+    )
+    options |= dict.fromkeys(("start_history", "stop_history", "stop_history_eou"), -1)
+    options |= dict.fromkeys(("start_threshold", "stop_threshold", "stop_threshold_eou"), -1.0)
+    options |= {
+        "server": host,
+        "endpoint": "/v1/realtime",
+        "query_params": "intent=transcription",
+        "use_ssl": False,
+        "language_code": "en-US",
+        "sample_rate_hz": rate,
+        "num_channels": 1,
+        "word_time_offsets": True,
+    }
+    client = RealtimeClientASR(SimpleNamespace(**options))
+
+    async def run() -> None:
+        await client.connect()
+        sending = asyncio.create_task(client.send_audio_chunks(pieces(Path(path).read_bytes())))
+        await client.receive_responses()
+        await sending
+        await client.disconnect()
+
+    asyncio.run(run())
+    return client.final_transcript, 0
+
+
+def kyutai(host: str, path: str, rate: int) -> tuple[str, int]:
+    """Written from the published messages: their client is a script, not a package."""
+    import array
+
+    import msgpack
+    from websockets.asyncio.client import connect
+
+    samples = array.array("h", Path(path).read_bytes())
+    frames = [samples[at : at + 1_920] for at in range(0, len(samples), 1_920)]
+
+    async def run() -> tuple[str, int]:
+        words, count = list[str](), 0
+        async with connect(f"ws://{host}/api/asr-streaming") as socket:
+
+            async def send(message: dict[str, Any]) -> None:
+                await socket.send(msgpack.packb(message, use_single_float=True))
+
+            for frame in frames:
+                await send({"type": "Audio", "pcm": [sample / 32_768 for sample in frame]})
+            await send({"type": "Marker", "id": 0})
+            for _ in range(5):
+                await send({"type": "Audio", "pcm": [0.0] * 24_000})
+            async for data in socket:
+                message, count = msgpack.unpackb(data), count + 1
+                if message["type"] == "Word":
+                    words.append(message["text"])
+                elif message["type"] == "Marker":
+                    break
+        return " ".join(words), count
+
+    return asyncio.run(run())
+
+
 RUNS = {
     "wyoming": (wyoming, "wyoming"),
     "vosk": (vosk, "vosk"),
@@ -159,8 +223,12 @@ RUNS = {
     "riva-file": (lambda *a: riva(*a, is_file=True), "nvidia-riva-client"),
     "assemblyai": (assemblyai, "assemblyai"),
     "speechmatics": (speechmatics, "speechmatics-rt"),
+    "nvidia": (nvidia, "nvidia-riva-client"),
+    "nvidia-file": (nvidia, "nvidia-riva-client"),
+    "kyutai": (kyutai, "msgpack"),
 }
 name, where, path, rate = sys.argv[1:]
 run, package = RUNS[name]
 text, messages = run(where, path, int(rate))
-print(json.dumps({"text": text, "messages": messages, "client": f"{package} {version(package)}"}))
+client = "our own, from Kyutai's messages" if name == "kyutai" else f"{package} {version(package)}"
+print(json.dumps({"text": text, "messages": messages, "client": client}))
