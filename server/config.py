@@ -65,6 +65,8 @@ class ServerConfig:
     max_connections: int = 1_000
     wyoming_port: int | None = None
     """Home Assistant's wire, for instance on 10300; None: off, as with the ports below."""
+    announce: bool = False
+    """Tell the local network where Wyoming's port is (mDNS; needs the extra ``announce``)."""
     vosk_port: int | None = None
     sherpa_port: int | None = None
     grpc_port: int | None = None
@@ -90,6 +92,8 @@ class ServerConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.keys and self.wyoming_port is not None:
             raise ConfigError("Wyoming has no keys: --wyoming-port and --keys exclude each other")
+        if self.announce and self.wyoming_port is None:
+            raise ConfigError("announce tells of the wyoming_port, and there is none")
         for name in ("standby", "rest_after_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")

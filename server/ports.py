@@ -22,6 +22,7 @@ from server.wire.vosk import VoskServer
 from server.wire.wyoming import WyomingServer
 
 if TYPE_CHECKING:
+    from server.announce import Announcement
     from server.grpc_port import GrpcPort
 
 READ_BYTES = 65_536
@@ -70,6 +71,7 @@ class Ports:
         self._dropins = dropins
         self._servers = dict[str, Server | asyncio.Server]()
         self._grpc: GrpcPort | None = None
+        self._announcement: Announcement | None = None
 
     def port_of(self, wire: str) -> int:
         """Return the port a wire listens on."""
@@ -91,9 +93,13 @@ class Ports:
             self._servers["sherpa"] = await self._websocket(SherpaServer, config.sherpa_port)
         if config.grpc_port is not None:
             await self._start_grpc()
+        if config.announce:
+            await self._announce()
 
     async def end(self) -> None:
         """End what outlives its talks."""
+        if self._announcement is not None:
+            await self._announcement.stop()
         if self._grpc is not None:
             await self._grpc.stop()
 
@@ -112,6 +118,14 @@ class Ports:
             raise OSError(None, "the gRPC port needs the package grpcio") from error
         self._grpc = GrpcPort(self._config, self._dropins)
         await self._grpc.start()
+
+    async def _announce(self) -> None:
+        try:
+            from server.announce import WYOMING, Announcement  # zeroconf is needed by nobody else
+        except ModuleNotFoundError as error:
+            raise OSError(None, "announcing needs the package zeroconf") from error
+        self._announcement = Announcement(WYOMING, self._config.host, self.port_of("wyoming"))
+        await self._announcement.start()
 
     def _refusal(self) -> Response | None:
         return self._dropins.refusal(self._dropins.hello("", {}))

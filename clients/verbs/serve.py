@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}-port", type=int, metavar="N", help=f"also speak {wire} on a port of its own"
         )
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        default=None,
+        help="let Home Assistant find the Wyoming port (mDNS; needs the extra 'announce')",
+    )
     add_model_arguments(parser)
 
 
@@ -84,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "store": args.store,
         "keys": args.keys,
         "opens_per_minute": args.opens_per_minute,
+        "announce": args.announce,
         "lm": args.lm,
         "lm_weight": args.lm_weight,
         "beam": args.beam,
