@@ -211,8 +211,9 @@ class Connection:
         """Carry what the session wants to where it belongs."""
         if self._close_code is not None:
             return
-        for command in self.session.commands_to_send():
-            self._command(command)
+        while commands := self.session.commands_to_send():
+            for command in commands:
+                self._command(command)
         self._say(self.session.messages_to_send())
         if agreed := self.session.agreement:
             latency = class_of(agreed.look_ahead)
@@ -245,7 +246,7 @@ class Connection:
             self._keeper.attach(command, self, self._account)
             self._is_attached = True
         except ServiceError as error:
-            self.session.fail(error)
+            self.session.refused(error)
 
     def _release(self) -> None:
         if self._is_attached:

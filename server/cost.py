@@ -6,9 +6,10 @@ Does not know: workers, sessions, clocks.
 
 The prediction. A chunk that just missed a step waits for it to end and for its own: two steps. The
 batch of a step is what arrived during the one before: T = sum(a) + T * sum(b n / period), so
-T = sum(a) / (1 - sum(b n / period)). Batches vary like counts do: two deviations are added. Streams
-of a longer look-ahead are due later and are overtaken; they are in time as long as the engine has
-time to spare. tests/unit/server/test_cost.py holds this against a simulation of the scheduler.
+T = sum(a) / (1 - sum(b n / period)). Batches vary like counts do: three deviations are added.
+Streams of a longer look-ahead are due later and are overtaken; they are in time as long as the
+engine has time to spare. tests/unit/server/test_cost.py holds this against a simulation of the
+scheduler.
 """
 
 import math
@@ -122,7 +123,7 @@ class Costs:
         for look_ahead, count in streams.items():
             if count and (line := self.line(look_ahead)):
                 batch = min(count, max(1.0, count * cycle / period_s(look_ahead)))
-                spread = max(spread, 2 * line[1] * math.sqrt(batch))
+                spread = max(spread, 3 * line[1] * math.sqrt(batch))
         return 2 * cycle + spread
 
     def allows(self, streams: Mapping[int, int]) -> bool:

@@ -27,7 +27,7 @@ from server.http import STREAM_PATH, Answer, Site, json_answer
 from server.keeper import Keeper, Ticket
 from server.keys import Account, Keyring, Scope
 from server.manager import Manager
-from server.metrics import CONTENT_TYPE, Metrics
+from server.metrics import CONTENT_TYPE, Metrics, Rest
 from server.negotiation import chunk_ms
 from server.ports import Ports
 from server.posts import Posts
@@ -251,8 +251,12 @@ class Gateway:
     def _figures(self) -> Answer:
         talks = [talk for c in self._connections if (talk := c.conversation()) is not None]
         talks += self._dropins.conversations()
+        kept = self._keeper.resting
         body = self._metrics.render(
-            self._manager.status(), talks, connections=len(self._connections) + len(self._dropins)
+            self._manager.status(),
+            talks,
+            connections=len(self._connections) + len(self._dropins),
+            rest=Rest(len(kept), sum(kept), self._manager.waiting),
         )
         return Answer(HTTPStatus.OK, CONTENT_TYPE, body)
 

@@ -30,6 +30,19 @@ class Conversation:
     outbox: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Sessions without a slot."""
+
+    sessions: int = 0
+    """That gave it back until somebody speaks."""
+    kept_bytes: int = 0
+    waiting: int = 0
+
+
+NOBODY = Rest()
+
+
 class Metrics:
     """One registry per server, so that two servers in one process do not mix."""
 
@@ -51,6 +64,18 @@ class Metrics:
         )
         self._outbox = Gauge(
             "rivulet_outbox_messages", "Messages waiting for clients", registry=registry
+        )
+        self._resting = Gauge(
+            "rivulet_sessions_resting", "Connected sessions without a slot", registry=registry
+        )
+        self._waiting = Gauge(
+            "rivulet_sessions_waiting", "Sessions that wait for a slot", registry=registry
+        )
+        self._resting_bytes = Gauge(
+            "rivulet_resting_bytes", "Memory kept of sessions that rest", registry=registry
+        )
+        self._busy = Gauge(
+            "rivulet_worker_busy", "Load of a worker: 1 is full", ["worker"], registry=registry
         )
         self._queued = Gauge(
             "rivulet_worker_queue_bytes",
@@ -129,8 +154,12 @@ class Metrics:
         conversations: Sequence[Conversation],
         *,
         connections: int,
+        rest: Rest = NOBODY,
     ) -> bytes:
         """Return all figures, gauges as of now."""
+        self._resting.set(rest.sessions)
+        self._waiting.set(rest.waiting)
+        self._resting_bytes.set(rest.kept_bytes)
         self._slots.set(sum(place.slots_in_use for place in places))
         self._ready.set(sum(place.state == "ready" for place in places))
         self._connections.set(connections)
@@ -138,6 +167,7 @@ class Metrics:
         for place in places:
             self._slots_of.labels(str(place.worker)).set(place.slots_in_use)
             self._queued.labels(str(place.worker)).set(place.queued_bytes)
+            self._busy.labels(str(place.worker)).set(place.busy)
         self._streams.clear()
         self._backlog.clear()
         for talk in conversations:

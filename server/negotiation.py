@@ -39,6 +39,8 @@ class Agreement:
     words: bool
     endpointing: Endpointing
     boost: link.Phrases = ()
+    is_flexible: bool = False
+    """Whether a longer chunk will do."""
 
     @property
     def chunk_ms(self) -> int:
@@ -89,6 +91,7 @@ def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
         words=start.words,
         endpointing=_checked(start.endpointing or Endpointing()),
         boost=_boost(start.boost or (), model) if model.alphabet else (),
+        is_flexible=start.flexible,
     )
 
 
@@ -125,6 +128,17 @@ def change(agreement: Agreement, wish: Configure, model: link.Model) -> Agreemen
         endpointing=agreement.endpointing if rules is None else _checked(rules, is_fatal=False),
         boost=agreement.boost if wish.boost is None else _boost(wish.boost, model, is_fatal=False),
     )
+
+
+def slower(agreement: Agreement, model: link.Model) -> Agreement | None:
+    """Return the same with the next longer chunk, for a client that bears one; None: there is none.
+
+    Longer chunks cost less: more streams share the fixed part of a step.
+    """
+    longer = [frames for frames in model.look_aheads if frames > agreement.look_ahead]
+    if not agreement.is_flexible or not longer:
+        return None
+    return replace(agreement, look_ahead=min(longer))
 
 
 def chunk_ms(look_ahead: int) -> int:

@@ -245,6 +245,17 @@ class Session:
         else:
             self._say(translation.to_wire(channel, event))
 
+    def refused(self, error: WireError) -> None:
+        """Wish for less where there is no room and the client bears it; else end."""
+        slower = None
+        if isinstance(error, OverCapacity) and self.agreement and self._model:
+            slower = negotiation.slower(self.agreement, self._model)
+        if slower is None:
+            self.fail(error)
+        else:
+            self.agreement = slower
+            self._command(slower.to_open(self.identity.number))
+
     def failed(self, code: link.FailureCode, message: str) -> None:
         """End: the worker gave us up, or is gone."""
         if code == "over_capacity":

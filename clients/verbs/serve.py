@@ -40,6 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--standby", type=int, metavar="N", help="warm workers more, for when one dies (default: 0)"
     )
     parser.add_argument(
+        "--rest-after",
+        type=float,
+        metavar="S",
+        help="seconds without speech after which a session gives its slot back until somebody "
+        "speaks again; 0: never (default: 5)",
+    )
+    parser.add_argument(
+        "--overcommit",
+        type=int,
+        metavar="N",
+        help="streams connected for each slot, those that rest included (default: 10)",
+    )
+    parser.add_argument(
+        "--admission",
+        choices=("cost", "slots"),
+        help="cost: refuse sessions that would make the words of others late, as measured while "
+        "running; slots: only when every slot is taken (default: cost)",
+    )
+    parser.add_argument(
         "--store",
         metavar="WHERE",
         help="sessions kept for clients that come back: memory, sqlite:PATH, redis://HOST:PORT "
@@ -87,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
         "workers": args.workers,
         "slots": args.slots,
         "standby": args.standby,
+        "rest_after_s": args.rest_after,
+        "overcommit": args.overcommit,
+        "admission": args.admission,
         "store": args.store,
         "keys": args.keys,
         "opens_per_minute": args.opens_per_minute,

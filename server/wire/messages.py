@@ -137,6 +137,8 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     v: Literal[1]
     audio: AudioFormat
     latency: LatencyClass | Chunk | None = None
+    flexible: bool = False
+    """Whether a longer chunk will do where there is no room for the wished one."""
     language: Language | None = None
     partials: PartialsMode | None = None
     words: bool = False

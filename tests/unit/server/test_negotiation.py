@@ -3,7 +3,7 @@
 import pytest
 
 from server.config import ServerConfig
-from server.negotiation import Agreement, agree, change, class_of, nearest
+from server.negotiation import Agreement, agree, change, class_of, nearest, slower
 from server.wire.errors import BadRequest, UnsupportedLanguage
 from server.wire.messages import (
     AudioFormat,
@@ -48,6 +48,17 @@ def test_chunk_ms_names_a_look_ahead_and_an_unknown_one_names_the_choices() -> N
 def test_a_class_the_model_lacks_becomes_the_nearest_that_is_not_slower() -> None:
     assert nearest(6, model((3, 1))) == 3
     assert nearest(1, model((6, 3))) == 3
+
+
+def test_only_a_flexible_client_gets_a_longer_chunk_and_the_next_one() -> None:
+    assert slower(agreed(ask(latency="low")), model()) is None
+    first = slower(agreed(ask(latency="low", flexible=True)), model())
+    assert first is not None
+    assert first.look_ahead == 6
+    last = slower(first, model())
+    assert last is not None
+    assert last.look_ahead == 13
+    assert slower(last, model()) is None
 
 
 def test_the_servers_default_is_for_clients_that_name_no_latency() -> None:
