@@ -8,8 +8,8 @@ stops at a mark until its fork is flushed, so nothing of the live stream overtak
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -27,39 +27,23 @@ from asr.events import (
 )
 from asr.interface import (
     FRAME_MS,
-    NO_BIASING,
-    SAMPLE_RATE_HZ,
-    Biasing,
     Emission,
     Samples,
     Token,
 )
 from asr.mediaclock import MediaClock
+from asr.options import ChannelOptions
 from asr.state import State
 from asr.tokenizer import Tokenizer
 from asr.transcript import Transcript, confidence_of, text_of
-from asr.turns import Decision, Endpointing, Loudness, Turns
-
-Partials = Literal["all", "stable", "none"]
+from asr.turns import Decision, Loudness, Turns
 
 _LONG_GAP_S = 2
 """A gap is fed as silence up to here; the rest only moves the clock."""
+_LIKELY_PIECES = 2
+"""So many open pieces begin a turn: a single one is often taken back."""
 _WORD_OVER_MS = 400
 """A word this long ago will not grow: it may be cut off at ``max_turn_ms``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelOptions:
-    """How one channel is recognised."""
-
-    look_ahead: int
-    rate: int = SAMPLE_RATE_HZ
-    language: str | None = None
-    partials: Partials = "all"
-    words: bool = True
-    """Whether finals carry their words."""
-    endpointing: Endpointing = field(default_factory=Endpointing)
-    biasing: Biasing = NO_BIASING
 
 
 @dataclass(slots=True)
@@ -107,6 +91,8 @@ class Channel:
         self._rev = 0
         self._shown = ("", "")
         self._progress = 0
+        self._open: tuple[Token, ...] = ()
+        """What the engine takes for likely behind the words."""
 
     def configure(self, options: ChannelOptions) -> None:
         """Go on with other options (look-ahead, rate and language stay)."""
@@ -240,12 +226,13 @@ class Channel:
         for frame in range(self._frames, emission.frames):
             if self._clock.pass_frame(frame):
                 events += self._publish("gap", "timeout", self._clock.ms(frame))
-            while tokens and tokens[0].frame <= frame:
+            while tokens and _decided(tokens[0]) <= frame:
                 events += self._token(tokens.popleft())
-            events += self._tick(frame)
+            events += self._tick(frame, is_open=_is_open((*tokens, *emission.open), frame))
         for token in tokens:  # a flush may say more at its last frame
             events += self._token(token)
         self._frames = max(self._frames, emission.frames)
+        self._open = emission.open
         if emission.finished:
             return events + self._stop()
         return events + self._partial() + self._advance()
@@ -261,14 +248,16 @@ class Channel:
             return []
         return [*self._turns.heard_word(self._transcript.start_ms, self._transcript.end_ms)]
 
-    def _tick(self, frame: int) -> list[Event]:
-        """Let the clock reach the end of this frame."""
+    def _tick(self, frame: int, *, is_open: bool) -> list[Event]:
+        """Let the clock reach the end of this frame; no turn ends while a piece of it is open."""
         now_ms = self._clock.ms(frame) + FRAME_MS
         # frame j of the engine ends with block j - 1 of the audio
         if self._loudness.is_voiced(frame - 1):
             self._turns.heard_voice(now_ms - FRAME_MS)
         events = self._heard(changed=self._transcript.settle(frame))
         match self._turns.decide(now_ms):
+            case Decision.SILENCE | Decision.EAGER if is_open:
+                pass
             case Decision.SILENCE:
                 events += self._publish("endpoint", "silence", now_ms)
             case Decision.TOO_LONG:
@@ -371,18 +360,28 @@ class Channel:
         return final
 
     def _partial(self) -> list[Event]:
+        words, events = self._likely(), list[Event]()
+        if self._open and words:
+            events += self._turns.heard_likely(words[0].start_ms, words[-1].end_ms)
         mode = self.options.partials
-        if mode == "none" or not self._transcript.has_words:
-            return []
-        words, stable_count = self._transcript.words, self._transcript.stable
-        stable = words[:stable_count]
+        stable = words[: self._transcript.stable]
         shown = stable if mode == "stable" else words
         state = (text_of(stable), text_of(shown))
-        if not shown or state == self._shown:
-            return []
+        if mode == "none" or not shown or state == self._shown:
+            return events
         self._rev, self._shown = self._rev + 1, state
         start_ms, end_ms = shown[0].start_ms, shown[-1].end_ms
-        return [Partial(self._segment, self._rev, *state, start_ms, end_ms)]
+        return [*events, Partial(self._segment, self._rev, *state, start_ms, end_ms)]
+
+    def _likely(self) -> tuple[Word, ...]:
+        """Return the unpublished words, with those that may yet change."""
+        if len(self._open) < _LIKELY_PIECES and not self._transcript.has_words:
+            return ()
+        copy = self._transcript.fork()
+        for token in self._open:
+            begin = self._clock.ms(token.frame)
+            copy.add(token, begin, begin + FRAME_MS)
+        return copy.words
 
     def _advance(self) -> list[Event]:
         done = self._clock.done_samples(self._frames)
@@ -390,3 +389,12 @@ class Channel:
             return []
         self._progress = done
         return [Progress(done)]
+
+
+def _decided(token: Token) -> int:
+    return token.frame if token.decided is None else token.decided
+
+
+def _is_open(tokens: Iterable[Token], frame: int) -> bool:
+    """Whether a piece was said by this frame of which the engine was not yet sure in it."""
+    return any(token.frame <= frame for token in tokens)

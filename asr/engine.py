@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from asr import snapshot
 from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
+from asr.decoder.base import Heard
 from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.batch import StepInput
 from asr.encoder.encoder import Encoder, Parts
@@ -36,7 +37,6 @@ from asr.interface import (
     Samples,
     StepStats,
     StreamingEngine,
-    Token,
     UnknownStream,
     UnsupportedLookAhead,
 )
@@ -47,8 +47,8 @@ from asr.tokenizer import Tokenizer
 
 LOUDEST = 32.0
 """Float samples are cut here (30 dB over full scale): caches stay finite whatever is sent."""
-LM_WEIGHT = 0.5
-"""Best on dev clips with rivulet-en, greedy and beam."""
+LM_WEIGHT = 0.6
+"""Best on dev with rivulet-en and a beam."""
 MAX_BEAM = 64
 FRONT_END = "preprocessor.featurizer."
 
@@ -63,10 +63,10 @@ class EngineConfig:
     decoder: Literal["auto", "rnnt", "ctc"] = "auto"
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
-    beam: int = 1
-    """Hypotheses of a search over the CTC head; 1: greedy."""
-    lm: str = ""
-    """A language model file made for this vocabulary; empty: none."""
+    beam: int | None = None
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 12 with a language model."""
+    lm: str = "auto"
+    """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
     """Its share where a stream names none; None: LM_WEIGHT."""
     limits: Limits = field(default_factory=Limits)
@@ -76,7 +76,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.slots < 1:
             raise ValueError(f"slots must be at least 1, not {self.slots}")
-        if not 1 <= self.beam <= MAX_BEAM:
+        if self.beam is not None and not 1 <= self.beam <= MAX_BEAM:
             raise ValueError(f"beam must be 1 to {MAX_BEAM}, not {self.beam}")
 
 
@@ -107,8 +107,9 @@ class Engine:
             precision=self._precision,
             head=config.decoder,
             beam=config.beam,
-            lm=config.lm,
+            lm={"auto": checkpoint.lm, "none": ""}.get(config.lm, config.lm),
             lm_weight=LM_WEIGHT if config.lm_weight is None else config.lm_weight,
+            parts=config.parts,
         )
         self._decoding = Decoding(checkpoint, tensors, setup)
         self._streams: dict[int, Stream] = {}
@@ -261,15 +262,17 @@ class Engine:
         step = self._batch(takes, list(plan.streams), plan.look_ahead, steps)
         x = self._encode(step, [stream.prompt or 0 for stream in streams])
         silent = [row for row, s in enumerate(streams) if s.frames <= s.decode_from]
-        tokens = self._decode(x, step, silent)
+        rows = self._decode(x, step, silent)
         if self.trace:
             for row, (slot, take) in enumerate(zip(plan.streams, takes, strict=True)):
                 self.trace(slot, x[row, : take.valid])
         emissions = []
-        for slot, stream, said in zip(plan.streams, streams, tokens, strict=False):
-            if stream.is_done():
-                said += self._decoding.flush(slot)
-            emissions.append(Emission(slot, stream.frames, tuple(said), stream.is_done()))
+        for slot, stream, heard in zip(plan.streams, streams, rows, strict=False):
+            tokens, is_done = heard.decided, stream.is_done()
+            if is_done:
+                tokens += self._decoding.flush(slot)
+            open_ = () if is_done else tuple(heard.open)
+            emissions.append(Emission(slot, stream.frames, tuple(tokens), is_done, open_))
         for emission in emissions:
             if emission.finished:
                 self.drop(emission.stream)
@@ -320,7 +323,7 @@ class Engine:
         ids = torch.tensor(prompts, device=self._device)
         return self._prompt(x, F.pad(ids, (0, len(x) - len(ids))))
 
-    def _decode(self, x_BTD: Tensor, step: StepInput, silent: list[int]) -> list[list[Token]]:
+    def _decode(self, x_BTD: Tensor, step: StepInput, silent: list[int]) -> list[Heard]:
         """Decode all rows but the silent ones, whose decoder is ahead of them."""
         first, valid_B = self._pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
         if silent:
@@ -373,7 +376,7 @@ def load_engine(
         from asr.reference import NemoEngine  # NeMo takes seconds to import and may be absent
 
         config = config or EngineConfig()
-        if config.lm or config.beam > 1:
+        if config.lm not in ("auto", "none") or (config.beam or 1) > 1:
             raise EngineError("a language model and a beam need our own engine")
         return NemoEngine.load(model, slots=config.slots)
     return Engine(load_checkpoint(model), config)

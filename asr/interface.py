@@ -87,6 +87,8 @@ class Token:
     id: int
     frame: int
     confidence: float
+    decided: int | None = None
+    """Frame in which a search made sure of it; None: in its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,14 @@ class Emission:
 
     ``frames`` is the total of encoder frames decoded since the stream began.
     ``finished`` is true once, when a finished stream has no frame left.
+    ``open`` is what a search takes for likely behind ``tokens``; the next emission may differ.
     """
 
     stream: int
     frames: int
     tokens: tuple[Token, ...]
     finished: bool = False
+    open: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +182,7 @@ class StreamingEngine(Protocol):
         ...
 
     def fork(self, stream: int) -> int:
-        """Copy a stream into another slot. Raises NoFreeSlot."""
+        """Copy a stream into another slot, what both heard so far settled. Raises NoFreeSlot."""
         ...
 
     def snapshot(self, stream: int) -> bytes:

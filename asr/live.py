@@ -8,7 +8,7 @@ Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like
 from dataclasses import replace
 
 from asr import state
-from asr.channel import Channel, ChannelOptions, Partials
+from asr.channel import Channel
 from asr.events import Event
 from asr.interface import (
     FRAME_SAMPLES,
@@ -19,6 +19,7 @@ from asr.interface import (
     Samples,
     StreamingEngine,
 )
+from asr.options import ChannelOptions, Partials
 from asr.turns import Endpointing
 
 __all__ = [

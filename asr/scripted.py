@@ -132,11 +132,17 @@ class ScriptedEngine:
     """A ``StreamingEngine`` whose streams say what ``utter`` wrote into the audio.
 
     ``delay_frames``: tokens come out that much later than they were said, as from a model that
-    waits for context; a finished stream says the late ones at its last frame.
+    waits for context; a finished stream says the late ones at its last frame. ``searches``: they
+    keep their frame and are open meanwhile, as in a beam.
     """
 
     def __init__(
-        self, *, slots: int = 8, look_aheads: tuple[int, ...] = (6, 0, 1, 13), delay_frames: int = 0
+        self,
+        *,
+        slots: int = 8,
+        look_aheads: tuple[int, ...] = (6, 0, 1, 13),
+        delay_frames: int = 0,
+        searches: bool = False,
     ) -> None:
         self._info = EngineInfo(
             model="scripted",
@@ -149,7 +155,7 @@ class ScriptedEngine:
             turn_tokens=frozenset(PIECES.index(piece) for piece in TURN_PIECES),
         )
         self._tokenizer = Tokenizer(pieces=PIECES)
-        self._delay = delay_frames
+        self._delay, self._searches = delay_frames, searches
         self._streams: dict[int, _Stream] = {}
         self._last_step: StepStats | None = None
 
@@ -288,9 +294,10 @@ class ScriptedEngine:
         while state.frames < last:
             tokens += self._decode_frame(state)
         if finished and state.late:  # the flush says what was still to come
-            tokens += [_token(token, max(0, last - 1)) for _, token in state.late]
+            tokens += [self._token(token, max(0, last - 1)) for _, token in state.late]
             state.late.clear()
-        return Emission(stream, state.frames, tuple(tokens), finished)
+        open_ = [self._token(token, due) for due, token in state.late] if self._searches else []
+        return Emission(stream, state.frames, tuple(tokens), finished, tuple(open_))
 
     def _decode_frame(self, state: _Stream) -> list[Token]:
         """Frame j hears cell j - 1: a real frame ends 200 samples after its own start."""
@@ -303,9 +310,15 @@ class ScriptedEngine:
         state.frames += 1
         if frame < state.decode_from:
             return []
-        said = [_token(token, frame) for due, token in state.late if due <= frame]
+        said = [self._token(token, due) for due, token in state.late if due <= frame]
         state.late = [(due, token) for due, token in state.late if due > frame]
         return said
+
+    def _token(self, token: int, due: int) -> Token:
+        sure = 0.5 + token % 50 / 100
+        if not self._searches:
+            return Token(token, due, sure)
+        return Token(token, max(0, due - self._delay), sure, due)
 
 
 def _read_cell(cell: Samples) -> int | None:
@@ -320,10 +333,6 @@ def _read_cell(cell: Samples) -> int | None:
         digits.append(_LEVELS.index(level))
     token = digits[0] * len(_LEVELS) + digits[1]
     return token if token < len(PIECES) else None
-
-
-def _token(token: int, frame: int) -> Token:
-    return Token(token, frame, 0.5 + token % 50 / 100)
 
 
 def _refuse(biasing: Biasing) -> None:

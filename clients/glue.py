@@ -48,11 +48,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("own", "nemo"), default="own", help="nemo: NeMo 3.0.0 runs the model"
     )
     group.add_argument(
-        "--lm", default="", metavar="FILE", help="a language model made by `rivulet lm train`"
+        "--lm",
+        default="auto",
+        metavar="FILE",
+        help="a language model made by `rivulet lm train`; auto: the model's own, if any; none",
     )
     group.add_argument("--lm-weight", type=float, metavar="W", help="its share, 0 to 10")
     group.add_argument(
-        "--beam", type=int, default=1, metavar="N", help="hypotheses searched over a CTC head"
+        "--beam",
+        type=int,
+        metavar="N",
+        help="hypotheses searched over a CTC head; 1: greedy (default: 12 with a language model)",
     )
 
 

@@ -29,10 +29,11 @@ class ModelChoice:
     look_ahead: int | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     backend: Literal["own", "nemo"] = "own"
-    lm: str = ""
-    """File of a language model; empty: none."""
+    lm: str = "auto"
+    """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
-    beam: int = 1
+    beam: int | None = None
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 12 with a language model."""
     boost: tuple[str, ...] = ()
     """Phrases to favour."""
     slots: int = 16

@@ -39,7 +39,7 @@ from asr.checkpoint.spec import (
 from asr.checkpoint.weights import checked_tensors, fingerprint
 from asr.tokenizer import Tokenizer
 
-CONFIDENCE = "confidence.json"
+CONFIDENCE, LANGUAGE_MODEL = "confidence.json", "lm.safetensors"
 _TYPICAL = "encoder.pre_encode.out.weight"
 _HEADS = ("joint.joint_net.2.weight", "joint.joint_net.1.weight")
 _CTC_HEADS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
@@ -109,7 +109,8 @@ def _load_own(folder: Path, name: str) -> Checkpoint:
     stored = read_safetensors(folder)
     spec = _nemo_spec(config, tokenizer, stored)
     checkpoint = _checkpoint(name, spec, stored, tokenizer, config, licence_of(folder))
-    return replace(checkpoint, confidence=_curve(folder))
+    lm = folder / LANGUAGE_MODEL
+    return replace(checkpoint, confidence=_curve(folder), lm=str(lm) if lm.is_file() else "")
 
 
 def _curve(folder: Path) -> Curve:

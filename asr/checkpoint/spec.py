@@ -93,6 +93,8 @@ class Checkpoint:
     languages: tuple[str, ...] = ("en",)
     confidence: Curve = field(default_factory=Curve)
     """From a token's probability to how often such a word is right."""
+    lm: str = ""
+    """File of the language model that came with it; empty: none did."""
 
 
 def bytes_per_stream(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> int:

@@ -3,12 +3,21 @@
 Does not know: encoders, text, streams beyond their slot.
 """
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from asr.interface import Token
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a stream says after a step: decided tokens; open ones, which may yet change."""
+
+    decided: list[Token] = field(default_factory=list)
+    open: list[Token] = field(default_factory=list)
 
 
 class Decoder(Protocol):
@@ -26,6 +35,10 @@ class Decoder(Protocol):
         """Take note that what a row favours has changed."""
         ...
 
+    def settle(self, slot: int) -> None:
+        """Let what is likely stand: nothing that was heard so far is decided otherwise."""
+        ...
+
     def flush(self, slot: int) -> list[Token]:
         """Return what a row that ends has heard and not yet told."""
         ...
@@ -40,8 +53,8 @@ class Decoder(Protocol):
 
     def step(
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
-    ) -> list[list[Token]]:
-        """Return the tokens of each row; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
+    ) -> list[Heard]:
+        """Return what each row says; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
         ...
 
 

@@ -215,13 +215,20 @@ class BoostPool:
 
     def look(self, slots_N: Tensor, states_N: Tensor) -> "Moves":
         """Look ahead from these states of the slots' automata."""
-        if self._union is None:
-            self._union = _Union(self._automata, len(self._state_S), self._vocabulary, self._device)
-        return self._union.look(slots_N, states_N)
+        return self._joined().look(slots_N, states_N)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return what ``look`` reads, by name; good until phrases of a slot change."""
+        return self._joined().arrays()
 
     def move(self, slots_N: Tensor, states_N: Tensor) -> None:
         """Put slots into the states that ``look`` named."""
         self._state_S[slots_N] = states_N
+
+    def _joined(self) -> "_Union":
+        if self._union is None:
+            self._union = _Union(self._automata, len(self._state_S), self._vocabulary, self._device)
+        return self._union
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +268,14 @@ class _Union:
         self._given_back = torch.cat([p.given_back for p in parts]).to(device)
         self._first_next = torch.stack([p.first_next for p in parts]).to(device)
         self._first_gain = torch.stack([p.first_gain for p in parts]).to(device)
+
+    def arrays(self) -> dict[str, Tensor]:
+        return {
+            "number_S": self._number_S, "base": self._base_K, "begin": self._begin,
+            "count": self._count, "piece": self._piece, "next": self._next, "gain": self._gain,
+            "given_back": self._given_back, "first_next": self._first_next,
+            "first_gain": self._first_gain,
+        }  # fmt: skip
 
     def look(self, slots_N: Tensor, states_N: Tensor) -> Moves:
         number = self._number_S[slots_N]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
-from asr.decoder.base import confidence
+from asr.decoder.base import Heard, confidence
 from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
@@ -44,6 +44,9 @@ class CtcDecoder:
     def rebias(self, slot: int) -> None:
         """Go on: the next frame asks anew what the row favours."""
 
+    def settle(self, slot: int) -> None:
+        """Nothing is open."""
+
     def flush(self, slot: int) -> list[Token]:
         """Nothing is held back."""
         return []
@@ -58,7 +61,7 @@ class CtcDecoder:
 
     def step(
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
-    ) -> list[list[Token]]:
+    ) -> list[Heard]:
         """Decode every valid frame of the batch at once."""
         logits = self._head(x_BTD).float()
         label = logits.argmax(-1)
@@ -77,12 +80,12 @@ class CtcDecoder:
         found = label[rows, times]
         sure = confidence(logits[rows, times], found)
         frames = first_frame_B[rows] + times
-        tokens: list[list[Token]] = [[] for _ in range(len(label))]
+        rows_heard = [Heard() for _ in label]
         for row, token, frame, score in zip(
             rows.tolist(), found.tolist(), frames.tolist(), sure.tolist(), strict=True
         ):
-            tokens[row].append(Token(token, frame, score))
-        return tokens
+            rows_heard[row].decided.append(Token(token, frame, score))
+        return rows_heard
 
     def _favoured(self, logits_NTV: Tensor, slots_N: Tensor, valid_N: Tensor) -> Tensor:
         """Return the labels [N, T] of rows that favour something, frame by frame."""

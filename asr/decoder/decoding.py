@@ -9,19 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from asr.checkpoint.spec import Checkpoint
 from asr.decoder import ngram
-from asr.decoder.base import Decoder
+from asr.decoder.base import Decoder, Heard
 from asr.decoder.beam import CtcBeamDecoder
 from asr.decoder.ctc import CtcDecoder
 from asr.decoder.fusion import Fusion
+from asr.decoder.native_search import make_search
 from asr.decoder.rnnt import RnntDecoder
 from asr.encoder.linear import Precision
 from asr.interface import Biasing, EngineError, Token
 
 Head = Literal["auto", "rnnt", "ctc"]
+BEAM = 12
+"""Hypotheses of a search that nobody gave a number: 0.3 points of WER better on dev than 8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +35,13 @@ class Setup:
     slots: int
     precision: Precision
     head: Head
-    beam: int
-    """Hypotheses of a search; 1: greedy."""
+    beam: int | None
+    """Hypotheses of a search; 1: greedy; None: BEAM where a language model meets a CTC head."""
     lm: str
     """File of a language model; empty: none."""
     lm_weight: float
+    parts: str
+    """``plain``: the search in torch, even where C++ could be compiled."""
 
 
 class Decoding:
@@ -43,15 +49,19 @@ class Decoding:
 
     def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], setup: Setup) -> None:
         spec, tokenizer, slots = checkpoint.spec, checkpoint.tokenizer, setup.slots
-        device = next(iter(tensors.values())).device
+        name = _pick_head(setup.head, checkpoint, setup.beam or 1)
+        beam = setup.beam or (BEAM if name == "ctc" and setup.lm else 1)
+        device = next(iter(tensors.values())).device if beam == 1 else torch.device("cpu")
         lm = ngram.load(Path(setup.lm), tokenizer.pieces) if setup.lm else None
         fusion = Fusion(tokenizer, slots=slots, device=device, lm=lm, lm_weight=setup.lm_weight)
         parts = tensors, spec, fusion
-        precision, name = setup.precision, _pick_head(setup.head, checkpoint, setup.beam)
+        precision = setup.precision
         decoder: Decoder
-        if setup.beam > 1:
-            decoder = CtcBeamDecoder(*parts, slots=slots, precision=precision, width=setup.beam)
-            name = f"{name}-beam{setup.beam}"
+        if beam > 1:
+            is_native = setup.parts == "auto"
+            search = make_search(fusion, width=beam, blank=spec.blank, is_native=is_native)
+            decoder = CtcBeamDecoder(*parts, slots=slots, precision=precision, search=search)
+            name = f"{name}-beam{beam}"
         elif name == "rnnt":
             decoder = RnntDecoder(*parts, slots=slots, precision=precision)
         else:
@@ -79,7 +89,8 @@ class Decoding:
         self._decoder.clear(slot)
 
     def copy(self, source: int, target: int) -> None:
-        """Copy a slot."""
+        """Copy a slot; what both have heard is settled, so that neither takes it otherwise."""
+        self._decoder.settle(source)
         self._fusion.copy(source, target)
         self._decoder.copy(source, target)
 
@@ -105,17 +116,17 @@ class Decoding:
 
     def flush(self, slot: int) -> list[Token]:
         """Return what a stream that ends has heard and not yet told."""
-        return [self._rated(token) for token in self._decoder.flush(slot)]
+        return self._rated(self._decoder.flush(slot))
 
     def step(
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
-    ) -> list[list[Token]]:
-        """Return the tokens of each row; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
+    ) -> list[Heard]:
+        """Return what each row says; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
         rows = self._decoder.step(x_BTD, slots_B, valid_B, first_frame_B)
-        return [[self._rated(token) for token in row] for row in rows]
+        return [Heard(self._rated(row.decided), self._rated(row.open)) for row in rows]
 
-    def _rated(self, token: Token) -> Token:
-        return replace(token, confidence=self._confidence(token.confidence))
+    def _rated(self, tokens: list[Token]) -> list[Token]:
+        return [replace(token, confidence=self._confidence(token.confidence)) for token in tokens]
 
 
 def _pick_head(wanted: Head, checkpoint: Checkpoint, beam: int) -> str:

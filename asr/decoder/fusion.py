@@ -175,6 +175,19 @@ class Fusion:
         weight = self._lm_weight_S[slots_N]
         return Hints(moves.gain, moves.lift, moves.next, lm, lm_next, moves.rest, weight)
 
+    @property
+    def lm_weights(self) -> Tensor:
+        """Share of the language model by slot."""
+        return self._lm_weight_S
+
+    def lm_tables(self) -> dict[str, Tensor]:
+        """Return the language model in rows, nothing where there is none."""
+        return self._lm.packed() if self._lm else {}
+
+    def phrase_tables(self) -> dict[str, Tensor]:
+        """Return the arrays of all phrases in use; good until a slot's are changed."""
+        return self._boost.arrays()
+
     def advance(self, slots_N: Tensor, pieces_N: Tensor, hints: Hints) -> None:
         """Let slots say pieces; ``hints`` is what ``look`` said of them before."""
         self._boost.move(slots_N, hints.boost_next.gather(1, pieces_N[:, None]).squeeze(1))

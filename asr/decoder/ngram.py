@@ -128,6 +128,17 @@ class NgramModel:
             following = following.scatter(1, label, self._state_of[child])
         return log_prob[:, :-1], following[:, :-1]
 
+    def packed(self) -> dict[str, Tensor]:
+        """Return what ``look`` reads in rows of 32-bit words, so that a row is one cache line.
+
+        ``child`` [nodes, 3]: label, next state, log probability; ``state`` [inner nodes, 4]: first
+        child, number of children, suffix, back-off. Reals keep their bits.
+        """
+        inner = len(self._back_off)
+        child = (self._label, self._state_of, self._log_prob)
+        state = (self._begin, self._count, self._suffix[:inner], self._back_off)
+        return {"child": _in_rows(child), "state": _in_rows(state)}
+
     def path(self, state: int) -> list[int]:
         """Return the labels that lead to a state; the start of a stream is the label V."""
         labels = []
@@ -157,6 +168,11 @@ class NgramModel:
         head |= {"order": str(tables.order), "labels": str(tables.vocabulary)}
         tensors = {name: getattr(tables, name) for name in _TENSORS}
         save_file(tensors, path, metadata=head)
+
+
+def _in_rows(columns: Iterable[Tensor]) -> Tensor:
+    words = [c.view(torch.int32) if c.is_floating_point() else c.int() for c in columns]
+    return torch.stack(words, 1).contiguous()
 
 
 _TENSORS = ("label", "log_prob", "back_off", "children")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asr.checkpoint.spec import ModelSpec
-from asr.decoder.base import confidence
+from asr.decoder.base import Heard, confidence
 from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
@@ -107,6 +107,9 @@ class RnntDecoder:
     def rebias(self, slot: int) -> None:
         """Go on: the next frame asks anew what the row favours."""
 
+    def settle(self, slot: int) -> None:
+        """Nothing is open."""
+
     def flush(self, slot: int) -> list[Token]:
         """Nothing is held back."""
         return []
@@ -127,13 +130,13 @@ class RnntDecoder:
 
     def step(
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
-    ) -> list[list[Token]]:
+    ) -> list[Heard]:
         """Decode every valid frame of the batch."""
         encoded = self._encoder_side(x_BTD).float()
         steps = torch.arange(x_BTD.shape[1], device=x_BTD.device)
         at = torch.zeros_like(valid_B)  # the frame each row stands on
         symbols = torch.zeros_like(valid_B)  # already emitted on that frame
-        tokens: list[list[Token]] = [[] for _ in range(len(x_BTD))]
+        rows = [Heard() for _ in x_BTD]
         active = torch.nonzero(valid_B > 0).squeeze(1)
         while len(active):
             g = self._g_SJ[slots_B[active]]
@@ -158,8 +161,8 @@ class RnntDecoder:
             for row, token, time, score in zip(
                 active.tolist(), chosen.tolist(), times.tolist(), sure.tolist(), strict=True
             ):
-                tokens[row].append(Token(token, time, score))
-        return tokens
+                rows[row].decided.append(Token(token, time, score))
+        return rows
 
     def _labels(self, logits_NTV: Tensor, slots_N: Tensor) -> Tensor:
         """Return the best label of each frame, in the light of what the rows favour."""

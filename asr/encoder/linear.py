@@ -1,7 +1,7 @@
 """Linear layers prepared once for the precision they run in.
 
-Does: weights -> a callable that returns the compute type; weights are packed for oneDNN where that
-pays, an activation rides along.
+Does: weights -> a callable that returns the compute type; weights are packed where that pays (bf16
+on AMX: by ``product``, else for oneDNN), an activation rides along.
 Does not know: what the layer is for.
 """
 
@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from asr.encoder.product import TiledLinear, can_tile
 
 Precision = Literal["fp32", "bf16"]
 Activation = Literal["none", "relu", "swish"]
@@ -48,6 +50,8 @@ def make_linear(
     dtype = DTYPES[precision]
     weight = weight.flatten(1).to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
+    if precision == "bf16" and can_tile(weight):
+        return TiledLinear(weight, bias, activation)
     is_worth_packing = precision == "bf16" or weight.numel() >= PACK_FROM
     if weight.is_cuda or not is_worth_packing:
         act = ACTIVATIONS[activation]

@@ -23,10 +23,11 @@ class EngineSpec:
     backend: Backend = "own"
     precision: Precision = "auto"
     slots: int = 64
-    lm: str = ""
-    """File of a language model; empty: none."""
+    lm: str = "auto"
+    """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
-    beam: int = 1
+    beam: int | None = None
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 12 with a language model."""
     look_ahead: int | None = None
     """Class that is warm first; None: the model's default."""
 

@@ -15,11 +15,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from asr.channel import ChannelOptions
 from asr.encoder.linear import Precision, make_linear
 from asr.engine import EngineConfig, load_engine
 from asr.interface import Emission, StreamingEngine
 from asr.live import Recognizer
+from asr.options import ChannelOptions
 from tests.equivalence.models import audio
 
 FRAME_SAMPLES = 1_280

@@ -144,7 +144,7 @@ def fusion(job: Job) -> dict[str, Any]:
     """Errors on the clean set: greedy, with the language model, with a beam and both."""
     found: dict[str, float] = {}
     for name, lm, beam in (
-        ("greedy", "", 1), ("lm", job.lm, 1), ("beam", "", BEAM), ("beam_lm", job.lm, BEAM),
+        ("greedy", "none", 1), ("lm", job.lm, 1), ("beam", "none", BEAM), ("beam_lm", job.lm, BEAM),
     ):  # fmt: skip
         config = EngineConfig(slots=16, lm=lm, beam=beam)
         found[name] = round(_total(job, config, CLEAN, lambda _: NO_BIASING).wer, 4)

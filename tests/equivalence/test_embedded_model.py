@@ -29,7 +29,7 @@ def test_real_speech_through_the_embedded_model_equals_nemo_offline(
     look_aheads = checkpoint.spec.look_aheads
     said = [Utterance(samples, look_ahead) for samples in speech[:4] for look_ahead in look_aheads]
     for head in [name for name in ("rnnt", "ctc") if getattr(checkpoint.spec, f"has_{name}")]:
-        config = EngineConfig(slots=8, precision="fp32", decoder=head)
+        config = EngineConfig(slots=8, precision="fp32", decoder=head, lm="none")
         heard = Player(Engine(checkpoint, config), said, Traffic(seed=9)).play()
         total = 0
         for one in heard:
@@ -49,7 +49,7 @@ def test_the_nemo_backend_says_what_our_engine_says(
     nemo: Any, speech: list[NDArray[np.float32]], look_ahead: int
 ) -> None:
     said = [Recording(str(i), samples[: 16_000 * 6]) for i, samples in enumerate(speech[:2])]
-    ours = Engine(load_checkpoint(), EngineConfig(slots=2, precision="fp32"))
+    ours = Engine(load_checkpoint(), EngineConfig(slots=2, precision="fp32", lm="none"))
     theirs = NemoEngine(nemo, slots=2)
     assert theirs.info.look_aheads == ours.info.look_aheads
     texts = [

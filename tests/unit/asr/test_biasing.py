@@ -17,7 +17,7 @@ Babble = Callable[[float, int], Samples]
 Maker = Callable[..., Checkpoint]
 Labels = list[tuple[int, int]]
 FAVOURED = Biasing(phrases=(Phrase("bce", 6.0), Phrase("hgk", 6.0), Phrase("li", 6.0)))
-DECODERS: list[dict[str, Any]] = [{"decoder": "rnnt"}, {"decoder": "ctc"}, {"beam": 4}]
+DECODERS: list[dict[str, Any]] = [{"decoder": "rnnt"}, {"decoder": "ctc", "beam": 1}, {"beam": 4}]
 
 
 @pytest.fixture(params=DECODERS, ids=["rnnt", "ctc", "beam"])
@@ -98,9 +98,9 @@ def test_forks_and_snapshots_go_on_as_the_stream_does(
     elsewhere: dict[int, Labels] = {restored: before[:]}
     run(engine, said)
     run(moved, elsewhere)
-    assert (
-        said[stream] == said[fork] == elsewhere[restored] == whole(make_engine(), audio, FAVOURED)
-    )
+    assert said[stream] == said[fork] == elsewhere[restored]
+    if "beam" not in engine.info.decoder:  # a fork settles what a search had left open
+        assert said[stream] == whole(make_engine(), audio, FAVOURED)
 
 
 def test_a_record_goes_on_with_the_phrases_of_the_reopened_stream(

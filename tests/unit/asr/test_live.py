@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from asr.channel import Channel
 from asr.events import (
     EagerEnd,
     Event,
@@ -21,7 +23,7 @@ from asr.events import (
     TurnResumed,
     TurnStart,
 )
-from asr.interface import NoFreeSlot, Samples, UnsupportedLookAhead
+from asr.interface import Emission, NoFreeSlot, Samples, Token, UnsupportedLookAhead
 from asr.live import (
     MAX_WAITING_FINALIZES,
     ChannelOptions,
@@ -31,8 +33,9 @@ from asr.live import (
     TooManyRequests,
     UnknownChannel,
 )
-from asr.scripted import ENDINGS, WORDS, ScriptedEngine, silence, utter
+from asr.scripted import ENDINGS, WORDS, ScriptedEngine, silence, tokens_of, utter
 
+PIECES_OF_SCRIPT = ScriptedEngine().tokenizer
 TURN_MOVES: dict[type[Event], tuple[str, str]] = {
     TurnStart: ("idle", "open"),
     EagerEnd: ("open", "eager"),
@@ -138,6 +141,7 @@ def heard(
     pieces: Iterable[Samples | str],
     *,
     delay_frames: int = 0,
+    searches: bool = False,
     options: ChannelOptions | None = None,
     steps: Iterable[int] = (),
 ) -> Judge:
@@ -146,7 +150,8 @@ def heard(
     ``steps``: engine steps after each piece; without, all that are to be done.
     """
     counts = iter(steps)
-    listener = Listener(ScriptedEngine(slots=4, delay_frames=delay_frames))
+    engine = ScriptedEngine(slots=4, delay_frames=delay_frames, searches=searches)
+    listener = Listener(engine)
     channel = listener.open(options or ChannelOptions(look_ahead=1))
     for piece in pieces:
         if isinstance(piece, str):
@@ -198,6 +203,7 @@ def test_a_sentence_becomes_partials_a_final_and_a_turn() -> None:
     look_ahead=st.sampled_from((0, 1, 6, 13)),
     delay=st.integers(0, 4),
     rate=st.sampled_from((8000, 16000, 44100)),
+    searches=st.booleans(),
 )
 def test_finals_together_are_all_that_was_said(
     spoken: list[tuple[str, str, int]],
@@ -205,6 +211,8 @@ def test_finals_together_are_all_that_was_said(
     look_ahead: int,
     delay: int,
     rate: int,
+    *,
+    searches: bool,
 ) -> None:
     texts = [word + ending for word, ending, _ in spoken]
     audio = np.concatenate(
@@ -217,6 +225,7 @@ def test_finals_together_are_all_that_was_said(
     judge = heard(
         cut(audio, sizes),
         delay_frames=delay,
+        searches=searches,
         options=ChannelOptions(look_ahead=look_ahead, rate=rate),
     )
     assert judge.words == texts
@@ -229,6 +238,7 @@ def test_finals_together_are_all_that_was_said(
     look_ahead=st.sampled_from((0, 1, 6, 13)),
     delay=st.integers(0, 4),
     steps=st.lists(st.integers(0, 3), max_size=16),
+    searches=st.booleans(),
 )
 def test_finalizing_between_words_neither_loses_nor_repeats_a_word(
     spoken: list[tuple[str, str, int]],
@@ -236,6 +246,8 @@ def test_finalizing_between_words_neither_loses_nor_repeats_a_word(
     look_ahead: int,
     delay: int,
     steps: list[int],
+    *,
+    searches: bool,
 ) -> None:
     pieces: list[Samples | str] = []
     texts = []
@@ -245,7 +257,7 @@ def test_finalizing_between_words_neither_loses_nor_repeats_a_word(
         if asked[number]:
             pieces.append(str(number))
     options = ChannelOptions(look_ahead=look_ahead)
-    judge = heard(pieces, delay_frames=delay, options=options, steps=steps)
+    judge = heard(pieces, delay_frames=delay, searches=searches, options=options, steps=steps)
     assert judge.words == texts
     answered = [e.req for e in judge.events if isinstance(e, Finalized)]
     assert answered == [piece for piece in pieces if isinstance(piece, str)]
@@ -481,9 +493,11 @@ def test_misuse_has_its_own_errors() -> None:
 class LiveMachine(RuleBasedStateMachine):
     """Any calls in any order: legal events, answers to all, no slot left behind."""
 
+    engine = staticmethod(partial(ScriptedEngine, slots=4, delay_frames=2))
+
     def __init__(self) -> None:
         super().__init__()
-        self.listener = Listener(ScriptedEngine(slots=4, delay_frames=2))
+        self.listener = Listener(self.engine())
         self.live: list[int] = []
         self.asked: dict[int, list[str]] = {}
         self.stopped: list[int] = []
@@ -575,11 +589,72 @@ class LiveMachine(RuleBasedStateMachine):
             assert answered == self.asked[channel]
 
 
+class SearchingMachine(LiveMachine):
+    """The same over an engine that keeps tokens open."""
+
+    engine = staticmethod(partial(ScriptedEngine, slots=4, delay_frames=3, searches=True))
+
+
 TestLiveMachine = LiveMachine.TestCase
 TestLiveMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestSearchingMachine = SearchingMachine.TestCase
+TestSearchingMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+def test_open_words_are_shown_at_once_and_published_when_they_are_decided() -> None:
+    options = ChannelOptions(look_ahead=0, endpointing=Endpointing(silence_ms=200))
+    audio = [utter("turn on", pause_frames=2), silence(1_600)]
+    judge = heard(audio, delay_frames=8, searches=True, options=options)
+    first = judge.of(Partial)[0]
+    assert isinstance(first, Partial) and (first.stable, first.text) == ("", "turn on")
+    kinds = [type(e) for e in judge.events if not isinstance(e, Progress)]
+    assert kinds.index(TurnStart) < kinds.index(Partial)
+    assert [final.text for final in judge.finals] == ["turn on"], "no turn ends on open words"
+
+
+def test_open_words_that_are_taken_back_leave_no_final() -> None:
+    channel = Channel(0, ChannelOptions(look_ahead=1), ScriptedEngine().tokenizer)
+    open_ = tuple(Token(token, 1, 0.5, 1) for token in tokens_of("turn on"))
+    channel.audio(silence(4_000))
+    channel.receive(Emission(0, 2, (), open=open_))
+    assert [type(event) for event in channel.read()] == [TurnStart, Partial, Progress]
+    channel.receive(Emission(0, 40, ()))
+    ended = [event for event in channel.read() if not isinstance(event, Progress)]
+    assert [(type(e), getattr(e, "text", None)) for e in ended] == [(TurnEnd, "")]
 
 
 def test_a_word_that_only_the_end_of_the_stream_brings_out_is_published() -> None:
     audio = np.concatenate([utter("turn", pause_frames=0), silence(1000)[:200]])
     judge = heard([audio], delay_frames=2, options=ChannelOptions(look_ahead=0))
     assert judge.words == ["turn"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    said=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 8)), min_size=1, max_size=12),
+    cuts=st.sets(st.integers(1, 120)),
+    max_turn_ms=st.sampled_from((1_000, 1_500, 30_000)),
+)
+def test_finals_do_not_depend_on_how_many_frames_come_at_once(
+    said: list[tuple[int, int]], cuts: set[int], max_turn_ms: int
+) -> None:
+    frame, tokens = 0, list[Token]()
+    for number, (pause, open_for) in enumerate(said):
+        frame += pause
+        before = tokens[-1].decided or 0 if tokens else 0
+        tokens.append(Token(number % len(WORDS), frame, 0.5, max(before, frame + open_for)))
+    rules = Endpointing(silence_ms=400, max_turn_ms=max_turn_ms)
+
+    def finals(ends: Iterable[int]) -> list[Event]:
+        channel = Channel(0, ChannelOptions(look_ahead=0, endpointing=rules), PIECES_OF_SCRIPT)
+        channel.audio(silence(16_000))
+        events, begin = list[Event](), 0
+        for end in ends:
+            decided = tuple(t for t in tokens if begin <= (t.decided or 0) < end)
+            open_ = tuple(t for t in tokens if t.frame < end <= (t.decided or 0))
+            channel.receive(Emission(0, end, decided, open=open_))
+            events += channel.read()
+            begin = end
+        return [event for event in events if isinstance(event, Final)]
+
+    assert finals([*sorted(cuts), 180]) == finals([180])

@@ -125,6 +125,10 @@ def scripted() -> StreamingEngine:
     return ScriptedEngine(slots=4, delay_frames=2)
 
 
+def searching() -> StreamingEngine:
+    return ScriptedEngine(slots=4, delay_frames=3, searches=True)
+
+
 ACTS = st.dictionaries(st.integers(0, 120), st.sampled_from(["save", "kill", "kill, save", "wait"]))
 
 
@@ -136,24 +140,34 @@ ACTS = st.dictionaries(st.integers(0, 120), st.sampled_from(["save", "kill", "ki
     max_turn_ms=st.sampled_from([1_500, 30_000]),
     rate=st.sampled_from([16_000, 8_000]),
     look_ahead=st.sampled_from([0, 1, 6]),
+    make=st.sampled_from([scripted, searching]),
 )
 def test_finals_are_those_of_an_undisturbed_channel(
-    acts: dict[int, str], size: int, gaps: set[int], max_turn_ms: int, rate: int, look_ahead: int
+    acts: dict[int, str],
+    size: int,
+    gaps: set[int],
+    max_turn_ms: int,
+    rate: int,
+    look_ahead: int,
+    make: Make,
 ) -> None:
     rules = Endpointing(silence_ms=400, eager_ms=160, max_turn_ms=max_turn_ms)
     options = ChannelOptions(look_ahead=look_ahead, rate=rate, endpointing=rules)
     inputs = cut(speech(rate=rate), size)
     for number in sorted(gaps, reverse=True):
         inputs.insert(number, 3 * rate)
-    assert (
-        live(scripted, options, inputs, acts).finals == live(scripted, options, inputs, {}).finals
-    )
+    assert live(make, options, inputs, acts).finals == live(make, options, inputs, {}).finals
 
 
 @settings(max_examples=40, deadline=None)
-@given(acts=ACTS, asks=st.sets(st.integers(0, 90), max_size=6), gaps=st.sets(st.integers(0, 90)))
+@given(
+    acts=ACTS,
+    asks=st.sets(st.integers(0, 90), max_size=6),
+    gaps=st.sets(st.integers(0, 90)),
+    make=st.sampled_from([scripted, searching]),
+)
 def test_words_are_said_once_with_finalizes_and_gaps_between(
-    acts: dict[int, str], asks: set[int], gaps: set[int]
+    acts: dict[int, str], asks: set[int], gaps: set[int], make: Make
 ) -> None:
     options = ChannelOptions(look_ahead=1)
     inputs = list[Input]()
@@ -163,10 +177,10 @@ def test_words_are_said_once_with_finalizes_and_gaps_between(
             inputs.append(f"r{number}")
         if number in gaps:
             inputs.append(50_000)
-    life = live(scripted, options, inputs, acts)
+    life = live(make, options, inputs, acts)
     answers = [event.req for event in life.events if isinstance(event, Finalized)]
     assert answers == [item for item in inputs if isinstance(item, str)]
-    assert "".join(life.words.split()) == "".join(live(scripted, options, inputs, {}).words.split())
+    assert "".join(life.words.split()) == "".join(live(make, options, inputs, {}).words.split())
     times = [(final.start_ms, final.end_ms) for final in life.finals]
     assert times == sorted(times)
 

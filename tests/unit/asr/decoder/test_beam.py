@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
-from asr.decoder.beam import PATIENCE, CtcBeamDecoder
+from asr.decoder.beam import CtcBeamDecoder
 from asr.decoder.boosting import FIRST_SHARE
+from asr.decoder.counting import estimate
 from asr.decoder.ctc import CtcDecoder
 from asr.decoder.fusion import SURE_BLANK, Fusion
+from asr.decoder.native_search import make_search
+from asr.decoder.search import PATIENCE, PAUSE
 from asr.interface import Biasing, Phrase, Token
 from asr.tokenizer import Tokenizer
 
@@ -31,8 +34,9 @@ def fusion_of() -> Fusion:
     return Fusion(Tokenizer(pieces=PIECES), slots=2, device=torch.device("cpu"))
 
 
-def beam_of(fusion: Fusion, width: int = 40) -> CtcBeamDecoder:
-    return CtcBeamDecoder(HEAD, SPEC, fusion, slots=2, precision="fp32", width=width)
+def beam_of(fusion: Fusion, width: int = 40, *, is_native: bool = True) -> CtcBeamDecoder:
+    search = make_search(fusion, width=width, blank=BLANK, is_native=is_native)
+    return CtcBeamDecoder(HEAD, SPEC, fusion, slots=2, precision="fp32", search=search)
 
 
 def hear(decoder: Any, frames: Tensor, cuts: list[int]) -> list[Token]:
@@ -42,7 +46,7 @@ def hear(decoder: Any, frames: Tensor, cuts: list[int]) -> list[Token]:
         part = frames[at:end]
         if len(part):
             numbers = torch.tensor([0]), torch.tensor([len(part)]), torch.tensor([at])
-            tokens += decoder.step(part[None], *numbers)[0]
+            tokens += decoder.step(part[None], *numbers)[0].decided
         at = max(at, end)
     return [*tokens, *decoder.flush(0)]
 
@@ -103,17 +107,69 @@ def test_cuts_and_copies_do_not_change_what_is_said(seed: int, cuts: list[int]) 
     assert [token.frame for token in whole] == sorted(token.frame for token in whole)
 
 
-def test_a_token_waits_no_longer_than_the_patience() -> None:
-    # Two readings of the first frame stay as likely as each other for ever.
-    frames = torch.full((PATIENCE + 8, BLANK + 1), -9.0)
-    frames[:, BLANK] = 2.0
-    frames[0] = torch.tensor([2.0, 2.01, -9.0, -9.0])
-    decoder = beam_of(fusion_of(), 4)
-    said = list[int]()
+def decided_at(frames: Tensor, *, is_native: bool) -> list[int]:
+    """Hear frame by frame; return when each token was decided, which is when it came."""
+    decoder, came, told = beam_of(fusion_of(), 4, is_native=is_native), list[int](), list[int]()
     for at in range(len(frames)):
         numbers = torch.tensor([0]), torch.tensor([1]), torch.tensor([at])
-        said += [at for _ in decoder.step(frames[None, at : at + 1], *numbers)[0]]
-    assert said == [PATIENCE]
+        tokens = decoder.step(frames[None, at : at + 1], *numbers)[0].decided
+        came += [at for _ in tokens]
+        told += [-1 if token.decided is None else token.decided for token in tokens]
+    assert came == told
+    return came
+
+
+def undecided(rest: int) -> Tensor:
+    """Two readings of the first frame that stay as likely as each other, and blanks."""
+    frames = torch.full((1 + rest, BLANK + 1), -9.0)
+    frames[:, BLANK] = 2.0
+    frames[0] = torch.tensor([2.0, 2.01, -9.0, -9.0])
+    return frames
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_pause_decides(*, is_native: bool) -> None:
+    assert decided_at(undecided(12), is_native=is_native) == [PAUSE]
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_in_running_speech_a_token_waits_no_longer_than_the_patience(*, is_native: bool) -> None:
+    frames = undecided(PATIENCE + 3)
+    frames[2::2] = torch.tensor([-9.0, -9.0, 9.0, -9.0])
+    assert decided_at(frames, is_native=is_native)[0] == PATIENCE
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.5, 4), st.lists(st.integers(0, 50), max_size=3))
+def test_the_search_in_cpp_is_the_plain_one(seed: int, scale: float, cuts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(50, BLANK + 1, generator=generator) * scale
+    heard = []
+    for is_native in (True, False):
+        fusion = Fusion(
+            Tokenizer(pieces=PIECES), slots=2, device=torch.device("cpu"),
+            lm=estimate([[0, 1, 2, 0, 2], [1, 1, 0], [2, 0, 1]] * 4, BLANK, order=3), lm_weight=0.6,
+        )  # fmt: skip
+        decoder = beam_of(fusion, 6, is_native=is_native)
+        fusion.set(0, PHRASE)
+        decoder.rebias(0)
+        rows, at = list[Any](), 0
+        for end in [*sorted(cuts), len(frames)]:
+            if end > at:
+                numbers = torch.tensor([0]), torch.tensor([end - at]), torch.tensor([at])
+                rows += decoder.step(frames[None, at:end], *numbers)
+                at = end
+        heard.append((rows, decoder.flush(0)))
+    for ours, plain in zip(heard[0][0], heard[1][0], strict=True):
+        assert_alike(ours.decided, plain.decided)
+        assert_alike(ours.open, plain.open)
+    assert_alike(heard[0][1], heard[1][1])
+
+
+def assert_alike(ours: list[Token], plain: list[Token]) -> None:
+    assert [(t.id, t.frame, t.decided) for t in ours] == [(t.id, t.frame, t.decided) for t in plain]
+    for one, other in zip(ours, plain, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
 
 
 def test_a_row_goes_on_in_another_decoder() -> None:
@@ -130,7 +186,7 @@ def test_a_row_goes_on_in_another_decoder() -> None:
     rest = [
         decoder.step(
             frames[None, 30:], torch.tensor([slot]), torch.tensor([30]), torch.tensor([30])
-        )[0]
+        )[0].decided
         + decoder.flush(slot)
         for decoder, slot in ((one, 0), (other, 1))
     ]
