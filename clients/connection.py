@@ -85,6 +85,7 @@ class StartOptions(TypedDict):
     endpointing: NotRequired[Endpointing | None]
     meeting: NotRequired[Meeting | None]
     meta: NotRequired[dict[str, Any] | None]
+    resume: NotRequired[ResumeFrom | None]
 
 
 class Changes(TypedDict, total=False):
@@ -110,6 +111,7 @@ class Connection:
         self._come_back_s = come_back_s
         audio = start.audio
         self._journal = Journal(audio.rate, audio.frame_bytes)
+        self._journal.end = line.ready.at  # not 0 where another connection began the session
         self._finals = [0] * audio.channels
         self._waiting: OrderedDict[object, ServerMessage] = OrderedDict()
         self._failure: RivuletError | None = None

@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", default="ws://127.0.0.1:8765/v1/stream", metavar="URL", help="who recognises"
     )
     core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
+    core.add_argument(
+        "--store", default="", help="the server's --store: sessions that nodes leave go on there"
+    )
     core.add_argument("--camara", metavar="URL", help="operator's Simple Edge Discovery v2")
     core.add_argument("--camara-token-file", type=Path, help="access token, read each time")
     core.add_argument("--zones", type=Path, help='JSON: {"zone name": "our URL there"}')
@@ -75,6 +78,9 @@ def _add_link(group: Any) -> None:
 def _add_node(group: Any) -> None:
     group.add_argument("--name", default=socket.gethostname(), help="default: the host's name")
     group.add_argument("--zone", default="")
+    group.add_argument(
+        "--peer", metavar="HOST:PORT", help="where other nodes fetch sessions that move to them"
+    )
     group.add_argument("--url", default="", help="where users find this node: wss://...")
     group.add_argument("--policy", choices=("core", "core+local", "edge"), default="core")
     group.add_argument("--latency", choices=("low", "balanced", "accurate"))
@@ -137,6 +143,7 @@ def _node(args: argparse.Namespace) -> int:
         core=None if args.core is None else _address(args),
         zone=args.zone,
         url=args.url,
+        peers=_peers(args),
         token=_secret(args.token_file),
         local=local,
         out=args.out,
@@ -223,6 +230,20 @@ def _tls(args: argparse.Namespace, *, is_server: bool) -> ssl.SSLContext:
         raise CommandError(str(error)) from error
 
 
+def _peers(args: argparse.Namespace) -> Any:
+    from edge.run import PeerSettings
+
+    if args.peer is None:
+        return None
+    host, _, port = args.peer.rpartition(":")
+    if not host or not port.isdecimal():
+        raise CommandError(f"--peer is HOST:PORT, not {args.peer}")
+    door, asking = None, None
+    if args.cert is not None:
+        door, asking = _tls(args, is_server=True), _tls(args, is_server=False)
+    return PeerSettings(host=host, port=int(port), door_tls=door, asking_tls=asking)
+
+
 def _secret(path: Path | None) -> str:
     if path is None:
         return ""
@@ -257,7 +278,13 @@ def _core(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     try:
-        settings = CoreSettings(core=config, out=args.out, web_port=args.web, zones=_zones(args))
+        settings = CoreSettings(
+            core=config,
+            out=args.out,
+            web_port=args.web,
+            zones=_zones(args),
+            store=args.store,
+        )
         asyncio.run(run_core(settings, announce))
     except RunError as error:
         raise CommandError(str(error)) from error

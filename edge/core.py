@@ -11,11 +11,13 @@ import itertools
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
-from edge import wire
+from edge import handover, wire
 from edge.coreleg import CoreLeg, OnFinal
+from edge.handover import Handover
 from edge.registry import Registry, TokenSpent
 from edge.tls import peer_name
 from edge.wire import (
@@ -29,7 +31,9 @@ from edge.wire import (
     Hello,
     Kind,
     Open,
+    Where,
 )
+from server.store.moving import Moved
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ HELLO_S = 5.0
 SILENT_S = 6.0
 """A connection that said nothing for so long is dead: nodes send a heartbeat each second."""
 ACK_S = 0.1
+Adopt = Callable[[Moved], Awaitable[bool]]
+
 _READ_BYTES = 65_536
 _MAX_UNREAD_BYTES = 4 * 1024 * 1024
 """A node that does not read is dropped; it finds its results when it comes back."""
@@ -84,6 +90,8 @@ class Core:
 
     config: CoreConfig
     on_final: OnFinal = lambda *_: None
+    adopt: Adopt | None = None
+    """Puts a session of a node where the server finds it; None: it begins anew there."""
     registry: Registry = field(init=False)
     legs: dict[str, _Held] = field(default_factory=dict)
     name: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -138,6 +146,8 @@ class Core:
             held = self._begin(connection, opening, frame.offset)
         elif not held.leg.knows(opening.secret):
             raise Refused("unauthorized", "not the secret of this session")
+        elif held.leg.opening.policy == "edge" and opening.policy != "edge":
+            self._switch(held, opening, frame.offset)
         else:
             self._take_over(connection, held, opening)
         if held.expiry is not None:
@@ -152,6 +162,11 @@ class Core:
             raise Refused("refused", "this core has as many legs as it takes")
         if not MIN_RATE_HZ <= opening.rate <= MAX_RATE_HZ:
             raise Refused("refused", f"rate must be {MIN_RATE_HZ}..{MAX_RATE_HZ} Hz")
+        held = _Held(self._leg(opening, base), connection.node, opening.epoch)
+        self.legs[opening.session] = held
+        return held
+
+    def _leg(self, opening: Open, base: int) -> CoreLeg:
         leg = CoreLeg(
             opening,
             base,
@@ -159,10 +174,9 @@ class Core:
             window_ms=self.config.window_ms,
             on_final=self.on_final,
         )
-        leg.start()
-        held = _Held(leg, connection.node, opening.epoch)
-        self.legs[opening.session] = held
-        return held
+        if not opening.has_state:
+            leg.start()
+        return leg
 
     def _take_over(self, connection: "_Connection", held: _Held, opening: Open) -> None:
         """Decide between two who both think they own a leg: the higher epoch does."""
@@ -170,6 +184,23 @@ class Core:
             raise Refused("fenced", "another node goes on with this session")
         if held.node != connection.node:
             held.leg.fence("another node goes on with this session")
+
+    def _switch(self, held: _Held, opening: Open, base: int) -> None:
+        """Recognise here what a node recognised until now."""
+        if opening.epoch <= held.epoch:
+            raise Refused("fenced", "another node goes on with this session")
+        if opening.finals != held.leg.finals:
+            raise Refused("failed", "finals of the node are missing here")
+        self._close(held.leg)
+        held.leg = self._leg(opening, base)
+
+    def where(self, asked: Where) -> Where:
+        """Say which node has a session, to whom knows its secret."""
+        held = self.legs.get(asked.session)
+        if held is None or not held.leg.knows(asked.secret) or held.connection is None:
+            return Where(session=asked.session)
+        node = self.registry.nodes[held.node]
+        return Where(session=asked.session, peer=node.hello.peer, node=held.node)
 
     def _expire_later(self, session: str, held: _Held) -> None:
         loop = asyncio.get_running_loop()
@@ -192,9 +223,28 @@ class Core:
         if held is not None:
             if held.expiry is not None:
                 held.expiry.cancel()
-            task = asyncio.get_running_loop().create_task(held.leg.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close(held.leg)
+
+    def _close(self, leg: CoreLeg) -> None:
+        self._later(leg.close())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def take_state(self, leg: CoreLeg, frame: Frame) -> None:
+        """Take a part of a node's state; behind the last one the leg goes on. Raises FrameError."""
+        whole = leg.take_state(frame)
+        if whole is not None:
+            self._later(self._adopt(leg, handover.read(whole)))
+
+    async def _adopt(self, leg: CoreLeg, given: Handover) -> None:
+        has_state = given.moved is not None and self.adopt is not None
+        if given.moved is not None and self.adopt is not None:
+            await self.adopt(given.moved)  # it is there already where a reply was lost
+        logger.info("leg taken from its node", extra={"has_state": has_state})
+        leg.start(given.past if has_state else None)
 
     async def close(self) -> None:
         """End everything."""
@@ -300,6 +350,9 @@ class _Connection:
                 self.send(frame._replace(payload=b"", flags=ANSWER))
             elif frame.kind is Kind.OPEN:
                 self._open(frame)
+            elif frame.kind is Kind.MOVE:
+                found = self._core.where(wire.body_of(frame, Where))
+                self.send(Frame(Kind.MOVE, payload=found.pack()))
             elif frame.leg in self._legs:
                 self._of_leg(self._legs[frame.leg], frame)
             # else: the leg was refused while the frame was on its way
@@ -310,6 +363,8 @@ class _Connection:
         if frame.kind is Kind.CLOSE and frame.flags & ANSWER:
             del self._legs[frame.leg]
             self._core.forget(leg.opening.session)
+        elif frame.kind is Kind.STATE:
+            self._core.take_state(leg, frame)
         else:
             leg.receive(frame)
 

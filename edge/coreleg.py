@@ -14,7 +14,8 @@ import logging
 from collections.abc import Callable
 
 from edge import wire
-from edge.recogniser import LegAudio, LegRefused, Recogniser, Start
+from edge.handover import Assembly
+from edge.recogniser import LegAudio, LegRefused, Past, Recogniser, Start
 from edge.ring import AudioRing
 from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
 
@@ -48,7 +49,7 @@ class CoreLeg:
         self._ring = AudioRing(
             sample_bytes=wire.SAMPLE_BYTES[opening.encoding],
             memory_bytes=MAX_RING_BYTES,
-            base=max(base, opening.covered) if opening.policy != "edge" else 0,
+            base=_first(opening, base),
         )
         self._results: dict[int, Result] = {}
         """Finals that the node has not acknowledged."""
@@ -58,8 +59,11 @@ class CoreLeg:
         self._number = 0
         self._told: tuple[int, Credit] | None = None
         self._finals = opening.finals if opening.policy != "edge" else 0
-        start = Start(self._ring.base, opening.finals)
-        self._recogniser = Recogniser(url, LegAudio.of(opening), self._ring, self, start)
+        self._url = url
+        self._assembly: Assembly | None = Assembly() if opening.has_state else None
+        self._is_adopted = False
+        """The whole state is here and on its way to the server."""
+        self._recogniser = self._begin(Start(max(self._ring.base, opening.covered), opening.finals))
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -83,8 +87,24 @@ class CoreLeg:
 
     # ---- life
 
-    def start(self) -> None:
-        """Begin to recognise."""
+    def _begin(self, start: Start) -> Recogniser:
+        return Recogniser(self._url, LegAudio.of(self.opening), self._ring, self, start)
+
+    def take_state(self, frame: Frame) -> bytes | None:
+        """Take a part of what the leg is to go on from; the whole, once. Raises FrameError."""
+        if self._assembly is None or self._is_adopted:
+            return None
+        whole = self._assembly.take(frame)
+        self._is_adopted = whole is not None
+        return whole
+
+    def start(self, past: Past | None = None) -> None:
+        """Begin to recognise, or go on with a session; a node that waits for it is told."""
+        if past is not None:
+            self._recogniser = self._begin(Start(self.opening.covered, self.opening.finals, past))
+        is_awaited, self._assembly = self._assembly is not None, None
+        if is_awaited and self._send is not None:
+            self._say(Kind.NEED, self._ring.head, self._credit().pack())
         if self.opening.policy != "edge":
             self._task = asyncio.create_task(self._recognise())
 
@@ -113,12 +133,14 @@ class CoreLeg:
         """Go on with a node: say what it lacks, ask for what we lack."""
         self.opening = opening
         self._send, self._number, self._told = send, number, None
+        if self._assembly is not None and not self._is_adopted:
+            self._assembly = Assembly()
         self._drop_results(opening.finals)
         for at, result in sorted(self._results.items()):
             self._say(Kind.RESULT, at, result.pack())
         if self.opening.policy == "edge":
             self._say(Kind.NEED, self._finals, Credit(0, 0).pack())
-        else:
+        elif self._assembly is None:
             self._say(Kind.NEED, self._ring.head, self._credit().pack())
         if self.is_complete:
             self._finish()
@@ -145,7 +167,8 @@ class CoreLeg:
 
     def acknowledge(self) -> None:
         """Say how far we are, if that has moved."""
-        if self._send is None or self.opening.policy == "edge" or self.is_complete:
+        is_waiting = self._send is None or self._assembly is not None
+        if is_waiting or self.opening.policy == "edge" or self.is_complete:
             return
         now = (self._ring.head, self._credit())
         if now != self._told:
@@ -233,3 +256,10 @@ class CoreLeg:
     def _say(self, kind: Kind, offset: int, payload: bytes = b"", *, flags: int = 0) -> None:
         if self._send is not None:
             self._send(Frame(kind, self._number, offset, payload, flags))
+
+
+def _first(opening: Open, base: int) -> int:
+    """Where the audio begins: what a state needs is older than the words that are final."""
+    if opening.policy == "edge":
+        return 0
+    return base if opening.has_state else max(base, opening.covered)

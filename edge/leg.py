@@ -17,6 +17,7 @@ from edge.transcript import Transcript
 from edge.wire import PARTIAL, Close, Frame, FrameError, Kind, Open, Result
 
 MAX_FRAME_SAMPLES = 8_000
+MAX_STATE_PART = 32_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +42,9 @@ class Leg:
     """False: the session moved here and the core has not said yet where it stands."""
     is_complete: bool = False
     """Under ``edge``: every final is known, the link may close."""
+    state: bytes = b""
+    """What the core is to go on from, until it does."""
+    _state_sent: int = 0
     _sent: int | None = None
     """None: the core has not said yet where to go on."""
     _limit: int = 0
@@ -68,10 +72,13 @@ class Leg:
 
     def open_frame(self) -> Frame:
         """Say, on a fresh connection, who we are and what we have."""
-        self._sent, self._has_closed = None, False
+        self._sent, self._has_closed, self._state_sent = None, False, 0
         self._answered = self.transcript.next_number
         opening = msgspec.structs.replace(
-            self.opening, finals=self.transcript.next_number, covered=self.covered
+            self.opening,
+            finals=self.transcript.next_number,
+            covered=self.covered,
+            has_state=bool(self.state),
         )
         return Frame(Kind.OPEN, self.number, self.ring.base, opening.pack())
 
@@ -89,9 +96,27 @@ class Leg:
             self._answered = have
             yield Frame(Kind.RESULT_ACK, self.number, have)
         if self._sent is None:
+            yield from self._state(max_bytes)
             return
         sending = self._results if self.policy == "edge" else self._audio
         yield from sending(max_bytes)
+
+    def give_up_to_core(self, state: bytes, covered: int) -> None:
+        """Leave the words to the core from here on: it goes on from this state."""
+        self.opening = msgspec.structs.replace(
+            self.opening, policy="core", epoch=self.opening.epoch + 1
+        )
+        self.state, self.covered, self.acked = state, covered, covered
+        self._sent, self._limit, self.is_complete = None, 0, False
+
+    def _state(self, max_bytes: int) -> Iterator[Frame]:
+        while self._state_sent < len(self.state) and max_bytes > 0:
+            at = self._state_sent
+            part = self.state[at : at + MAX_STATE_PART]
+            self._state_sent += len(part)
+            flags = wire.LAST if self._state_sent == len(self.state) else 0
+            yield Frame(Kind.STATE, self.number, at, part, flags)
+            max_bytes -= len(part)
 
     def _audio(self, max_bytes: int) -> Iterator[Frame]:
         assert self._sent is not None
@@ -155,7 +180,7 @@ class Leg:
             self.is_placed = True
             self.ring.begin_at(offset)
             self.news.append(None)
-        self._sent = offset
+        self._sent, self.state = offset, b""
 
     def _credit(self, frame: Frame) -> None:
         credit = wire.credit_of(frame)

@@ -28,7 +28,7 @@ from edge.adapters.rtp import STATIC, Codec, RtpStream
 from edge.adapters.twilio import Twilio
 from edge.feeds import Feed
 from edge.media import Piece
-from edge.native import NativeClients
+from edge.native import Fetch, NativeClients
 from edge.node import Node, TooManyLegs
 from server.http import STREAM_PATH, json_response
 from server.wire.messages import SUBPROTOCOL
@@ -85,12 +85,17 @@ class Listeners:
     """All feeds of a node."""
 
     def __init__(
-        self, config: FeedConfig, node: Node, *, respond: Callable[[str], Response | None]
+        self,
+        config: FeedConfig,
+        node: Node,
+        *,
+        respond: Callable[[str], Response | None],
+        fetch: Fetch | None = None,
     ) -> None:
         self.counters = Counters()
         self._config, self._node, self._respond = config, node, respond
         self._calls: set[asyncio.Task[None]] = set()
-        self._native = NativeClients(node)
+        self._native = NativeClients(node, fetch)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[Listening]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from websockets.asyncio.server import ServerConnection
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from edge.adapters.native import Begin, Event, Heard, NativeFeed, Over, Token
 from edge.node import Caller, EventKind, Node, NodeLeg, TooManyLegs
+from edge.peers import NotGiven
 from edge.wire import Result
 from server.wire.errors import InternalError, OverCapacity, ResumeUnknown, WireError
 
@@ -28,11 +30,17 @@ IDLE_S = 60.0
 ACK_S = 0.25
 
 
+Fetch = Callable[[str, str], Awaitable[NodeLeg]]
+"""Session, secret -> the leg that goes on here; raises NotGiven."""
+
+
 @dataclass(slots=True)
 class NativeClients:
     """All of a node."""
 
     node: Node
+    fetch: Fetch | None = None
+    """Takes a session over from another node that recognises itself."""
     clients: "dict[str, _Client]" = field(default_factory=dict)
     """By session; the newest wins."""
 
@@ -139,8 +147,10 @@ class _Client:
 
     async def _move_here(self, begin: Begin, token: Token) -> NodeLeg:
         """Go on with a session of another node: the core says from where."""
-        if self._node.config.policy == "edge" or self._node.uplink is None:
-            raise ResumeUnknown("this node recognises here: sessions of others cannot move to it")
+        if self._node.config.policy == "edge":
+            return await self._fetch(token)
+        if self._node.uplink is None:
+            raise ResumeUnknown("this node has no core that knows sessions of others")
         leg = self._node.open(
             Caller(
                 encoding=begin.encoding,
@@ -164,6 +174,15 @@ class _Client:
             leg.end()
             raise InternalError("the core is not reached", retry_after=1.0)
         return leg
+
+    async def _fetch(self, token: Token) -> NodeLeg:
+        """Go on with a session that another node recognised, state and all."""
+        if self._all.fetch is None:
+            raise ResumeUnknown("sessions of other nodes cannot move to this one")
+        try:
+            return await self._all.fetch(token.session, token.secret)
+        except NotGiven as error:
+            raise ResumeUnknown(str(error)) from error
 
     # ---- writing
 

@@ -6,6 +6,7 @@ Does not know: telephony protocols, sockets of callers, arguments.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -26,6 +27,8 @@ from edge.wire import Beat, Close, Encoding, Open, Policy, Result
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.1
+REPLAY_S = 30
+"""Audio that is kept for a move though its words are final, where no snapshot comes."""
 PACKET_BYTES_PER_S = 8_000
 """Of encodings that come in packets: 64 kbit/s at most."""
 
@@ -98,9 +101,6 @@ class Node:
 
     def open(self, caller: Caller) -> "NodeLeg":
         """Begin a leg. Raises TooManyLegs."""
-        if len(self.legs) >= self.config.max_legs:
-            raise TooManyLegs(f"this node takes {self.config.max_legs} legs")
-        self._next += 1
         opening = Open(
             session=caller.session or secrets.token_hex(16),
             secret=caller.secret or secrets.token_urlsafe(24),
@@ -113,18 +113,30 @@ class Node:
             name=caller.name,
         )
         inner = Leg(
-            number=self._next,
+            number=self.next_number(),
             opening=opening,
-            ring=self._ring(caller),
+            ring=self.ring(opening),
             transcript=Transcript(first=caller.finals),
             is_placed=not caller.session,
         )
-        leg = NodeLeg(self, inner)
-        self.legs[self._next] = leg
-        if self.uplink is not None:
-            self.uplink.add(leg.leg)
+        leg = self.admit(inner)
         if opening.policy == "edge":
             leg.recognise(Start())
+        return leg
+
+    def next_number(self) -> int:
+        """Return the number of the next leg. Raises TooManyLegs."""
+        if len(self.legs) >= self.config.max_legs:
+            raise TooManyLegs(f"this node takes {self.config.max_legs} legs")
+        self._next += 1
+        return self._next
+
+    def admit(self, inner: Leg) -> "NodeLeg":
+        """Take a leg on."""
+        leg = NodeLeg(self, inner)
+        self.legs[inner.number] = leg
+        if self.uplink is not None:
+            self.uplink.add(inner)
         return leg
 
     async def run(self) -> None:
@@ -187,10 +199,11 @@ class Node:
         """Audio on the node's disk."""
         return self._budget.used_bytes
 
-    def _ring(self, caller: Caller) -> AudioRing:
+    def ring(self, opening: Open) -> AudioRing:
+        """Make a ring for a leg."""
         folder = self.config.spill_folder
-        size = wire.SAMPLE_BYTES[caller.encoding]
-        bytes_per_s = caller.rate * size if size else PACKET_BYTES_PER_S
+        size = wire.SAMPLE_BYTES[opening.encoding]
+        bytes_per_s = opening.rate * size if size else PACKET_BYTES_PER_S
         return AudioRing(
             sample_bytes=size,
             memory_bytes=self.config.memory_ms * bytes_per_s // 1000,
@@ -204,6 +217,7 @@ class Node:
             return
         if leg.is_placed:
             here.is_placed.set()
+        here.stirred.set()
         news, leg.news = leg.news, []
         for result in news:
             self.tell(here, "partial" if result is None else "final", result)
@@ -238,6 +252,8 @@ class NodeLeg:
     on_event: Callable[[EventKind, Result | None], None] | None = None
     """The caller's own ear, where it has one."""
     local: asyncio.Task[None] | None = None
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    """The core or the node's own recogniser said something."""
     _recogniser: Recogniser | None = None
 
     def ticket(self) -> Caller:
@@ -273,6 +289,25 @@ class NodeLeg:
             self._recogniser.changed()
 
     # ---- recognition on the spot
+
+    @property
+    def recogniser(self) -> Recogniser | None:
+        """The one that runs here."""
+        return self._recogniser
+
+    async def until_durable(self, samples: int, seconds: float) -> None:
+        """Wait until more than so many samples are durable here, not for longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._recogniser is not None and self._recogniser.durable <= samples:
+                    self.stirred.clear()
+                    await self.stirred.wait()
+
+    async def until_told(self) -> None:
+        """Wait until the core has every final of ours, however long that takes."""
+        while self.leg.acked < len(self.leg.transcript.finals):
+            self.stirred.clear()
+            await self.stirred.wait()
 
     def recognise(self, start: Start) -> None:
         """Begin to recognise here."""
@@ -319,6 +354,12 @@ class NodeLeg:
         self.node.tell(self, "partial" if self.leg.policy == "edge" else "provisional", result)
 
     def progressed(self) -> None:
-        """Forget audio whose words are final: only where the node is the authority."""
-        if self.leg.policy == "edge" and self._recogniser is not None:
-            self.leg.cover(self._recogniser.safe)
+        """Forget audio whose words are final: only where the node is the authority.
+
+        What is behind the last snapshot stays a while: whoever goes on with the session needs it.
+        """
+        recogniser = self._recogniser
+        if self.leg.policy == "edge" and recogniser is not None:
+            oldest = recogniser.safe - REPLAY_S * self.leg.opening.rate
+            self.leg.cover(min(recogniser.safe, max(oldest, recogniser.durable)))
+        self.stirred.set()

@@ -16,7 +16,15 @@ from clients.connection import Connection, RivuletError, connect
 from edge.packets import CodecMissing, PacketDecoder, decoder_of
 from edge.ring import AudioRing, Span
 from edge.wire import Encoding, Open, Result, Word
-from server.wire.messages import Ack, AudioFormat, Done, Final, LatencyClass, Partial
+from server.wire.messages import (
+    Ack,
+    AudioFormat,
+    Done,
+    Final,
+    LatencyClass,
+    Partial,
+    ResumeFrom,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +74,22 @@ class LegAudio:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """A session that began elsewhere: its token, where it began on the leg, finals before it."""
+
+    token: str
+    origin: int
+    finals: int
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Where to begin: with which sample, and with which number the first final."""
 
     at: int = 0
     finals: int = 0
+    past: Past | None = None
+    """The session to go on with; None: a new one."""
 
 
 class Listener(Protocol):
@@ -96,10 +115,15 @@ class Recogniser:
         """The number of the next final."""
         self.done = self.safe = start.at
         """Samples decoded; samples whose words are final, or that held none."""
+        self.past: Past | None = None
+        """The session that runs, for whoever goes on with it."""
+        self.durable = start.at
+        """Samples that the server will not ask for again, whatever happens to it."""
         self.sessions = 0
         """Sessions begun: more than one means that some failed."""
         self._url, self._audio, self._ring, self._listener = url, audio, ring, listener
         self._more = asyncio.Event()
+        self._resume = start.past
         self._is_open = False
         """Words were said that are not final yet."""
         self._failures = 0
@@ -119,24 +143,37 @@ class Recogniser:
                 await self._session()
                 return
             except RivuletError as error:
-                if error.code in _FOR_GOOD:
+                if self._resume is not None and error.code == "resume_unknown":
+                    logger.warning("a moved session is not known here: it begins anew")
+                    self._resume = None
+                elif error.code in _FOR_GOOD:
                     raise LegRefused(str(error)) from error
                 logger.info("leg begins another session", extra={"code": error.code})
                 wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**self._failures)
                 self._failures += 1
+                self.past = None
                 await asyncio.sleep(error.retry_after_s or wait_s)
 
     async def _session(self) -> None:
-        origin, self._is_open = self.safe, False
+        past, self._is_open = self._resume, False
+        origin = past.origin if past is not None else self.safe
+        before = past.finals if past is not None else self.finals
+        resume = None
+        if past is not None:
+            resume = ResumeFrom(token=past.token, finals=(self.finals - before,))
         async with connect(
             self._url,
             audio=self._audio.format,
             latency=self._audio.latency,
             language=self._audio.language,
             words=True,
+            resume=resume,
         ) as connection:
             self.sessions += 1
-            sending = asyncio.create_task(self._send(connection, origin))
+            self._resume = None
+            self.past = Past(connection.ready.token, origin, before)
+            begin = origin + connection.ready.at
+            sending = asyncio.create_task(self._send(connection, begin))
             try:
                 async for message in connection:
                     if isinstance(message, Done):
@@ -151,8 +188,8 @@ class Recogniser:
 
     # ---- up
 
-    async def _send(self, connection: Connection, origin: int) -> None:
-        cursor, decoder = origin, decoder_of(self._audio.encoding, self._audio.rate)
+    async def _send(self, connection: Connection, cursor: int) -> None:
+        decoder = decoder_of(self._audio.encoding, self._audio.rate)
         while True:
             span = self._ring.read(cursor, self._audio.rate)
             if span is None:
@@ -191,6 +228,7 @@ class Recogniser:
                 self._listener.partial(_result(message, begin_ms))
             case Ack():
                 done = origin + message.done
+                self.durable = max(self.durable, origin + message.durable)
                 quiet = self.safe if self._is_open else done - SAFE_MARGIN_S * self._audio.rate
                 self._move(done, quiet)
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -24,20 +25,37 @@ from edge import status
 from edge.camara import Zones
 from edge.core import Core, CoreConfig, accepting
 from edge.listeners import FeedConfig, Listeners, Listening
+from edge.moves import Moves, all_to_core
 from edge.node import EventKind, Node, NodeConfig, NodeLeg
 from edge.packets import decodable
+from edge.peers import PeerDoor, fetching
 from edge.places import Places
 from edge.uplink import CoreAddress, Uplink
 from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
 from server.http import json_response
+from server.store.base import StoreUnavailable
+from server.store.choice import open_store
+from server.store.clerk import Clerk
+from server.store.memory import KEEP_S
+from server.store.moving import put_in
 
 logger = logging.getLogger(__name__)
 
 
 class RunError(Exception):
     """It cannot start; the text is one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """A node among nodes; the certificate carries the node's name."""
+
+    host: str
+    port: int
+    door_tls: ssl.SSLContext | None = None
+    asking_tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +69,8 @@ class NodeSettings:
     zone: str = ""
     url: str = ""
     """Where users find the node."""
+    peers: PeerSettings | None = None
+    """Where other nodes find it; None: no session moves here or away with its state."""
     token: str = ""
     local: ServerConfig | None = None
     """The server that recognises here, where the policy needs one."""
@@ -107,6 +127,7 @@ class RunningNode:
     node: Node
     ports: Listening
     listeners: Listeners
+    moves: Moves
 
 
 @contextlib.asynccontextmanager
@@ -115,31 +136,39 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
     transcripts = Transcripts()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_writing(settings.out, transcripts))
-        local_url, model = "", ""
+        local_url, model, keeper = "", "", None
         if settings.local is not None:
             server = await stack.enter_async_context(running(settings.local))
             try:
                 await server.manager.ready()
             except RuntimeError as error:
                 raise RunError(str(error)) from error
-            local_url = server.addresses.websocket
+            local_url, keeper = server.addresses.websocket, server.keeper
             model = server.manager.model.name if server.manager.model else ""
         uplink = _uplink(settings, model)
         node = Node(settings.node, uplink=uplink, local_url=local_url, on_event=transcripts.event)
+        moves = Moves(node, keeper)
+        asking = settings.peers.asking_tls if settings.peers else None
+        fetch = fetching(moves, uplink, asking) if uplink and settings.peers else None
         listeners = Listeners(
             settings.feeds,
             node,
             respond=lambda path: status.respond(
                 path, status.of_node(node, listeners.counters.refused)
             ),
+            fetch=fetch,
         )
         try:
+            if settings.peers is not None:
+                door = PeerDoor(node, moves)
+                peers = settings.peers
+                await stack.enter_async_context(door.open(peers.host, peers.port, peers.door_tls))
             ports = await stack.enter_async_context(listeners.listening())
         except OSError as error:
             raise RunError(f"cannot listen: {error.strerror or error}") from error
         task = asyncio.create_task(node.run())
         try:
-            yield RunningNode(node, ports, listeners)
+            yield RunningNode(node, ports, listeners, moves)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -164,6 +193,7 @@ def _uplink(settings: NodeSettings, model: str) -> Uplink | None:
             codecs=decodable() if is_recognising else get_args(Encoding),
             models=(model,) if model else (),
             url=settings.url,
+            peer=f"{settings.peers.host}:{settings.peers.port}" if settings.peers else "",
         )
 
     # A node that was started later has the larger epochs, whatever it remembers.
@@ -175,12 +205,25 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]
     over = _signals()
     async with running_node(settings) as here:
         on_ready(here.ports)
+        to_core = asyncio.create_task(_on_signal(here))
         await over.wait()
+        to_core.cancel()
         for leg in list(here.node.legs.values()):
             leg.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await asyncio.gather(*(leg.is_over.wait() for leg in here.node.legs.values()))
+
+
+async def _on_signal(here: RunningNode) -> None:
+    """Leave all words to the core whenever the operator asks for it with SIGUSR1."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)
+    while True:
+        await asked.wait()
+        asked.clear()
+        moved = await all_to_core(here.moves, here.node)
+        logger.info("legs left to the core", extra={"legs": moved})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +232,8 @@ class CoreSettings:
 
     core: CoreConfig
     out: Path | None = None
+    store: str = ""
+    """That of the server, for sessions that nodes leave to the core; empty: they begin anew."""
     web_port: int | None = None
     """The page with the map of nodes and the question where to go; None: no page."""
     zones: Zones | None = None
@@ -202,9 +247,15 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_writing(settings.out, transcripts))
         try:
+            if settings.store:
+                clerk = Clerk(open_store(settings.store, KEEP_S))
+                stack.push_async_callback(clerk.close)
+                core.adopt = lambda moved: clerk.submit(lambda s: put_in(s, moved))
             port = await stack.enter_async_context(accepting(core))
             if settings.web_port is not None:
                 await stack.enter_async_context(pages(core, settings))
+        except StoreUnavailable as error:
+            raise RunError(str(error)) from error
         except OSError as error:
             raise RunError(f"cannot listen: {error.strerror or error}") from error
         on_ready(port)

@@ -17,12 +17,25 @@ from dataclasses import dataclass, field
 
 from edge import wire
 from edge.leg import Leg
-from edge.wire import ANSWER, Beat, Close, Frame, FrameError, FrameReader, Hello, Kind, Welcome
+from edge.wire import (
+    ANSWER,
+    Beat,
+    Close,
+    Frame,
+    FrameError,
+    FrameReader,
+    Hello,
+    Kind,
+    Welcome,
+    Where,
+)
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 """How often a heartbeat says how the node is doing."""
+ANSWER_S = 5.0
+"""The core answers a question within this, or is not reached."""
 COALESCE_S = 0.003
 """Frames of several legs share a segment when they come this close together."""
 TURN_BYTES = 32_768
@@ -101,6 +114,7 @@ class Uplink:
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _writer: asyncio.StreamWriter | None = None
     _turn: int = 0
+    _asked: dict[str, asyncio.Future[Where]] = field(default_factory=dict)
 
     @property
     def silent_s(self) -> float:
@@ -117,6 +131,18 @@ class Uplink:
     def changed(self) -> None:
         """Look at the legs again."""
         self._more.set()
+
+    async def where(self, session: str, secret: str) -> Where:
+        """Ask the core which node has a session. Raises TimeoutError."""
+        asked = Where(session=session, secret=secret)
+        future = asyncio.get_running_loop().create_future()
+        self._asked[session] = future
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                self._write([Frame(Kind.MOVE, payload=asked.pack())])
+                return await future
+        finally:
+            self._asked.pop(session, None)
 
     async def run(self) -> None:
         """Keep a connection until cancelled."""
@@ -214,6 +240,10 @@ class Uplink:
             if frame.kind is Kind.PING:
                 if frame.flags & ANSWER:
                     self.state.rtt_ms = max(0.0, now * 1000 - frame.offset / 1000)
+            elif frame.kind is Kind.MOVE:
+                found = wire.body_of(frame, Where)
+                if (future := self._asked.pop(found.session, None)) and not future.done():
+                    future.set_result(found)
             elif frame.leg == 0 and frame.kind is Kind.CLOSE:
                 told = wire.body_of(frame, Close)
                 raise TurnedAway(f"{told.reason}: {told.text}")

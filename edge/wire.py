@@ -17,6 +17,8 @@ length u32. Offsets count samples of the leg since it began.
 | ACK | down | received up to here | Credit |
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
 | RESULT_ACK | against RESULT | finals before this number are safe | - |
+| STATE | up; between nodes | of its first byte | part of a Handover; flag 1: the last one |
+| MOVE | up; down; between nodes | - | Where: who has this session? |
 | CLOSE | both | up: total samples; down: finals in all | Close |
 | PING | both | any; flag 1: the answer, with the same offset | up, now and then: Beat |
 """
@@ -35,6 +37,8 @@ CREDIT = struct.Struct(">QQ")
 COUNT = struct.Struct(">Q")
 ANSWER = 1
 """Flag of a PING or CLOSE that answers one; after the answer to its CLOSE a leg is forgotten."""
+LAST = 1
+"""Flag of the last STATE."""
 PARTIAL = 1
 """Flag of a RESULT that has no number: the next one replaces it, nobody acknowledges it."""
 
@@ -65,6 +69,8 @@ class Kind(IntEnum):
     NEED = 7
     CLOSE = 8
     PING = 9
+    STATE = 10
+    MOVE = 11
     HELLO = 12
     WELCOME = 13
 
@@ -146,6 +152,8 @@ class Hello(Body, frozen=True, kw_only=True):
     """What it recognises with, where it does."""
     url: str = ""
     """Where users find it."""
+    peer: str = ""
+    """HOST:PORT where other nodes ask it for sessions that move to them."""
 
 
 class Beat(Body, frozen=True, kw_only=True):
@@ -189,6 +197,19 @@ class Open(Body, frozen=True, kw_only=True):
     latency: Literal["low", "balanced", "accurate"] | None = None
     language: str | None = None
     name: str = ""
+    has_state: bool = False
+    """STATE follows: the core is to go on from it."""
+
+
+class Where(Body, frozen=True, kw_only=True):
+    """Which node has a session; asked with its secret, answered with the node's address."""
+
+    session: str
+    secret: str = ""
+    peer: str = ""
+    """Empty: nobody, or nobody whom a node can ask."""
+    node: str = ""
+    """The name in its certificate."""
 
 
 class Word(Struct, frozen=True, omit_defaults=True):

@@ -61,6 +61,7 @@ class Running:
     addresses: Addresses
     manager: Manager
     gateway: Gateway
+    keeper: Keeper
 
 
 @contextlib.asynccontextmanager
@@ -99,7 +100,7 @@ async def running(
         raise StartError(_why(config, error)) from error
     try:
         await manager.start()
-        yield Running(Addresses(config.host, gateway.port), manager, gateway)
+        yield Running(Addresses(config.host, gateway.port), manager, gateway, keeper)
     finally:
         await gateway.stop()
         await manager.close()

@@ -26,6 +26,7 @@ from server.lives import Lives
 from server.manager import Manager
 from server.quota import Quota
 from server.session import Session
+from server.store import moving
 from server.store.base import Kept, Outcome, Store
 from server.store.clerk import Clerk
 from server.tenant import Tenant
@@ -243,6 +244,31 @@ class Keeper:
             opening=books.opening,
             stopped=books.stopped,
         )
+
+    # ---- to and from other servers
+
+    def write_down(self, token: str) -> None:
+        """Have a snapshot taken soon: acks tell when it is durable."""
+        ticket = Ticket.read(token)
+        known = self._named.get(ticket.name) if ticket else None
+        if known is not None and (one := self._tenants.get(known)):
+            one.write_down()
+
+    async def move_out(self, token: str) -> moving.Moved | None:
+        """Give a session up and return all of it; None: there is none by this token."""
+        ticket = Ticket.read(token)
+        if ticket is None:
+            return None
+        name, secret = ticket.name, ticket.secret
+        moved = await self._clerk_().submit(lambda s: moving.take_out(s, name, secret))
+        known = self._named.get(name)
+        if moved is not None and known is not None:
+            self._fenced(known)
+        return moved
+
+    async def move_in(self, moved: moving.Moved) -> bool:
+        """Take a session that another server gave up: its token brings it back here."""
+        return await self._clerk_().submit(lambda s: moving.put_in(s, moved))
 
     def resume(self, session: int) -> None:
         """Serve a session again that came back."""

@@ -157,6 +157,11 @@ class Tenant:
         if self._state is _State.SERVED and self.ledger.wants_snapshot():
             self._send(link.Checkpoint(0))
 
+    def write_down(self) -> None:
+        """Ask for a snapshot now."""
+        if self.is_served:
+            self._send(link.Checkpoint(0))
+
     def leave(self) -> None:
         """Give the slots back at once; nothing is said any more. Idempotent."""
         self._vacate(_State.AWAY)

@@ -11,7 +11,9 @@ import numpy as np
 from asr.interface import Samples
 from asr.scripted import WORDS, silence, utter
 from edge.core import Core, CoreConfig, accepting
+from edge.moves import Moves
 from edge.node import Caller, Node, NodeConfig, NodeLeg
+from edge.peers import PeerDoor, fetching
 from edge.uplink import CoreAddress, Timing, Uplink
 from edge.wire import Hello, Policy, Result
 from server.app import Running, running
@@ -69,6 +71,7 @@ class Rig:
     link: Link
     node: Node
     uplink: Uplink
+    moves: Moves
     finals: list[tuple[str, int, Result]] = field(default_factory=list)
     """What the core was told or said: session, number, final."""
     events: list[tuple[int, str, Result | None]] = field(default_factory=list)
@@ -123,15 +126,16 @@ async def rig(
     slots: int = 32,
     suspect_s: float = 0.08,
     has_model: bool = False,
+    is_apart: bool = False,
 ) -> AsyncIterator[Rig]:
-    """A running core, link and node; ``has_model``: the embedded model instead of the script."""
+    """A running core, link and node; ``has_model``: the embedded model instead of the script.
+
+    ``is_apart``: the node has a server of its own, as real ones have.
+    """
     async with contextlib.AsyncExitStack() as stack:
-        if has_model:
-            setup = ServerConfig(port=0, workers=1, slots=slots, precision="fp32")
-            server = await stack.enter_async_context(running(setup))
-            await server.manager.ready()
-        else:
-            server = await stack.enter_async_context(serving(slots=slots))
+        server = local = await stack.enter_async_context(a_server(slots, has_model=has_model))
+        if is_apart:
+            local = await stack.enter_async_context(a_server(slots, has_model=has_model))
         url = server.addresses.websocket
         core = Core(CoreConfig(url=url, port=0, window_ms=window_ms))
         port = await stack.enter_async_context(accepting(core))
@@ -151,8 +155,13 @@ async def rig(
             spill_folder=spill,
             suspect_s=suspect_s,
         )
-        node = Node(config, uplink=uplink, local_url="" if policy == "core" else url)
-        made = Rig(server, core, link, node, uplink)
+        local_url = "" if policy == "core" else local.addresses.websocket
+        node = Node(config, uplink=uplink, local_url=local_url)
+        moves = Moves(node, local.keeper)
+        peers = await stack.enter_async_context(PeerDoor(node, moves).open("127.0.0.1", 0))
+        uplink.hello = _hello("n1", peers)
+        core.adopt = server.keeper.move_in
+        made = Rig(server, core, link, node, uplink, moves)
 
         def note(leg: NodeLeg, kind: str, result: Result | None) -> None:
             made.events.append((leg.leg.number, kind, result))
@@ -165,6 +174,59 @@ async def rig(
         task = asyncio.create_task(node.run())
         try:
             yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _hello(name: str, peers: int) -> Callable[[int], Hello]:
+    return lambda epoch: Hello(node=name, epoch=epoch, peer=f"127.0.0.1:{peers}")
+
+
+@contextlib.asynccontextmanager
+async def a_server(slots: int, *, has_model: bool = False) -> AsyncIterator[Running]:
+    """A server with the embedded model, or with the script."""
+    if not has_model:
+        async with serving(slots=slots) as server:
+            yield server
+        return
+    setup = ServerConfig(port=0, workers=1, slots=slots, precision="fp32", store="memory")
+    async with running(setup) as server:
+        await server.manager.ready()
+        yield server
+
+
+@dataclass(slots=True)
+class EdgeNode:
+    """A node that recognises itself, with its server."""
+
+    node: Node
+    moves: Moves
+    uplink: Uplink
+
+    async def fetch(self, leg: NodeLeg) -> NodeLeg:
+        """Take a session over from wherever it is."""
+        opening = leg.leg.opening
+        return await fetching(self.moves, self.uplink)(opening.session, opening.secret)
+
+
+@contextlib.asynccontextmanager
+async def another_edge_node(
+    r: Rig, name: str, *, has_model: bool = False, timing: Timing = FAST
+) -> AsyncIterator[EdgeNode]:
+    """A second node of the same core that recognises itself, without the bad link."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(a_server(32, has_model=has_model))
+        address = CoreAddress(host="127.0.0.1", port=r.link.target_port)
+        uplink = Uplink(address, _hello(name, 0), timing=timing)
+        config = NodeConfig(name=name, policy="edge", latency="low")
+        node = Node(config, uplink=uplink, local_url=server.addresses.websocket)
+        moves = Moves(node, server.keeper)
+        peers = await stack.enter_async_context(PeerDoor(node, moves).open("127.0.0.1", 0))
+        uplink.hello = _hello(name, peers)
+        task = asyncio.create_task(node.run())
+        try:
+            yield EdgeNode(node, moves, uplink)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

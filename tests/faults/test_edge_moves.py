@@ -1,0 +1,164 @@
+"""A session that is recognised on a node moves with its state: to another node, to the core."""
+
+import asyncio
+
+import pytest
+
+from edge.moves import NotMovable
+from edge.node import NodeLeg
+from edge.peers import NotGiven, fetch
+from edge.wire import Frame, Kind, Where
+from tests.edge_rig import (
+    PACKET,
+    EdgeNode,
+    another_edge_node,
+    feed,
+    rig,
+    sentences,
+    spoken,
+    words_of,
+)
+
+pytestmark = pytest.mark.io
+
+TEXTS = sentences(4)
+AUDIO = spoken(TEXTS)
+SAID = " ".join(TEXTS)
+HALF = len(AUDIO) // 2 // PACKET * PACKET + PACKET * 7
+"""In the middle of a sentence."""
+
+
+async def heard(leg: NodeLeg, samples: int) -> None:
+    """Wait until the node has decoded so much."""
+    while leg.recogniser is None or leg.recogniser.done < samples:
+        leg.stirred.clear()
+        await leg.stirred.wait()
+
+
+async def test_a_session_moves_to_another_node_in_mid_word_and_its_words_are_the_same() -> None:
+    async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
+        leg = r.open(name="call")
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        moved = await second.fetch(leg)
+        await leg.is_over.wait()
+        assert leg.leg.closed is not None
+        assert leg.leg.closed.reason == "fenced"
+        assert moved.leg.ring.head == HALF
+        feed(moved, AUDIO[HALF:])
+        moved.end()
+        assert await words_of(moved) == SAID
+        assert moved.recogniser is None or moved.recogniser.sessions == 1
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
+        assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
+        assert leg.leg.audio_frames == moved.leg.audio_frames == 0
+
+
+async def test_a_session_goes_to_and_fro_many_times_and_no_word_is_lost_or_doubled() -> None:
+    async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
+        nodes = [EdgeNode(r.node, r.moves, r.uplink), second]
+        leg, step = r.open(), len(AUDIO) // 9 // PACKET * PACKET
+        for number in range(8):
+            feed(leg, AUDIO[leg.leg.ring.head : (number + 1) * step])
+            if number % 3:
+                await heard(leg, leg.leg.ring.head - 6_000)
+            await r.until(lambda: second.uplink.state.is_up and bool(r.core.legs))
+            leg = await nodes[(number + 1) % 2].fetch(leg)
+            assert leg.leg.ring.head == (number + 1) * step
+        feed(leg, AUDIO[leg.leg.ring.head :])
+        leg.end()
+        assert await words_of(leg) == SAID
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
+
+
+async def test_the_core_goes_on_with_a_session_of_a_node_and_its_words_are_the_same() -> None:
+    async with rig("edge", is_apart=True) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+        await r.moves.to_core(leg)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
+        assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
+        assert r.link.up.bytes < len(AUDIO)
+
+
+@pytest.mark.parametrize("cuts", [1, 3])
+async def test_a_cut_while_a_session_goes_to_the_core_loses_nothing(cuts: int) -> None:
+    async with rig("edge", is_apart=True, rto_s=0.05) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+        going = asyncio.create_task(r.moves.to_core(leg))
+        for _ in range(cuts):
+            r.link.drop_all()
+            await asyncio.sleep(0)
+            await r.until(lambda: r.uplink.state.is_up)
+        await going
+        r.link.drop_all()
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
+
+
+async def test_without_the_core_nothing_moves_there_and_the_node_goes_on() -> None:
+    async with rig("edge", is_apart=True, rto_s=0.05) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        r.link.cut()
+        await r.until(lambda: not r.uplink.state.is_up)
+        with pytest.raises(NotMovable, match="not reached"):
+            await r.moves.to_core(leg)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        await r.until(lambda: leg.leg.is_complete)
+        assert leg.leg.transcript.final_text() == SAID
+
+
+async def test_a_core_without_the_state_begins_anew_behind_the_last_final() -> None:
+    async with rig("edge", is_apart=True) as r:
+        r.core.adopt = None
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+        await r.moves.to_core(leg)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+
+
+async def test_a_node_that_takes_and_vanishes_leaves_the_session_where_it_was() -> None:
+    async with rig("edge", is_apart=True) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: bool(r.core.legs))
+        opening = leg.leg.opening
+        where = await r.uplink.where(opening.session, opening.secret)
+        asked = Where(session=opening.session, secret=opening.secret)
+        reader, writer = await asyncio.open_connection(*where.peer.split(":"))
+        writer.write(Frame(Kind.MOVE, payload=asked.pack()).pack())
+        assert await reader.read(20)
+        writer.transport.abort()
+        await r.until(lambda: leg.recogniser is not None)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+
+
+async def test_who_does_not_know_the_secret_gets_no_session_and_learns_no_address() -> None:
+    async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
+        leg = r.open()
+        await r.until(lambda: bool(r.core.legs) and second.uplink.state.is_up)
+        session = leg.leg.opening.session
+        assert (await second.uplink.where(session, "wrong")).peer == ""
+        peer = (await second.uplink.where(session, leg.leg.opening.secret)).peer
+        with pytest.raises(NotGiven):
+            await fetch(second.moves, Where(session=session, peer=peer, node="n1"), "wrong")
+        assert leg.recogniser is not None and not leg.is_over.is_set()
