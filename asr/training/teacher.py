@@ -61,10 +61,15 @@ class Teacher:
         self._rows = np.memmap(run / FILE, np.int8, "r").reshape(-1, SIZE)
 
     def targets(self, clips: Sequence[Heard], steps: int) -> tuple[Tensor, Tensor]:
-        """[B, steps, 2 * 512] standardised states, and which of [B, steps] count."""
+        """[B, steps, 2 * 512] standardised states, and which of [B, steps] count.
+
+        None count of a clip that came to the run after the teacher had listened.
+        """
         values = torch.zeros(len(clips), steps * A_FRAME, SIZE)
         counts = torch.zeros(len(clips), steps * A_FRAME, dtype=torch.bool)
         for i, clip in enumerate(clips):
+            if clip.first + clip.rows > len(self._rows):
+                continue
             size = min(int(clip.rows / clip.speed), steps * A_FRAME - LATE)
             at = np.minimum((np.arange(size) * clip.speed).astype(np.int64), clip.rows - 1)
             kept = self._rows[clip.first : clip.first + clip.rows][at]

@@ -45,6 +45,11 @@ def test_states_are_cut_where_the_student_ends(teacher: Teacher) -> None:
     assert inside[0].tolist() == [False, True]
 
 
+def test_a_clip_the_teacher_has_not_heard_does_not_count(teacher: Teacher) -> None:
+    _, inside = teacher.targets([Heard(6, 4, 1.0), Heard(10, 4, 1.0)], 3)
+    assert inside.any(1).tolist() == [True, False]
+
+
 def test_a_run_without_a_teachers_states_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"python -m asr\.training\.teacher"):
         Teacher(tmp_path)
