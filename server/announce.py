@@ -43,7 +43,6 @@ class Announcement:
     async def stop(self) -> None:
         """Say that it is gone."""
         if self._zeroconf is not None:
-            await self._zeroconf.async_unregister_all_services()
             await self._zeroconf.async_close()
 
 

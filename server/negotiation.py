@@ -19,6 +19,7 @@ from server.wire.messages import (
     Language,
     LatencyClass,
     PartialsMode,
+    Readable,
     Start,
 )
 from server.worker import link
@@ -41,6 +42,8 @@ class Agreement:
     boost: link.Phrases = ()
     is_flexible: bool = False
     """Whether a longer chunk will do."""
+    readable: Readable | None = None
+    """Rules for the text; None: as the model writes it."""
 
     @property
     def chunk_ms(self) -> int:
@@ -50,7 +53,8 @@ class Agreement:
     def to_wire(self) -> dict[str, Any]:
         """Return the object that ``ready`` and ``configured`` show."""
         rules = self.endpointing
-        return {
+        readable = {} if self.readable is None else {"readable": _said(self.readable)}
+        return readable | {
             "latency": class_of(self.look_ahead),
             "chunk_ms": self.chunk_ms,
             "look_ahead": self.look_ahead,
@@ -92,6 +96,7 @@ def agree(start: Start, model: link.Model, config: ServerConfig) -> Agreement:
         endpointing=_checked(start.endpointing or Endpointing()),
         boost=_boost(start.boost or (), model) if model.alphabet else (),
         is_flexible=start.flexible,
+        readable=_readable(start.readable, model),
     )
 
 
@@ -201,6 +206,24 @@ def _checked(rules: Endpointing, *, is_fatal: bool = True) -> Endpointing:
             param="endpointing.eager_ms",
         )
     return rules
+
+
+def _readable(wish: Readable | None, model: link.Model) -> Readable | None:
+    """Return the rules that are wanted and that the model leaves to us; None: none are."""
+    if wish is None:
+        return None
+    letters = model.alphabet
+    is_english = all(tag.lower().startswith("en") for tag in model.languages)
+    rules = Readable(
+        capitals=wish.capitals and not any(c.isupper() for c in letters),
+        punctuation=wish.punctuation and "." not in letters,
+        numbers=wish.numbers and is_english and not any(c.isdigit() for c in letters),
+    )
+    return rules if any(_said(rules).values()) else None
+
+
+def _said(rules: Readable) -> dict[str, bool]:
+    return {name: getattr(rules, name) for name in rules.__struct_fields__}
 
 
 def _boost(wish: Boosts, model: link.Model, *, is_fatal: bool = True) -> link.Phrases:

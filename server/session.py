@@ -15,6 +15,7 @@ from server import negotiation, translation
 from server.config import ServerConfig
 from server.lag import Lag
 from server.negotiation import Agreement
+from server.readable import Writer
 from server.wire import messages as wire
 from server.wire.conversation import Audio
 from server.wire.errors import (
@@ -111,6 +112,8 @@ class Session:
         self._next_finalize = 0
         self._lag = Lag()
         self._is_ready = False
+        self._writer: Writer | None = None
+        """Makes the text readable where the client asked for it."""
 
     # ---- out
 
@@ -195,7 +198,7 @@ class Session:
     ) -> None:
         """Be a session that began elsewhere, as it was when the worker is given ``opening``."""
         self._model = model
-        self.agreement = negotiation.taken_up(start, model, self._config, opening)
+        self._agree(negotiation.taken_up(start, model, self._config, opening))
         self.at = self.done = self.durable = opening.at
         self._acked_at = self._acked_done = opening.at
         self._decoded = [opening.at] * opening.channels
@@ -213,6 +216,7 @@ class Session:
             self._enter(Phase.STREAMING, now)
         self.close_code, self._is_stop_heard = None, False
         self._since = self._heard = now
+        self._agree(self.agreement)  # finals are said again: the text begins anew
         self._out, self._held = [self._ready(is_resumed=True)], []
         self._is_ready = True
 
@@ -310,11 +314,11 @@ class Session:
         if model is None:
             raise OverCapacity("the model is still loading", retry_after=RETRY_AFTER_S)
         self._model = model
-        self.agreement = negotiation.agree(start, model, self._config)
+        self._agree(agreed := negotiation.agree(start, model, self._config))
         self._decoded = [0] * start.audio.channels
         if start.boost and not model.alphabet:
             self._ignored += ("boost",)
-        self._command(self.agreement.to_open(self.identity.number))
+        self._command(agreed.to_open(self.identity.number))
         self._enter(Phase.OPENING, now)
 
     def _audio(self, data: bytes, now: float) -> None:
@@ -440,7 +444,13 @@ class Session:
         self._acked_at, self._acked_done = self.at, self.done
         self._say(wire.Ack(at=self.at, done=self.done, durable=self.durable))
 
+    def _agree(self, agreement: Agreement) -> None:
+        self.agreement = agreement
+        self._writer = Writer(agreement.readable) if agreement.readable else None
+
     def _say(self, message: wire.ServerMessage) -> None:
+        if self._writer is not None:
+            message = self._writer.write(message)
         (self._out if self._is_ready else self._held).append(message)
 
     def _command(self, command: link.Command) -> None:

@@ -124,6 +124,14 @@ class Meeting(Part, frozen=True, kw_only=True):
     ] = ()
 
 
+class Readable(Part, frozen=True, kw_only=True):
+    """What is added to the text where the model does not write it."""
+
+    capitals: bool = True
+    punctuation: bool = True
+    numbers: bool = True
+
+
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """A JSON object with ``type``; fields we do not know are skipped."""
 
@@ -146,6 +154,7 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     endpointing: Endpointing | None = None
     resume: ResumeFrom | None = None
     meeting: Meeting | None = None
+    readable: Readable | None = None
     meta: dict[str, Any] | None = None
 
 

@@ -267,3 +267,17 @@ async def test_a_server_that_ends_warns_flushes_and_closes_with_1001() -> None:
 
 def test_the_default_configuration_is_local_only() -> None:
     assert config().host == "127.0.0.1"
+
+
+async def test_readable_text_is_written_where_it_is_asked_for() -> None:
+    async with serving() as server:
+        said = speech("turn on the light") + speech("yes")
+        plain = await talk(server, said)
+        wish = {"capitals": True, "punctuation": True, "numbers": False}
+        messages = await talk(server, said, readable=wish, words=True)
+    assert transcript(plain) == "turn on the light yes"
+    assert transcript(messages) == "Turn on the light. Yes."
+    finals = [m for m in messages if m["type"] == "final"]
+    assert [word["w"] for word in finals[0]["words"]] == ["Turn", "on", "the", "light."]
+    ends = [m["text"] for m in messages if m["type"] == "turn" and m["event"] == "end"]
+    assert ends == ["Turn on the light.", "Yes."]

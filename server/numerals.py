@@ -1,0 +1,141 @@
+"""English number words -> digits, by rules that change nothing they are not sure of.
+
+Does: a run of number words -> how it is written; where a run may still go on.
+Does not know: times, segments, sessions. Numbers below ten that stand alone stay words, as do runs
+that are no clean cardinal, decimal, year, ordinal or string of digits.
+"""
+
+from collections.abc import Sequence
+
+UNITS = {
+    word: value
+    for value, word in enumerate("zero one two three four five six seven eight nine".split())
+}
+TEENS = {
+    word: value
+    for value, word in enumerate(
+        "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(),
+        start=10,
+    )
+}
+TENS = {
+    word: 10 * value
+    for value, word in enumerate(
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
+    )
+}
+SCALES = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+ORDINALS = tuple("first second third fourth fifth sixth seventh eighth ninth".split())
+_ENDINGS = ("", "st", "nd", "rd")
+_NUMBERS = {*UNITS, *TEENS, *TENS, "hundred", *SCALES}
+_LINKS = {"and", "point"}
+LEXICON = tuple(sorted(_NUMBERS | _LINKS))
+FEWEST_DIGITS = 3
+"""Spoken digits in a row that are written as one: codes, rooms, telephone numbers."""
+SMALLEST = 10
+COMMAS_FROM = 10_000
+
+
+def run_at(words: Sequence[str], begin: int) -> int:
+    """Return where the run of number words that begins here ends; here, when none does."""
+    end = begin
+    while end < len(words):
+        word = words[end]
+        if word in _NUMBERS:
+            end += 1
+        elif word in _LINKS and end + 1 < len(words) and words[end + 1] in _NUMBERS and end > begin:
+            end += 2
+        else:
+            break
+    if begin < end < len(words) and words[end] in ORDINALS and words[end - 1] in TENS:
+        end += 1
+    return end
+
+
+def open_from(words: Sequence[str]) -> int:
+    """Return where the last run begins that the words to come may go on with; else the length."""
+    begin = len(words)
+    while begin and (words[begin - 1] in _NUMBERS or words[begin - 1] in _LINKS):
+        begin -= 1
+    while begin < len(words) and words[begin] not in _NUMBERS:
+        begin += 1
+    return begin
+
+
+def written(run: Sequence[str]) -> str | None:
+    """Return a run as it is written; None: as it was said."""
+    if all(word in UNITS for word in run):
+        digits = "".join(str(UNITS[word]) for word in run)
+        return digits if len(run) >= FEWEST_DIGITS else None
+    for form in (_ordinal, _decimal, _year):
+        if (text := form(run)) is not None:
+            return text
+    value = cardinal(run)
+    if value is None or value < SMALLEST:
+        return None
+    return f"{value:,}" if value >= COMMAS_FROM else str(value)
+
+
+def cardinal(run: Sequence[str]) -> int | None:
+    """Return the value of "one hundred and five thousand two"; None: it is no cardinal."""
+    words = [word for word in run if word != "and"]
+    total, scale_before = 0, 10**12
+    part = list[str]()
+    for word in words:
+        if word not in SCALES:
+            part.append(word)
+            continue
+        value = _below_thousand(part)
+        if not value or SCALES[word] >= scale_before:
+            return None
+        total, scale_before, part = total + value * SCALES[word], SCALES[word], []
+    rest = _below_thousand(part) if part else 0
+    return None if rest is None else total + rest
+
+
+def _below_thousand(words: Sequence[str]) -> int | None:
+    if "hundred" in words:
+        at = words.index("hundred")
+        head, tail = _below_hundred(words[:at]), words[at + 1 :]
+        rest = _below_hundred(tail) if tail else 0
+        return None if not head or rest is None else 100 * head + rest
+    return _below_hundred(words)
+
+
+def _below_hundred(words: Sequence[str]) -> int | None:
+    match tuple(words):
+        case (word,) if word in UNITS or word in TEENS or word in TENS:
+            return (UNITS | TEENS | TENS)[word]
+        case (tens, unit) if tens in TENS and UNITS.get(unit):
+            return TENS[tens] + UNITS[unit]
+        case _:
+            return None
+
+
+def _ordinal(run: Sequence[str]) -> str | None:
+    if len(run) < 2 or run[-1] not in ORDINALS:
+        return None
+    unit = ORDINALS.index(run[-1]) + 1
+    value = cardinal(run[:-1])
+    if value is None or value % 10:
+        return None
+    return f"{value + unit}{_ENDINGS[unit] if unit < len(_ENDINGS) else 'th'}"
+
+
+def _decimal(run: Sequence[str]) -> str | None:
+    if "point" not in run:
+        return None
+    at = list(run).index("point")
+    value, digits = cardinal(run[:at]), run[at + 1 :]
+    if value is None or not digits or not all(word in UNITS for word in digits):
+        return None
+    return f"{value}.{''.join(str(UNITS[word]) for word in digits)}"
+
+
+def _year(run: Sequence[str]) -> str | None:
+    """Nineteen ninety four, twenty twenty six."""
+    for at in range(1, len(run)):
+        first, second = _below_hundred(run[:at]), _below_hundred(run[at:])
+        if first in range(11, 21) and second is not None and second >= SMALLEST:
+            return f"{first}{second}"
+    return None
