@@ -1,5 +1,6 @@
 """The books of a session: what comes again after a worker's death, and what is said only once."""
 
+import msgspec
 import pytest
 
 from asr.events import (
@@ -14,7 +15,7 @@ from asr.events import (
     TurnResumed,
     TurnStart,
 )
-from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from
+from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from, skippable
 from server.worker import link
 
 RATE = 8_000
@@ -238,3 +239,57 @@ def test_the_records_alone_are_small() -> None:
     ledger.saved(link.Saved(1, 0, (bytes(1_000_000),)))
     take(ledger, final(0), record=bytes(5_000))
     assert len(ledger.kept(with_snapshots=False)) < 10_000
+
+
+def rest_of(ledger: Ledger) -> list[int]:
+    """Samples of the commands that bring a session back."""
+    return [ledger.length(command) for command in back(ledger)[1]]
+
+
+def test_a_silence_in_a_rest_is_kept_by_its_length_and_spelled_out_once() -> None:
+    ledger = Ledger(opening())
+    ledger.saved(link.Saved(1, 0, (b"s",)))
+    ledger.hush(3 * RATE)
+    assert (ledger.at, ledger.hushed, ledger.unheard, ledger.state_bytes) == (
+        3 * RATE, 3 * RATE, 3 * RATE, 1,
+    )  # fmt: skip
+    commands = back(ledger)[1]
+    assert all(isinstance(command, link.Audio) for command in commands)
+    assert b"".join(c.data for c in commands if isinstance(c, link.Audio)) == b"\xff" * 3 * RATE
+    assert (ledger.at, ledger.hushed) == (3 * RATE, 0)
+    assert rest_of(ledger) == [RATE] * 3
+
+
+def test_of_a_settled_silence_whole_chunks_are_left_out() -> None:
+    ledger = Ledger(opening())
+    ledger.note(audio(80))
+    ledger.saved(link.Saved(1, 0, (b"s",)))
+    ledger.settle()
+    ledger.hush(60 * RATE)
+    assert (ledger.unheard, ledger.hushed) == (0, 60 * RATE + 80)
+    gap, *zeros = back(ledger)[1]
+    assert isinstance(gap, link.Gap)
+    assert (gap.samples - 2 * RATE) % (7 * 640) == 0
+    assert sum(map(ledger.length, zeros)) == 60 * RATE + 80 - gap.samples < 7 * 640
+    assert ledger.at == 60 * RATE + 80
+    ledger.hush(9 * RATE)
+    assert ledger.unheard > 9 * RATE, "what follows has another state behind it"
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 16_001])
+@pytest.mark.parametrize("look_ahead", [0, 1, 6])
+def test_what_is_left_out_is_whole_chunks_of_whole_samples(rate: int, look_ahead: int) -> None:
+    how = msgspec.structs.replace(opening(), rate=rate, look_ahead=look_ahead)
+    for seconds in (1, 3, 200):
+        skipped = skippable(seconds * rate, how)
+        assert skipped <= seconds * rate
+        left_out = skipped - 2 * rate
+        assert skipped == 0 or left_out * 1_000 % (rate * 80 * (look_ahead + 1)) == 0
+    assert skippable(200 * rate, how) > (0 if rate == 16_001 else 190 * rate)
+
+
+def test_a_gap_that_the_client_tells_does_not_fill_what_is_kept() -> None:
+    ledger = Ledger(opening())
+    ledger.note(link.Gap(1, 2 * RING_S * RATE))
+    ledger.note(audio(80))
+    assert rest_of(ledger) == [2 * RING_S * RATE, 80]
