@@ -26,6 +26,7 @@ import torch
 from asr.calibration import expected_calibration_error, fit
 from asr.checkpoint import DEFAULT_MODEL
 from asr.decoder.counting import read_lines
+from asr.decoder.decoding import BEAM
 from asr.engine import EngineConfig, load_engine
 from asr.events import Word
 from asr.interface import NO_BIASING, Biasing, Phrase, Samples
@@ -40,10 +41,10 @@ RESULTS = Path(__file__).parent / "results" / "tools.json"
 DEV = SPEECH / "dev" / "manifest.jsonl"
 CLEAN = SPEECH / "eval" / "eval_librispeech_clean" / "manifest.jsonl"
 TIMED = SPEECH / "synthetic" / "kokoro.jsonl"
-RATE, LOOK_AHEAD, BEAM = 16_000, 6, 8
+RATE, LOOK_AHEAD = 16_000, 6
 MINUTES, TIMED_CLIPS, RARE = 10, 300, 3
 """Of each sound; clips with known word times; how often the texts have a rare word at most."""
-PHRASE_WEIGHT = 1.0
+PHRASE_WEIGHT = Phrase("").weight
 
 
 @dataclass(frozen=True, slots=True)
