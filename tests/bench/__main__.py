@@ -1,7 +1,8 @@
 """``make bench``: one run over everything that is compared; the last line is one JSON object.
 
 Does: capacity of our engine and of rivals (115M shape), N* through sockets of our server and of
-sherpa-onnx's; results/bench.json and lag.svg, and capacity.json as soon as it is known.
+sherpa-onnx's, rows the last line needs first; each result is written as soon as it is known
+(results/capacity.json, bench.json, lag.svg).
 Does not know: how steps and streams are measured (capacity, streams).
 """
 
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,44 @@ from tests.bench import capacity, sherpa, streams
 from tests.bench.sustained import Effort, flat_report, measure
 
 RESULTS = Path(__file__).parent / "results"
-EMBEDDED_MS = (80, 160, 560, 1120)
-LARGE_MS = (160, 560)
-SHERPA_PORT = 8798
+MINUTES = 40.0
+"""What the whole may take; a row is left out when it would take longer."""
+ROW_MINUTES = 5.0
+"""What a row may take."""
+STEADY_S = 120.0
+KEYS = (
+    *(f"ratio_{rival}_{ms}" for rival in ("nemo", "nemo_medium", "sherpa") for ms in (160, 560)),
+    *("ratio_nocache_560", "ratio_buffered_560", "ratio_sherpa_server_560"),
+    *("gemm_share_560_b16", "step_b1_160_ms", "streams_160", "streams_560"),
+    *("streams_embedded_560", "drift_ms_per_min", "p99_chunk_lag_ms"),
+)
+"""What the last line always has; null where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One search for N*."""
+
+    model: str
+    """Empty: the embedded one."""
+    precision: str
+    chunk_ms: int
+    is_rival: bool = False
+    steady_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Sustained:
+    """Rows of the table, and the reports that they are taken from."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], report: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        self.reports.append((streams.name_of(row), report))
+        _say(json.dumps(row))
 
 
 def main() -> int:
@@ -34,67 +70,90 @@ def main() -> int:
     began = time.monotonic()
     large = str(capacity.random_model("hybrid"))
     quick = bool(args.quick)
-    plan = capacity.Plan(
-        model=large,
-        batches=(1, 4, 8, 16) if quick else capacity.BATCHES,
-        rounds=3 if quick else args.rounds,
-        look_aheads=(6,) if quick else (6, 1),
-        rivals=("nemo",) if quick else capacity.RIVALS,
+    compared = capacity.compare(
+        capacity.Plan(
+            model=large,
+            batches=(1, 4, 8, 16) if quick else capacity.BATCHES,
+            rounds=3 if quick else args.rounds,
+            look_aheads=(6,) if quick else (6, 1),
+            rivals=("nemo",) if quick else capacity.RIVALS,
+        )
     )
-    compared = capacity.compare(plan)
-    if not quick:  # at once: what follows takes long and may fail
-        capacity.write(compared)
     print(capacity.table_of(compared["periods"]), flush=True)
-    rows, reports = _sustained(large, _effort(args.seconds, quick=quick), quick=quick)
+    if not quick:
+        capacity.write(compared)
+    found = Sustained()
     result = {
         "machine": machine(),
         "load": [round(value, 2) for value in os.getloadavg()],
-        "minutes": round((time.monotonic() - began) / 60, 1),
         "definition": streams.DEFINITION,
         "seconds": args.seconds,
         "workers": 1,
         "capacity": compared,
-        "rows": rows,
+        "rows": found.rows,
     }
-    if not quick:
-        (RESULTS / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "lag.svg").write_text(draw([system_of(*r) for r in reports[:5]], limit_ms=200))
-    print(table(streams.HEADER, [streams.cells(row) for row in rows], width=120, flexible=0))
+    for row in _plan(large, quick=quick):
+        minutes = (time.monotonic() - began) / 60
+        if minutes + ROW_MINUTES > MINUTES:
+            _say(f"left out after {minutes:.0f} minutes: {row}")
+            continue
+        try:
+            _measure(row, _effort(args.seconds, quick=quick), found)
+        except (CommandError, OSError) as failed:  # the other rows are worth having
+            _say(f"{row} failed: {failed}")
+        result["minutes"] = round((time.monotonic() - began) / 60, 1)
+        if not quick:  # at once: what follows takes long
+            _write(result, found)
+    print(table(streams.HEADER, [streams.cells(row) for row in found.rows], width=120, flexible=0))
     print(json.dumps(summary(result)))
     return 0
 
 
-def _sustained(
-    large: str, effort: Effort, *, quick: bool
-) -> tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
-    """Find N* of every server: the embedded model, the large shape, sherpa-onnx."""
-    rows, reports = [], []
-    plan = [
-        ("", "auto", EMBEDDED_MS),
-        ("", "fp32", (560,)),
-        (large, capacity.fastest(), LARGE_MS),
+def _plan(large: str, *, quick: bool) -> list[Row]:
+    """Return the rows, those that the last line needs first."""
+    if quick:
+        return [Row("", "auto", 560)]
+    fastest = capacity.fastest()
+    return [
+        Row(large, fastest, 560, steady_s=STEADY_S),
+        Row(large, "int8", 560, is_rival=True),
+        Row(large, fastest, 160),
+        Row("", "auto", 560),
+        Row("", "auto", 160),
+        Row("", "fp32", 560),
+        Row("", "auto", 1120),
+        Row("", "auto", 80),
     ]
-    for model, precision, chunks in [("", "auto", (560,))] if quick else plan:
-        options = ["--precision", precision, *(["--model", model] if model else [])]
-        each = replace(effort, wer_rise=None if precision == "fp32" else streams.WER_RISE)
-        for report in streams.of_server(options, list(chunks), each, 1):
-            rows.append(streams.as_row(report, "own", _precision(report)))
-            reports.append((streams.name_of(rows[-1]), report))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    if not quick:
-        with sherpa.server(Path(large), 6, SHERPA_PORT) as url:
-            each = replace(effort, wer_rise=streams.WER_RISE)
-            report = measure(url, 560, each, wire="sherpa-onnx")
-        row = {"model": "hybrid-114m", "backend": "sherpa-onnx", "precision": "int8"}
-        rows.append(row | flat_report(report))
-        reports.append((streams.name_of(rows[-1]), report))
-    return rows, reports
+
+
+def _measure(row: Row, effort: Effort, found: Sustained) -> None:
+    """Find N* of a server; one after the other, each in processes of its own."""
+    effort = replace(
+        effort,
+        wer_rise=None if row.precision == "fp32" else streams.WER_RISE,
+        steady_s=row.steady_s,
+    )
+    if row.is_rival:
+        with sherpa.server(Path(row.model), row.chunk_ms // 80 - 1) as url:
+            report = measure(url, row.chunk_ms, effort, wire="sherpa-onnx")
+        known = {"model": Path(row.model).stem, "backend": "sherpa-onnx", "precision": "int8"}
+        found.add(known | flat_report(report), report)
+        return
+    options = ["--precision", row.precision, *(["--model", row.model] if row.model else [])]
+    for report in streams.of_server(options, [row.chunk_ms], effort, 1):
+        found.add(streams.as_row(report, "own", _precision(report)), report)
+
+
+def _write(result: dict[str, Any], found: Sustained) -> None:
+    (RESULTS / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    picture = draw([system_of(*report) for report in found.reports[:5]], limit_ms=200)
+    (RESULTS / "lag.svg").write_text(picture)
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """Return the last line."""
     compared = result["capacity"]
-    line = {"machine": result["machine"], "load": result["load"], "minutes": result["minutes"]}
+    line: dict[str, Any] = {key: result.get(key) for key in ("machine", "load", "minutes")}
     figures = capacity.summary(compared, is_known_shape=True)
     line |= {
         key: value
@@ -117,11 +176,10 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     if ours is not None and theirs:
         line["ratio_sherpa_server_560"] = round(ours / theirs, 2)
     wide = [row for row in result["rows"] if row["backend"] == "own" and row["chunk_ms"] == 560]
-    at = wide[-1]["eased"] or wide[-1]["at"]
-    return line | {
-        "p99_chunk_lag_ms": at["lag_p99_ms"],
-        "drift_ms_per_min": at["drift_ms_per_min"],
-    }
+    if wide and (at := wide[0]["steady"] or wide[0]["eased"] or wide[0]["at"]):
+        line["p99_chunk_lag_ms"] = at["lag_p99_ms"]
+        line["drift_ms_per_min"] = at["drift_ms_per_min"]
+    return dict.fromkeys(KEYS) | line
 
 
 def _precision(report: dict[str, Any]) -> str:
@@ -136,13 +194,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _effort(seconds: float, *, quick: bool) -> Effort:
     return Effort(
         seconds=8.0 if quick else seconds,
         ramp_s=2.0,
         warm_s=2.0 if quick else 4.0,
         start=48,
-        most=256,
+        most=384,
         confirm=0 if quick else 1,
         quiet_at_once=5,
         late_ms=8.0,

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from tests.bench.sustained import free_port
+
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "bench"
 PACKAGES = (
@@ -55,9 +57,9 @@ def started(
 
 
 @contextmanager
-def server(model: Path, look_ahead: int, port: int) -> Iterator[str]:
+def server(model: Path, look_ahead: int) -> Iterator[str]:
     """Run the rival's own server with int8 weights and fair settings; yields its URL."""
-    python, folder = environment(), exported(model, look_ahead)
+    python, folder, port = environment(), exported(model, look_ahead), free_port()
     _quantize(python, folder)
     files = [f"--{name}={folder / name}.int8.onnx" for name in TRIO]
     program = python.with_name("sherpa-onnx-online-websocket-server")

@@ -20,9 +20,8 @@ from clients.load.host import machine
 from clients.load.lab import system_of
 from clients.load.picture import draw
 from clients.serving import ServerProcess
-from tests.bench.sustained import Effort, flat_report, measure
+from tests.bench.sustained import Effort, flat_report, free_port, measure
 
-PORT = 8799
 RESULTS = Path(__file__).parent / "results"
 WER_RISE = 0.05
 """Of the few short calls of a run: in 16 bits which of two like words wins depends on the batch."""
@@ -133,9 +132,9 @@ def of_server(
     """Start a server and find N* at each chunk."""
     # Slots for forks of finals and for callers who overlap on a seat.
     slots = ["--slots", str(effort.most // workers + 24), "--workers", str(workers)]
-    with ServerProcess(PORT, [*options, *slots]) as server:
+    with ServerProcess(free_port(), [*options, *slots]) as server:
         server.wait_ready()
-        return [measure(url_of(PORT), chunk_ms, effort) for chunk_ms in chunks]
+        return [measure(url_of(server.port), chunk_ms, effort) for chunk_ms in chunks]
 
 
 def name_of(row: dict[str, Any]) -> str:

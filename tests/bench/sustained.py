@@ -4,8 +4,9 @@ Does: the load laboratory before a server: quiet run, N*, 0.8 N*, 1.2 N*; one ro
 Does not know: how load is made (clients/load), how the server was started.
 """
 
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clients.demo import SAMPLES
@@ -32,6 +33,8 @@ class Effort:
     late_ms: float
     wer_rise: float | None = None
     """None: no transcript may change under load; 16 bits and less: so much WER may (absolute)."""
+    steady_s: float = 0.0
+    """Length of a further run at 0.8 N*: drift is not to be seen in seconds; 0: none."""
 
     def traffic(self, chunk_ms: int) -> Traffic:
         """Return the traffic of one latency."""
@@ -60,8 +63,30 @@ def measure(url: str, chunk_ms: int, effort: Effort, wire: str = "rivulet") -> d
     if search.best:
         rows["eased"] = lab.run(eased(search.best))
         rows["beyond"] = lab.run(beyond(search.best))
+        if effort.steady_s:
+            rows["steady"] = _steady(lab, effort, chunk_ms, eased(search.best))
     figures = {name: flat(point) for name, point in rows.items() if point is not None}
     return lab.report(search) | {"chunk_ms": chunk_ms, "figures": figures}
+
+
+def _steady(lab: Laboratory, effort: Effort, chunk_ms: int, streams: int) -> Point:
+    """Run longer, with no quiet run before it: transcripts were compared already."""
+    traffic = replace(effort, seconds=effort.steady_s).traffic(chunk_ms)
+    longer = Laboratory(
+        target=lab.target,
+        traffic=traffic,
+        material=material(SAMPLES, "speech", traffic.total_s),
+        limits=lab.limits,
+        view=lab.view,
+    )
+    return longer.run(streams)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def flat_report(report: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +100,7 @@ def flat_report(report: dict[str, Any]) -> dict[str, Any]:
         "at": figures["at"],
         "eased": figures.get("eased"),
         "beyond": figures.get("beyond"),
+        "steady": figures.get("steady"),
     }
 
 
