@@ -64,7 +64,7 @@ class EngineConfig:
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
     beam: int | None = None
-    """Hypotheses of a search over a CTC head; 1: greedy; None: 12 with a language model."""
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
     lm: str = "auto"
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None

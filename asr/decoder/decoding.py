@@ -24,8 +24,8 @@ from asr.encoder.linear import Precision
 from asr.interface import Biasing, EngineError, Token
 
 Head = Literal["auto", "rnnt", "ctc"]
-BEAM = 12
-"""Hypotheses of a search that nobody gave a number: 0.3 points of WER better on dev than 8."""
+BEAM = 16
+"""Hypotheses of a search that nobody gave a number: 0.6 points of WER better on dev than 8, for 2 % of a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
