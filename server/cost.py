@@ -6,7 +6,8 @@ Does not know: workers, sessions, clocks.
 
 The prediction. A chunk that just missed a step waits for it to end and for its own: two steps. The
 batch of a step is what arrived during the one before: T = sum(a) + T * sum(b n / period), so
-T = sum(a) / (1 - sum(b n / period)). Batches vary like counts do: three deviations are added.
+T = sum(a) / (1 - sum(b n / period)), where a class of few streams pays its a now and then only.
+Batches vary like counts do: three deviations are added.
 Streams of a longer look-ahead are due later and are overtaken; they are in time as long as the
 engine has time to spare. tests/unit/server/test_cost.py holds this against a simulation of the
 scheduler.
@@ -31,6 +32,7 @@ PRIOR_WEIGHT = 0.5
 """In squared streams: batches that differ by one or two speak louder."""
 MOST_BUSY = 0.9
 MOST_LAG_S = 0.2
+ROUNDS = 12
 MAX_ROWS = 32
 """Streams of one batch (asr.schedule.Limits)."""
 
@@ -111,20 +113,24 @@ class Costs:
 
     def lag_s(self, streams: Mapping[int, int]) -> float:
         """Predict the 99th percentile of the chunk lag of the most urgent streams."""
-        once = least = share = spread = 0.0
-        for look_ahead, count in streams.items():
-            if count and (line := self.line(look_ahead)):
-                a, b = line
-                once, least = once + a, least + a + b
-                share += count * b / period_s(look_ahead)
-        if share >= 1:
+        lines = {
+            look: (*line, count / period_s(look), count)
+            for look, count in sorted(streams.items())
+            if count and (line := self.line(look))
+        }
+        if not lines:
+            return 0.0
+        idle = 1 - sum(rate * b for _, b, rate, _ in lines.values())
+        if idle <= 0:
             return math.inf
-        cycle = max(least, once / (1 - share))
-        for look_ahead, count in streams.items():
-            if count and (line := self.line(look_ahead)):
-                batch = min(count, max(1.0, count * cycle / period_s(look_ahead)))
-                spread = max(spread, 3 * line[1] * math.sqrt(batch))
-        return 2 * cycle + spread
+        cycle = sum(a for a, *_ in lines.values()) / idle
+        for _ in range(ROUNDS):  # a class of few streams has no step in each cycle
+            cycle = sum(a * min(1.0, rate * cycle) for a, _, rate, _ in lines.values()) / idle
+        (a, b, *_), *others = lines.values()
+        cycle = max(cycle, a + b)
+        rare = sum((a + b) * (1 - min(1.0, rate * cycle)) for a, b, rate, _ in others)
+        rows = ((b, min(count, max(1.0, rate * cycle))) for _, b, rate, count in lines.values())
+        return 2 * cycle + rare + 3 * max(b * math.sqrt(batch) for b, batch in rows)
 
     def allows(self, streams: Mapping[int, int]) -> bool:
         """Whether so many streams would be served in time; yes as long as nobody knows."""

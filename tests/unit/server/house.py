@@ -9,6 +9,7 @@ from asr.scripted import ScriptedEngine
 from server.keeper import Holder, Keeper, Ticket
 from server.manager import Manager
 from server.metrics import Metrics
+from server.place import Rules
 from server.session import Session
 from server.store.base import Store
 from server.store.memory import MemoryStore
@@ -108,11 +109,14 @@ class House:
         *,
         rest_after_s: float = 0.0,
         make: Callable[[int], StreamingEngine] | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.workers = list[Worker]()
         self.slots = slots
         self.make = make or (lambda slots: ScriptedEngine(slots=slots, delay_frames=1))
-        self.manager = Manager(self._launch, workers, observer=Metrics(), sleep=self._sleep)
+        self.manager = Manager(
+            self._launch, workers, observer=Metrics(), rules=rules, sleep=self._sleep
+        )
         self.store = store or MemoryStore()
         self.keeper = Keeper(self.manager, self.store, rest_after_s=rest_after_s)
 
