@@ -21,7 +21,7 @@ from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from server.wire.errors import LocalProtocolError
-from server.wire.messages import AudioFormat, Chunk, Final
+from server.wire.messages import AudioFormat, Chunk, Final, Readable
 from server.wire.subtitles import FORMATS, Segment, TimedWord, write
 
 EXAMPLES = """\
@@ -56,6 +56,11 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--language", help="a language tag such as en, where the model has several")
     parser.add_argument("--token", help="bearer token, where the server asks for one")
+    parser.add_argument(
+        "--readable",
+        action="store_true",
+        help="capitals, ends of sentences and numbers by rules, where the model writes none",
+    )
 
 
 def latency_of(text: str | None) -> Latency:
@@ -134,6 +139,7 @@ def session_of(
         latency=latency_of(args.latency),
         language=args.language,
         token=args.token,
+        readable=Readable() if args.readable else None,
         names=names,
     )
 

@@ -48,6 +48,7 @@ from server.wire.messages import (
     Partial,
     PartialsMode,
     Pause,
+    Readable,
     Ready,
     Resume,
     ResumeFrom,
@@ -84,6 +85,7 @@ class StartOptions(TypedDict):
     boost: NotRequired[Boosts | None]
     endpointing: NotRequired[Endpointing | None]
     meeting: NotRequired[Meeting | None]
+    readable: NotRequired[Readable | None]
     meta: NotRequired[dict[str, Any] | None]
     resume: NotRequired[ResumeFrom | None]
 

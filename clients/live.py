@@ -21,6 +21,7 @@ from server.wire.messages import (
     LatencyClass,
     Meeting,
     Partial,
+    Readable,
 )
 
 Latency = LatencyClass | Chunk | None
@@ -48,6 +49,8 @@ class Session:
     come_back_s: float = 30.0
     """A broken connection is dialled again for so long."""
     meeting: Meeting | None = None
+    readable: Readable | None = None
+    """What the server adds to the text."""
     names: tuple[str, ...] = ("",)
     """A name for each channel, in front of its captions."""
 
@@ -157,6 +160,7 @@ def _open(session: Session) -> AbstractAsyncContextManager[Connection]:
         token=session.token,
         come_back_s=session.come_back_s,
         meeting=session.meeting,
+        readable=session.readable,
         words=True,
     )
 

@@ -23,7 +23,7 @@ from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from clients.minutes import WRITERS
 from server.wire.errors import LocalProtocolError
-from server.wire.messages import AudioFormat, Meeting
+from server.wire.messages import AudioFormat, Meeting, Readable
 from server.wire.subtitles import Segment, TimedWord
 
 EXAMPLES = """\
@@ -32,8 +32,9 @@ examples:
   rivulet meeting --microphone --name Ann --room monday-7f3a      others join with the same room
   rivulet meeting interview.wav                     two channels are two participants
 
-The link that is shown lets others read along in a browser; `?overlay` behind it makes captions
-for OBS and the like. Who knows the link may read."""
+The first link that is shown lets others read along in a browser; `?overlay` behind it makes
+captions for OBS and the like. The second lets them speak there: from a microphone, or with the
+sound of a tab, such as a call (Chrome, Edge). Who knows the links may read and speak."""
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Wish:
     language: str | None
     room: str
     device: str | None
+    readable: Readable | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,8 +102,10 @@ def run(args: argparse.Namespace) -> int:
     latency = latency_of(args.latency)
     room = args.room or secrets.token_urlsafe(9)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
-    wish = Wish(args.url, args.token, latency, args.language, room, args.device)
-    screen.note(f"read along: {link_of(args.url, room)}")
+    readable = Readable() if args.readable else None
+    wish = Wish(args.url, args.token, latency, args.language, room, args.device, readable)
+    screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
+    screen.note(f"speak in a browser: {link_of(args.url, '/', f'meeting={room}')}")
     try:
         asyncio.run(_meet(participants, wish, screen))
     except asyncio.CancelledError:
@@ -150,11 +154,11 @@ def merged(participants: Sequence[Participant]) -> list[Segment]:
     return sorted(segments, key=lambda segment: segment.start_ms)
 
 
-def link_of(url: str, room: str) -> str:
-    """Return the address of the page that reads a room along."""
+def link_of(url: str, path: str, query: str = "") -> str:
+    """Return the address of a page of the server."""
     parts = urlsplit(url)
     scheme = "https" if parts.scheme == "wss" else "http"
-    return urlunsplit((scheme, parts.netloc, f"/meeting/{room}", "", ""))
+    return urlunsplit((scheme, parts.netloc, path, query, ""))
 
 
 async def _meet(participants: Sequence[Participant], wish: Wish, screen: CaptionScreen) -> None:
@@ -178,6 +182,7 @@ async def _take_part(
             language=wish.language,
             token=wish.token,
             meeting=Meeting(id=wish.room, speakers=participant.names),
+            readable=wish.readable,
             names=participant.names,
         )
         await stream_live(packets, session, screen, heard=participant.heard, until=until)

@@ -135,7 +135,7 @@ class Page {
     this.#link = new Link({
       url: new URL("v1/stream", document.baseURI).href.replace(/^http/, "ws"),
       token: new URLSearchParams(location.hash.slice(1)).get("token"),
-      start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#meeting() },
+      start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#wishes() },
       live: source.live,
       on: (type, message) => {
         if (type === "session" && !source.live && !begun) {
@@ -163,9 +163,12 @@ class Page {
     $("read-along").href = `meeting/${room}`;
   }
 
-  #meeting() {
+  #wishes() {
+    const wishes = {};
     const name = $("speaker").value.trim();
-    return this.#room ? { meeting: { id: this.#room, speakers: name ? [name] : [] } } : {};
+    if (this.#room) wishes.meeting = { id: this.#room, speakers: name ? [name] : [] };
+    if (preferences.get("readable")) wishes.readable = {};
+    return wishes;
   }
 
   #sourceEnded() {

@@ -31,7 +31,7 @@ export function bindControls(page) {
   bindRadio("theme", () => page.ribbon.repaint());
   bindRadio("source", (value) => { root.dataset.source = value; });
   bindRadio("latency", (value) => { $("cost").textContent = COSTS[value]; });
-  for (const name of ["announce", "clean", "shortcuts"]) bindSwitch(name);
+  for (const name of ["announce", "clean", "readable", "shortcuts"]) bindSwitch(name);
   bindMenu(page);
   bindFile(page, (chosen) => { file = chosen; });
   bindKeys(verbs);

@@ -88,6 +88,8 @@ class Adapter:
         self._requests: list[Request] = []
         self._frames: list[Frame] = []
         self._rest = b""
+        self.readable = native.Readable() if hello.is_set("readable") else None
+        """What is added to the text; a wire that has words for it sets it before it starts."""
         self.sessions = 0
         """Asked for and not over; what is told is of the oldest."""
 
@@ -196,6 +198,7 @@ class Adapter:
                 words=True,
                 endpointing=endpointing,
                 boost=boost or None,
+                readable=self.readable,
             )
         )
 

@@ -81,6 +81,16 @@ def keyterms_of(hello: Hello) -> list[native.Boost]:
     return found
 
 
+def readable_of(hello: Hello) -> native.Readable | None:
+    """Return what is added to the text: ``smart_format``, ``punctuate``, ``numerals``."""
+    is_all = hello.is_set("smart_format") or hello.is_set("readable")
+    has_marks = is_all or hello.is_set("punctuate")
+    has_numbers = is_all or hello.is_set("numerals")
+    if not has_marks and not has_numbers:
+        return None
+    return native.Readable(capitals=has_marks, punctuation=has_marks, numbers=has_numbers)
+
+
 def endpointing_of(hello: Hello) -> native.Endpointing:
     """Return when a turn ends; raises BadRequest."""
     wish = hello.get("endpointing").lower()
@@ -98,6 +108,7 @@ class DeepgramServer(Adapter):
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
+        self.readable = readable_of(hello)
         self._has_interim = hello.is_set("interim_results")
         self._has_vad_events = hello.is_set("vad_events")
         try:

@@ -7,13 +7,17 @@ Does not know: sockets, clocks, sound files, other people's URLs (a body that is
 from server.wire import messages as native
 from server.wire.adapter import Hello
 from server.wire.codec import JsonObject
-from server.wire.deepgram import keyterms_of, metadata_of, refusal, word_of
-from server.wire.rest import FileServer, json_answer
+from server.wire.deepgram import keyterms_of, metadata_of, readable_of, refusal, word_of
+from server.wire.rest import FileServer, Recording, json_answer
 from server.wire.values import seconds
 
 
 class DeepgramFile(FileServer):
     """A client that posts a file to ``/v1/listen``."""
+
+    def __init__(self, hello: Hello, recording: Recording) -> None:
+        super().__init__(hello, recording)
+        self.readable = readable_of(hello)
 
     def wishes(self) -> tuple[str, list[native.Boost]]:
         """Return language and phrases."""

@@ -58,6 +58,7 @@ class Settings:
     channels: int = 1
     language: str = ""
     has_words: bool = False
+    has_marks: bool = False
     phrases: tuple[native.Boost, ...] = ()
     silence_ms: int | None = None
 
@@ -80,6 +81,7 @@ class Settings:
             channels=channels,
             language=text_in(heard.get("language"), self.language),
             has_words=bool(recognition.get("enable_word_time_offsets", self.has_words)),
+            has_marks=bool(recognition.get("enable_automatic_punctuation", self.has_marks)),
             phrases=_phrases(wish["word_boosting"]) if "word_boosting" in wish else self.phrases,
             silence_ms=self.silence_ms if stop is None else silence(number_in(stop, "stop")),
         )
@@ -103,7 +105,7 @@ class Settings:
             "input_audio_params": {"sample_rate_hz": self.rate, "num_channels": self.channels},
             "recognition_config": {
                 "max_alternatives": 1,
-                "enable_automatic_punctuation": False,
+                "enable_automatic_punctuation": self.has_marks,
                 "enable_word_time_offsets": self.has_words,
                 "enable_profanity_filter": False,
                 "enable_verbatim_transcripts": True,
@@ -217,6 +219,8 @@ class NvidiaServer(Adapter):
             if opened is None:
                 return b""
             self._header, audio, data = None, opened.audio, opened.first
+        if settings.has_marks:
+            self.readable = native.Readable(numbers=False)
         self.start(
             audio,
             endpointing=settings.endpointing(),

@@ -38,6 +38,7 @@ class Config:
     channels: int
     language: str
     has_words: bool
+    has_marks: bool
     phrases: tuple[native.Boost, ...]
     endpointing: native.Endpointing
 
@@ -64,6 +65,7 @@ def read_config(fields: pb.Fields) -> Config:
         channels=fields.integer(7),
         language=fields.text(3),
         has_words=bool(fields.integer(8)),
+        has_marks=bool(fields.integer(11)),
         phrases=tuple(phrases),
         endpointing=endpointing or native.Endpointing(),
     )
@@ -145,6 +147,8 @@ class RivaServer(Adapter):
         self._config = config = read_config(fields.message(1))
         self._has_interim = bool(fields.integer(2))
         self._rate = config.audio.rate
+        if config.has_marks:
+            self.readable = native.Readable(numbers=False)
         self.start(
             config.audio,
             endpointing=config.endpointing,
@@ -164,6 +168,8 @@ class RivaFile(FileServer):
     def __init__(self, hello: Hello, recording: Recording, config: Config) -> None:
         super().__init__(hello, recording)
         self._config = config
+        if config.has_marks:
+            self.readable = native.Readable(numbers=False)
 
     def wishes(self) -> tuple[str, list[native.Boost]]:
         """Return language and phrases."""

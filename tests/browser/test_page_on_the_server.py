@@ -39,3 +39,22 @@ async def test_a_file_becomes_captions_through_the_real_server(
         await page.click("[data-format=txt]")
         assert await page.downloaded() == "turn on the light\nthank you\n"
         assert page.complaints == []
+
+
+async def test_readable_text_is_a_switch_in_the_settings(devtools: str, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.wav"
+    with wave.open(str(clip), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(speech("turn on the light"))
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page)
+        await page.js("document.querySelector('#readable').click()")
+        await page.click("[name=source][value=file]")
+        await page.js("document.querySelector('#pace').value = 'fast'")
+        await page.choose_file("#file", clip)
+        await page.click("#toggle")
+        await page.wait("document.documentElement.dataset.state === 'finished'")
+        assert await page.js("document.querySelector('.final span').innerText") == (
+            "Turn on the light."
+        )
+        assert page.complaints == []

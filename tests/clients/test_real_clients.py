@@ -20,7 +20,7 @@ def test_a_real_client_hears_the_words_of_the_native_wire(case: Case, tmp_path: 
     async def run() -> None:
         async with serving() as server:
             outcome = await play(case, server, tmp_path)
-            assert outcome.text.split() == outcome.expected.split()
+            assert outcome.is_same, (outcome.text, outcome.expected)
             assert outcome.text
 
     asyncio.run(run())

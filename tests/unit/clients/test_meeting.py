@@ -87,7 +87,7 @@ def test_a_participant_is_named_by_hand_or_by_file(tmp_path: Path) -> None:
     ],
 )
 def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, link: str) -> None:
-    assert link_of(url, "r") == link
+    assert link_of(url, "/meeting/r") == link
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from server.wire.adapter import Refused
 from server.wire.deepgram import DeepgramServer
-from server.wire.messages import Ack, Boost, Configured, Endpointing
+from server.wire.messages import Ack, Boost, Configured, Endpointing, Readable
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 RAW = {"encoding": "linear16", "sample_rate": 16_000}
@@ -219,3 +219,19 @@ def test_every_message_is_json_with_a_type_that_their_clients_know() -> None:
     played.tell(DONE)
     known = {"Results", "SpeechStarted", "UtteranceEnd", "Metadata", "ConfigureSuccess"}
     assert {json.loads(frame)["type"] for frame in played.frames} <= known
+
+
+@pytest.mark.parametrize(
+    ("query", "rules"),
+    [
+        ({}, None),
+        ({"punctuate": "true"}, Readable(numbers=False)),
+        ({"numerals": "true"}, Readable(capitals=False, punctuation=False)),
+        ({"smart_format": "true"}, Readable()),
+        ({"readable": "true"}, Readable()),
+    ],
+)
+def test_the_text_is_formatted_as_it_is_asked_for(
+    query: dict[str, str], rules: Readable | None
+) -> None:
+    assert table(**query).start.readable == rules
