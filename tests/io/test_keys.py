@@ -65,10 +65,10 @@ async def status_of(server: Running, path: str, headers: dict[str, str] | None =
     return caught.value.response.status_code
 
 
-async def token(server: Running, key: str, body: str = "") -> Message:
+async def token(server: Running, key: str, body: str = "", *, path: str = "/v1/tokens") -> Message:
     headers = f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n"
     reader, writer = await asyncio.open_connection(server.addresses.host, server.addresses.port)
-    writer.write(f"POST /v1/tokens HTTP/1.1\r\nHost: here\r\n{headers}\r\n{body}".encode())
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: here\r\n{headers}\r\n{body}".encode())
     head, _, answer = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     return {"status": int(head.split()[1]), **json.loads(answer)}
@@ -209,3 +209,25 @@ async def test_a_file_of_keys_that_cannot_be_read_is_said_in_a_sentence(keys: Pa
     with pytest.raises(StartError, match="No such file"):
         async with locked(keys):
             pass
+
+
+async def test_a_session_of_nvidias_wire_needs_a_key_and_its_secret_opens_the_socket(
+    keys: Path, key: str
+) -> None:
+    sessions, path = "/v1/realtime/transcription_sessions", "/v1/realtime?intent=transcription"
+    async with locked(keys) as server:
+        refused = await token(server, "rvk_no", path=sessions)
+        assert refused["status"] == 401
+        assert "key" in refused["detail"]
+        session = await token(server, key, "{}", path=sessions)
+        assert session["status"] == 200
+        assert await status_of(server, path) == 401
+        url = server.addresses.websocket.replace("/v1/stream", path)
+        secret = session["client_secret"]["value"]
+        offers = [Subprotocol("realtime"), Subprotocol(f"realtime-token.{secret}")]
+        async with connect(url, subprotocols=offers) as socket:
+            assert json.loads(await socket.recv())["type"] == "conversation.created"
+        forged = [Subprotocol("realtime"), Subprotocol("realtime-token.rvt_forged.x")]
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(url, subprotocols=forged)
+        assert caught.value.response.status_code == 401

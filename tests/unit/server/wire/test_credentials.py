@@ -15,6 +15,8 @@ from server.wire.credentials import Presented, presented
         ({"sec-websocket-protocol": "rivulet.v1, auth.K"}, {}),
         ({"sec-websocket-protocol": "token, K"}, {}),
         ({"sec-websocket-protocol": "realtime, openai-insecure-api-key.K"}, {}),
+        ({"sec-websocket-protocol": "realtime, realtime-token.K"}, {}),
+        ({"kyutai-api-key": "K"}, {}),
     ],
 )
 def test_a_key_is_found_where_clients_put_it(
@@ -23,7 +25,7 @@ def test_a_key_is_found_where_clients_put_it(
     assert presented(headers, query) == Presented("K")
 
 
-@pytest.mark.parametrize("name", ["token", "jwt"])
+@pytest.mark.parametrize("name", ["token", "jwt", "auth_id"])
 def test_what_stands_in_the_address_is_marked(name: str) -> None:
     assert presented({}, {name: ["K"]}) == Presented("K", is_in_url=True)
 
