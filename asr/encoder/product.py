@@ -29,23 +29,22 @@ class TiledLinear:
         if functions is None:
             raise RuntimeError("this processor has no AMX, or no compiler was found")
         self._outer, self._inner = weight.shape
-        self._activation = ACTIVATIONS.index(activation)
+        self._shape = (ctypes.c_int64 * 4)(0, *weight.shape, ACTIVATIONS.index(activation))
         padding = -self._outer % PANEL
         self._bias = F.pad(torch.zeros(self._outer) if bias is None else bias.float(), (0, padding))
         self._packed = torch.empty(self._outer + padding, self._inner, dtype=torch.bfloat16)
         weight = weight.to(torch.bfloat16).contiguous()
-        sizes = map(ctypes.c_int64, (self._outer, self._inner))
-        functions.product_pack(*sizes, _p(weight), _p(self._packed))
+        functions.product_pack(self._outer, self._inner, weight.data_ptr(), self._packed.data_ptr())
         self._run = functions.product
+        self._kept = self._packed.data_ptr(), self._bias.data_ptr()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
         x = x.to(torch.bfloat16).contiguous()
-        rows = x.numel() // self._inner
+        self._shape[0] = x.numel() // self._inner
         out = torch.empty(*x.shape[:-1], self._outer, dtype=torch.bfloat16)
         tail = torch.empty(ROWS * self._inner, dtype=torch.bfloat16)
-        shape = (ctypes.c_int64 * 4)(rows, self._outer, self._inner, self._activation)
-        self._run(shape, *map(_p, (x, self._packed, self._bias, tail, out)))
+        self._run(self._shape, x.data_ptr(), *self._kept, tail.data_ptr(), out.data_ptr())
         return out
 
 
@@ -61,8 +60,6 @@ def _functions() -> ctypes.CDLL | None:
     if functions is None or not hasattr(functions, "product") or not functions.product_ready():
         return None
     functions.product.restype = functions.product_pack.restype = None
+    functions.product.argtypes = [ctypes.c_void_p] * 6
+    functions.product_pack.argtypes = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2]
     return functions
-
-
-def _p(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
