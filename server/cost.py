@@ -126,11 +126,12 @@ class Costs:
         cycle = sum(a for a, *_ in lines.values()) / idle
         for _ in range(ROUNDS):  # a class of few streams has no step in each cycle
             cycle = sum(a * min(1.0, rate * cycle) for a, _, rate, _ in lines.values()) / idle
-        (a, b, *_), *others = lines.values()
+        (a, b, *_), *slower = lines.values()
         cycle = max(cycle, a + b)
-        rare = sum((a + b) * (1 - min(1.0, rate * cycle)) for a, b, rate, _ in others)
-        rows = ((b, min(count, max(1.0, rate * cycle))) for _, b, rate, count in lines.values())
-        return 2 * cycle + rare + 3 * max(b * math.sqrt(batch) for b, batch in rows)
+        rare = sum((a + b) * (1 - min(1.0, rate * cycle)) for a, b, rate, _ in slower)
+        shares = ((b, n - 1, min(1.0, rate * cycle / n)) for _, b, rate, n in lines.values())
+        spread = max(b * math.sqrt(others * p * (1 - p)) for b, others, p in shares)
+        return 2 * cycle + rare + 3 * spread
 
     def allows(self, streams: Mapping[int, int]) -> bool:
         """Whether so many streams would be served in time; yes as long as nobody knows."""
