@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from edge import wire
 from edge.handover import Assembly
-from edge.recogniser import LegAudio, LegRefused, Past, Recogniser, Start
+from edge.recogniser import Fenced, LegAudio, LegRefused, Past, Recogniser, Start
 from edge.ring import AudioRing
 from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
 
@@ -119,6 +119,8 @@ class CoreLeg:
     async def _recognise(self) -> None:
         try:
             await self._recogniser.run()
+        except Fenced:
+            self.refusal = "the server gave this leg up"
         except LegRefused as error:
             self.refusal = str(error)
         except Exception as error:  # noqa: BLE001 - task boundary: one leg must not end the others

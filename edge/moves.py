@@ -51,10 +51,10 @@ class Moves:
             if past is not None and keeper is not None:
                 keeper.write_down(past.token)
                 await leg.until_durable(recogniser.durable, SNAPSHOT_S)
-            await leg.stop_local()
             moved = None
             if past is not None and keeper is not None:
-                moved = await keeper.move_out(past.token)
+                moved = await keeper.move_out(past.token)  # before its socket is closed politely
+            await leg.stop_local()
             logger.info("leg given up", extra={"leg": leg.leg.number, "has_state": bool(moved)})
             return handover.of(leg.leg, moved, past, recogniser.safe)
         finally:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from edge import wire
 from edge.leg import Leg
-from edge.recogniser import LegAudio, LegRefused, Recogniser, Start
+from edge.recogniser import Fenced, LegAudio, LegRefused, Recogniser, Start
 from edge.ring import AudioRing
 from edge.spill import SpillBudget, SpillFile
 from edge.transcript import Transcript
@@ -326,6 +326,8 @@ class NodeLeg:
         try:
             await recogniser.run()
             closed = Close()
+        except Fenced:
+            return  # it was given up: edge.moves knows what becomes of it
         except LegRefused as error:
             logger.warning("leg refused here", extra={"leg": self.leg.number})
             closed = Close(reason="refused", text=str(error))

@@ -12,7 +12,13 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from clients.connection import Connection, RivuletError, connect
+from clients.connection import (
+    ATTACHED_ELSEWHERE,
+    Connection,
+    ConnectionLost,
+    RivuletError,
+    connect,
+)
 from edge.packets import CodecMissing, PacketDecoder, decoder_of
 from edge.ring import AudioRing, Span
 from edge.wire import Encoding, Open, Result, Word
@@ -40,6 +46,10 @@ _FOR_GOOD = {
     "unauthorized",
     "forbidden_origin",
 }
+
+
+class Fenced(Exception):
+    """The server's session was given up: somebody else goes on with it."""
 
 
 class LegRefused(Exception):
@@ -119,6 +129,8 @@ class Recogniser:
         """The session that runs, for whoever goes on with it."""
         self.durable = start.at
         """Samples that the server will not ask for again, whatever happens to it."""
+        self.is_resumed = False
+        """The session that runs began elsewhere."""
         self.sessions = 0
         """Sessions begun: more than one means that some failed."""
         self._url, self._audio, self._ring, self._listener = url, audio, ring, listener
@@ -133,7 +145,7 @@ class Recogniser:
         self._more.set()
 
     async def run(self) -> None:
-        """Recognise until the ring is ended and all is said. Raises LegRefused."""
+        """Recognise until the ring is ended and all is said. Raises LegRefused, Fenced."""
         try:
             decoder_of(self._audio.encoding, self._audio.rate)
         except CodecMissing as error:
@@ -143,6 +155,8 @@ class Recogniser:
                 await self._session()
                 return
             except RivuletError as error:
+                if isinstance(error, ConnectionLost) and error.close_code == ATTACHED_ELSEWHERE:
+                    raise Fenced from error
                 if self._resume is not None and error.code == "resume_unknown":
                     logger.warning("a moved session is not known here: it begins anew")
                     self._resume = None
@@ -170,7 +184,7 @@ class Recogniser:
             resume=resume,
         ) as connection:
             self.sessions += 1
-            self._resume = None
+            self._resume, self.is_resumed = None, connection.ready.resumed
             self.past = Past(connection.ready.token, origin, before)
             begin = origin + connection.ready.at
             sending = asyncio.create_task(self._send(connection, begin))

@@ -104,6 +104,13 @@ def keep(finals: dict[int, str], leg: NodeLeg) -> None:
         assert finals.setdefault(number, final.text) == final.text
 
 
+async def heard(leg: NodeLeg, samples: int) -> None:
+    """Wait until the node has decoded so much."""
+    while leg.recogniser is None or leg.recogniser.done < samples:
+        leg.stirred.clear()
+        await leg.stirred.wait()
+
+
 async def words_of(leg: NodeLeg) -> str:
     """Wait for the end of a leg; its final text."""
     async with asyncio.timeout(15):

@@ -1,4 +1,4 @@
-"""The embedded model behind a cut: the transcript is the one of the uncut run."""
+"""The embedded model behind cuts and moves: the transcript is the one of the quiet run."""
 
 import asyncio
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from edge.wire import Policy
-from tests.edge_rig import PACKET, feed, mulaw, rig
+from tests.edge_rig import PACKET, EdgeNode, another_edge_node, feed, heard, mulaw, rig
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 pytestmark = [pytest.mark.io, pytest.mark.model, pytest.mark.slow]
@@ -55,3 +55,32 @@ def test_words_of_the_model_do_not_depend_on_cuts(policy: Policy) -> None:
     whole = asyncio.run(transcript(audio, [], "core"))
     cut = asyncio.run(transcript(audio, [third, 2 * third], policy))
     assert whole and cut == whole
+
+
+async def moved_transcript(audio: bytes, target: str) -> str:
+    """Recognise on a node; a third of the way in, and again at two, the session moves."""
+    async with (
+        rig("edge", has_model=True, is_apart=True, slots=8) as r,
+        another_edge_node(r, "n2", has_model=True) as second,
+    ):
+        nodes = [second, EdgeNode(r.node, r.moves, r.uplink)]
+        leg, third = r.open(), len(audio) // 3 // PACKET * PACKET
+        for number in range(2):
+            feed(leg, audio[leg.leg.ring.head : (number + 1) * third])
+            await heard(leg, leg.leg.ring.head - 16_000)
+            await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+            if target == "core":
+                await r.moves.to_core(leg)
+                break
+            leg = await nodes[number].fetch(leg)
+        feed(leg, audio[leg.leg.ring.head :])
+        leg.end()
+        await leg.is_over.wait()
+        return leg.leg.transcript.final_text()
+
+
+@pytest.mark.parametrize("target", ["node", "core"])
+def test_words_of_the_model_do_not_depend_on_moves(target: str) -> None:
+    audio = call()
+    whole = asyncio.run(transcript(audio, [], "core"))
+    assert whole and asyncio.run(moved_transcript(audio, target)) == whole
