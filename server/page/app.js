@@ -15,6 +15,8 @@ const STATES = {
   idle: "Ready", connecting: "Connecting…", live: "Live", lost: "Reconnecting…",
   finishing: "Finishing…", finished: "Finished",
 };
+const PHRASES = 1000;
+const PHRASE_CHARS = 64;
 const ROOM = /^[A-Za-z0-9_-]{1,64}$/;
 const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
 
@@ -163,8 +165,12 @@ class Page {
     $("read-along").href = `meeting/${room}`;
   }
 
+  /** Names and terms were changed: a running session is told. */
+  boost() { this.#link?.boost(phrases()); }
+
   #wishes() {
     const wishes = {};
+    if (phrases().length > 0) wishes.boost = phrases();
     const name = $("speaker").value.trim();
     if (this.#room) wishes.meeting = { id: this.#room, speakers: name ? [name] : [] };
     if (preferences.get("readable")) wishes.readable = {};
@@ -212,6 +218,7 @@ class Page {
       gap: () => this.notice("Some audio was lost on the way."),
       goaway: () => this.notice("The server moves this session soon."),
       error: () => this.error(message.message),
+      configured: () => this.notice("Names and terms are heard from here on."),
       lost: () => this.#lost(message),
       failed: () => this.error(message.message),
       done: () => this.ribbon.decoded(this.#sessionBase + message.samples),
@@ -317,6 +324,13 @@ class Page {
       // refused (battery saver): captions work all the same
     }
   }
+}
+
+/** What the person listens for, as the protocol takes it. */
+function phrases() {
+  const texts = preferences.get("vocabulary").split(/[\n,]/).map((text) => text.trim());
+  const known = new Set(texts.filter((text) => text.length > 0 && text.length <= PHRASE_CHARS));
+  return [...known].slice(0, PHRASES).map((phrase) => ({ phrase }));
 }
 
 function summary(transcript, medianLag) {

@@ -32,6 +32,8 @@ export function bindControls(page) {
   bindRadio("source", (value) => { root.dataset.source = value; });
   bindRadio("latency", (value) => { $("cost").textContent = COSTS[value]; });
   for (const name of ["announce", "clean", "readable", "shortcuts"]) bindSwitch(name);
+  $("vocabulary").value = preferences.get("vocabulary");
+  $("vocabulary").addEventListener("change", () => { preferences.set("vocabulary", $("vocabulary").value); page.boost(); });
   bindMenu(page);
   bindFile(page, (chosen) => { file = chosen; });
   bindKeys(verbs);

@@ -53,6 +53,12 @@ export class Link {
     return new Promise((resolve) => { this.#waiting.push(resolve); });
   }
 
+  /** Favour these phrases from here on, also in a session after this one. */
+  boost(phrases) {
+    this.#options.start = { ...this.#options.start, boost: phrases };
+    if (this.#talk?.ready) this.#talk.configure({ boost: phrases });
+  }
+
   /** Ask for the last words; `ended` follows when they are there. */
   stop() {
     if (this.#over || this.#stopping) return;

@@ -8,7 +8,7 @@ globalThis.preferences = (() => {
   const KEY = "rivulet.preferences";
   const SIZES = [1, 1.25, 1.5, 1.875, 2.25, 2.75, 3.5]; // rem
   const DEFAULTS = {
-    theme: "system", size: 2, view: "transcript", shortcuts: true, announce: true, clean: true, readable: false,
+    theme: "system", size: 2, view: "transcript", shortcuts: true, announce: true, clean: true, readable: false, vocabulary: "",
     latency: "balanced", source: "microphone",
   };
   const stored = () => {

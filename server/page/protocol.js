@@ -79,6 +79,8 @@ export class Conversation {
     return this.ready && openMs + ms <= this.#windowMs * 0.8;
   }
 
+  configure(changes) { this.#send({ type: "configure", req: "page", ...changes }); }
+
   stop() { this.#send({ type: "stop" }); }
 
   close() {

@@ -1,11 +1,12 @@
 """The page and the real server, with the scripted engine behind it."""
 
+import json
 import wave
 from pathlib import Path
 
 import pytest
 
-from tests.browser.cdp import open_page
+from tests.browser.cdp import Page, open_page
 from tests.io.serving import RATE_HZ, serving, speech
 
 pytestmark = pytest.mark.io
@@ -58,3 +59,40 @@ async def test_readable_text_is_a_switch_in_the_settings(devtools: str, tmp_path
             "Turn on the light."
         )
         assert page.complaints == []
+
+
+async def test_names_and_terms_are_boosted_from_the_start_and_while_it_runs(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page)
+        await page.js(TAP)
+        await write_terms(page, "moon rock, sun\nmoon rock")
+        await page.click("#toggle")
+        await page.wait("document.documentElement.dataset.state === 'live'")
+        await write_terms(page, "river")
+        await page.wait("window.sent.some((text) => text.includes('configure'))")
+        sent = [json.loads(text) for text in await page.js("window.sent")]
+        await page.goto(server.addresses.page)
+        assert await page.js("document.querySelector('#vocabulary').value") == "river"
+    start = next(message for message in sent if message["type"] == "start")
+    changes = [message["boost"] for message in sent if message["type"] == "configure"]
+    assert start["boost"] == [{"phrase": "moon rock"}, {"phrase": "sun"}]
+    assert changes == [[{"phrase": "river"}]]
+
+
+TAP = """{
+  window.sent = [];
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (data) {
+    if (typeof data === "string") window.sent.push(data);
+    return send.call(this, data);
+  };
+}"""
+
+
+async def write_terms(page: Page, text: str) -> None:
+    await page.js(
+        f"{{const box = document.querySelector('#vocabulary'); box.value = {json.dumps(text)};"
+        "box.dispatchEvent(new Event('change'))}"
+    )
