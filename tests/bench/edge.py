@@ -22,10 +22,24 @@ from typing import Any
 
 from clients.connection import connect
 from clients.load.host import machine
+from edge import doctor
 from edge.node import NodeLeg
 from edge.uplink import Timing
+from server.cli import ModelChoice
 from server.wire.messages import Ack, AudioFormat
-from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, keep, rig, sentences, spoken
+from tests.edge_rig import (
+    PACKET,
+    RATE_HZ,
+    EdgeNode,
+    Rig,
+    another_edge_node,
+    another_node,
+    heard,
+    keep,
+    rig,
+    sentences,
+    spoken,
+)
 
 RESULTS = Path(__file__).parent / "results" / "edge.json"
 PACKET_S = PACKET / RATE_HZ
@@ -230,17 +244,99 @@ async def handovers(count: int) -> dict[str, float]:
         leg.end()
         await leg.is_over.wait()
         keep(finals, leg)
-        heard = " ".join(filter(None, finals.values()))
+        words = " ".join(filter(None, finals.values()))
     return {
         "handovers": count,
         "gap_p50_ms": round(statistics.median(gaps) * 1000, 1),
         "gap_p99_ms": round(sorted(gaps)[-1 - count // 100] * 1000, 1),
-        "is_text_identical": heard == text,
+        "is_text_identical": words == text,
     }
+
+
+@dataclass(slots=True)
+class Speaker:
+    """A caller at the pace of speech, whose leg is now here and now there."""
+
+    leg: NodeLeg
+    audio: bytes
+    at: int = 0
+
+    async def speak(self) -> None:
+        """Feed what is due, to whoever has the leg."""
+        clock = asyncio.get_running_loop().time
+        born = clock()
+        while self.at < len(self.audio):
+            due = min(len(self.audio), int((clock() - born) * RATE_HZ) // PACKET * PACKET)
+            while self.at < due:
+                packet = self.audio[self.at : self.at + PACKET]
+                self.leg.append(len(packet), packet)
+                self.at += len(packet)
+            await asyncio.sleep(PACKET_S / 4)
+        self.leg.end()
+
+    def moved(self, leg: NodeLeg) -> None:
+        """Go on at another node: what it does not have is said again."""
+        self.leg = leg
+        rest = self.audio[leg.leg.ring.head : self.at]
+        leg.append(len(rest), rest)
+
+
+async def state_handovers(count: int, *, has_model: bool = False) -> dict[str, Any]:
+    """Move one session that is recognised on a node to another, every second.
+
+    Gap: from the fence of the first node to the second one's first progress beyond it.
+    """
+    gaps, clock, fences = list[float](), time.monotonic, list[float]()
+    async with (
+        rig("edge", timing=Timing(), has_model=has_model, is_apart=True) as r,
+        another_edge_node(r, "n2", has_model=has_model, timing=Timing()) as second,
+    ):
+        nodes = [EdgeNode(r.node, r.moves, r.uplink), second]
+        for node in nodes:
+            _note_fences(node, fences)
+        texts = sentences(max(3, round(count / 1.2)))
+        caller = Speaker(r.open(), spoken(texts))
+        speaking = asyncio.create_task(caller.speak())
+        await r.until(lambda: second.uplink.state.is_up and bool(r.core.legs))
+        for number in range(count):
+            await heard(caller.leg, caller.leg.leg.ring.head)
+            before = caller.leg.recogniser.done if caller.leg.recogniser else 0
+            leg = await nodes[(number + 1) % 2].fetch(caller.leg)
+            caller.moved(leg)
+            await heard(leg, before + 1)
+            gaps.append(clock() - fences[-1])
+        await speaking
+        await caller.leg.is_over.wait()
+        text = caller.leg.leg.transcript.final_text()
+    return {
+        "handovers": count,
+        "engine": "embedded model" if has_model else "scripted",
+        "gap_p50_ms": round(statistics.median(gaps) * 1000, 1),
+        "gap_p99_ms": round(sorted(gaps)[-1 - count // 100] * 1000, 1),
+        "is_text_identical": None if has_model else text == " ".join(texts),
+    }
+
+
+def _note_fences(node: EdgeNode, fences: list[float]) -> None:
+    keeper = node.moves._keeper
+    assert keeper is not None
+    move_out = keeper.move_out
+
+    async def noted(token: str) -> Any:
+        fences.append(time.monotonic())
+        return await move_out(token)
+
+    keeper.move_out = noted  # type: ignore[method-assign]
 
 
 def _p95(values: list[float]) -> float | None:
     return round(sorted(values)[int(0.95 * (len(values) - 1))], 3) if values else None
+
+
+async def carries() -> dict[str, Any]:
+    """What one node on one core takes: measured costs, with a third of the core kept free."""
+    findings = await asyncio.to_thread(doctor.examine, ModelChoice(model="", slots=16), None)
+    return {found.name: found.value for found in findings}
 
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -268,6 +364,9 @@ def _parts(args: argparse.Namespace, legs: int) -> Iterator[tuple[str, Any]]:
     yield "edge_policy", edge_policy(legs, seconds)
     yield "latency", added_latency_ms(seconds)
     yield "handover", handovers(20 if args.quick else 100)
+    yield "handover_state", state_handovers(5 if args.quick else 100)
+    yield "handover_state_model", state_handovers(3 if args.quick else 30, has_model=True)
+    yield "carries", carries()
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
@@ -279,6 +378,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "seconds_to_live": max(row["first_ack_s"] or 0.0 for row in cuts),
         "new_audio_acked_s": max(row["new_audio_acked_s"] or 0.0 for row in cuts),
         "handover_gap_p99_ms": result["handover"]["gap_p99_ms"],
+        "handover_state_gap_p99_ms": result["handover_state"]["gap_p99_ms"],
+        "handover_state_model_gap_p99_ms": result["handover_state_model"]["gap_p99_ms"],
     }
     return {
         **(delays if is_calm else dict.fromkeys(delays)),
@@ -287,6 +388,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "cuts_s": [row["cut_s"] for row in cuts],
         "handovers": result["handover"]["handovers"],
         "is_text_identical_after_handovers": result["handover"]["is_text_identical"],
+        "is_text_identical_after_state_handovers": result["handover_state"]["is_text_identical"],
+        "one_core": result["carries"],
         "backhaul_kbps": result["backhaul_kbps"],
         "backhaul_share_of_pcm": round(result["backhaul_kbps"] / PCM_KBPS, 3),
         "edge_policy_audio_bytes": result["edge_policy"]["audio_bytes"],
