@@ -14,7 +14,7 @@ from torch import Tensor
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import Heard
 from asr.decoder.fusion import Fusion
-from asr.decoder.search import Beams, Search, Steps, look, only_first, tell
+from asr.decoder.search import Beams, Search, Steps, look, only_first, owed_of, tell
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
@@ -94,7 +94,8 @@ class CtcBeamDecoder:
         """Leave the best hypothesis only, unfinished phrases given back."""
         row = torch.tensor([slot])
         beams = self._beams.rows(row)
-        rest = look(self._fusion, beams, row).rest.view(1, self._width)
+        hints = look(self._fusion, beams, row)
+        rest = hints.rest.view(1, self._width) - owed_of(beams, hints)
         best = (beams.score() + rest).argmax(-1, keepdim=True)
         self._beams.put(row, only_first(beams.pick(best.expand(-1, self._width))))
 

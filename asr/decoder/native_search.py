@@ -18,6 +18,7 @@ from asr.decoder.search import (
     PAUSE,
     PIECE_BONUS,
     REACH,
+    RELIEF,
     ROOM,
     TRIED,
     Beams,
@@ -38,7 +39,7 @@ def _structure(name: str, pointers: Sequence[str], **first: object) -> type[ctyp
 
 
 _WHOLE = ("width", "pieces", "tried", "room", "patience", "pause")
-_REAL = ("sure_blank", "reach", "bonus")
+_REAL = ("sure_blank", "reach", "bonus", "relief")
 _Rules = _structure(
     "Rules", (), **dict.fromkeys(_WHOLE, ctypes.c_int64), **dict.fromkeys(_REAL, ctypes.c_float)
 )
@@ -48,7 +49,7 @@ _PHRASES = ("number_S", "base", "begin", "count", "piece", "next", "gain", "give
             "first_next", "first_gain")  # fmt: skip
 _Phrases = _structure("Phrases", _PHRASES)
 _BEAMS = ("prefix", "before", "last", "boost", "lm", "count", "newest", "blank", "piece", "favour",
-          "said", "frame", "sure")  # fmt: skip
+          "owed", "said", "frame", "sure")  # fmt: skip
 _Beams = _structure("Beams", _BEAMS)
 _TOLD = ("decided", "open", "piece", "frame", "at", "sure")
 _Told = _structure("Told", _TOLD, room=ctypes.c_int64)
@@ -70,7 +71,7 @@ class NativeSearch:
         self._run.restype = None
         self._fusion, self.width = fusion, width
         whole = (width, blank, min(TRIED, blank), ROOM, PATIENCE, PAUSE)
-        self._rules = _Rules(*whole, SURE_BLANK, REACH, PIECE_BONUS)
+        self._rules = _Rules(*whole, SURE_BLANK, REACH, PIECE_BONUS, RELIEF)
         tables = fusion.lm_tables()
         self._ngram = _Ngram(*(tables[name].data_ptr() for name in _NGRAM) if tables else ())
         self._kept = tables  # the C++ reads their memory

@@ -28,7 +28,7 @@ extern "C" {
 
 struct Rules {
   int64_t width, pieces, tried, room, patience, pause;
-  float sure_blank, reach, bonus;
+  float sure_blank, reach, bonus, relief;
 };
 
 struct Child {
@@ -56,7 +56,7 @@ struct Phrases {
 struct Beams {  // [slots, width], the last three [slots, width, room]
   int64_t *prefix, *before;
   int32_t *last, *boost, *lm, *count, *newest;
-  float *blank, *piece, *favour;
+  float *blank, *piece, *favour, *owed;
   int32_t *said, *frame;
   float *sure;
 };
@@ -73,7 +73,7 @@ struct Told {  // of each row: decided pieces, then the open ones of the best hy
 namespace {
 
 struct Hint {
-  float gain;
+  float gain, owed;
   int32_t boost, lm;
 };
 
@@ -115,13 +115,24 @@ struct Search {
     return phrases.first_gain[number * rules.pieces + piece] - phrases.given_back[at];
   }
 
-  Hint hint(int64_t number, float lm_weight, int32_t boost, int32_t lm, int32_t piece) const {
-    Hint hint{0, boost, lm};
-    if (number) hint.gain = favoured(number, boost, piece, &hint.boost);
+  Hint hint(int64_t number, float lm_weight, const Hint &from, int32_t piece) const {
+    Hint hint{0, from.owed, from.boost, from.lm};
+    if (number) hint.gain = favoured(number, from.boost, piece, &hint.boost);
     // A language model of no weight is followed too: it may be given one later.
-    if (ngram.child)
-      hint.gain += lm_weight * (heard(lm, piece, &hint.lm) + rules.bonus);
+    float lm = ngram.child ? heard(from.lm, piece, &hint.lm) : 0;
+    if (hint.gain <= 0) {
+      hint.gain -= from.owed;
+      hint.owed = 0;
+    } else if (from.boost && lm < rules.relief) {  // on with a phrase: the model may not know it
+      hint.owed += lm_weight * (rules.relief - lm);
+      lm = rules.relief;
+    }
+    if (ngram.child) hint.gain += lm_weight * (lm + rules.bonus);
     return hint;
+  }
+
+  bool is_whole(int64_t number, int32_t boost) const {
+    return phrases.given_back[phrases.base[number] + boost] == 0;
   }
 };
 
@@ -130,7 +141,7 @@ struct Row {
   const Rules &rules;
   int64_t *prefix, *before;
   int32_t *last, *boost, *lm, *count, *newest;
-  float *blank, *piece, *favour;
+  float *blank, *piece, *favour, *owed;
   int32_t *said, *frame;
   float *sure;
 
@@ -138,7 +149,7 @@ struct Row {
     int64_t at = slot * r.width, deep = at * r.room;
     prefix = b.prefix + at, before = b.before + at, last = b.last + at, boost = b.boost + at;
     lm = b.lm + at, count = b.count + at, newest = b.newest + at, blank = b.blank + at;
-    piece = b.piece + at, favour = b.favour + at;
+    piece = b.piece + at, favour = b.favour + at, owed = b.owed + at;
     said = b.said + deep, frame = b.frame + deep, sure = b.sure + deep;
   }
 
@@ -219,6 +230,11 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
     });
     std::copy(near, near + tried, pieces);
   }
+  Hint here[MAX_WIDTH];
+  for (int k = 0; k < width; k++) {
+    if (search.is_whole(number, row.boost[k])) row.owed[k] = 0;
+    here[k] = {0, row.owed[k], row.boost[k], row.lm[k]};
+  }
   float either[MAX_WIDTH], stay_blank[MAX_WIDTH], stay_piece[MAX_WIDTH], grown[MAX_WIDTH];
   float more[MAX_WIDTH][MAX_TRIED];
   Hint hints[MAX_WIDTH][MAX_TRIED];
@@ -249,7 +265,7 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   for (int k = 0; k < width; k++)
     for (int c = 0; c < tried; c++) {
       if (more[k][c] == NEVER) continue;
-      hints[k][c] = search.hint(number, lm_weight, row.boost[k], row.lm[k], pieces[c]);
+      hints[k][c] = search.hint(number, lm_weight, here[k], pieces[c]);
       choices[number_of++] = {more[k][c] + row.favour[k] + hints[k][c].gain, k, c};
     }
   std::partial_sort(choices, choices + width, choices + number_of,
@@ -262,7 +278,8 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   }
   row.gather(row.prefix, from, 1), row.gather(row.before, from, 1), row.gather(row.last, from, 1);
   row.gather(row.boost, from, 1), row.gather(row.lm, from, 1), row.gather(row.count, from, 1);
-  row.gather(row.newest, from, 1), row.gather(row.said, from, rules.room);
+  row.gather(row.newest, from, 1), row.gather(row.owed, from, 1);
+  row.gather(row.said, from, rules.room);
   row.gather(row.frame, from, rules.room), row.gather(row.sure, from, rules.room);
   const float classes = float(blank + 1);
   for (int k = 0; k < width; k++) {
@@ -274,7 +291,7 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
     }
     row.blank[k] = NEVER, row.piece[k] = more[f][c];
     row.favour[k] += hints[f][c].gain;
-    row.boost[k] = hints[f][c].boost, row.lm[k] = hints[f][c].lm;
+    row.boost[k] = hints[f][c].boost, row.lm[k] = hints[f][c].lm, row.owed[k] = hints[f][c].owed;
     int64_t place = k * rules.room + std::min<int64_t>(row.count[k], rules.room - 1);
     float p = std::exp(scores[pieces[c]]);
     row.said[place] = pieces[c], row.frame[place] = row.newest[k] = int32_t(at);
