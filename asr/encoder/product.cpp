@@ -94,16 +94,16 @@ struct Product {
     }
   }
 
+  // Whole cache lines: rows lie a power of two apart and drive each other out of the cache.
   inline void finish(const float *sums, int64_t row, int64_t count, int64_t column) const {
-    for (int64_t part = 0; part < 2 && column < outer; part++, column += COLUMNS) {
-      const __m512 shift = _mm512_loadu_ps(bias + column);
-      const __mmask16 mask = outer - column >= COLUMNS ? 0xffff : (1u << (outer - column)) - 1;
-      for (int64_t r = 0; r < count; r++) {
-        const __m512 sum = _mm512_load_ps(sums + r * PANEL + part * COLUMNS);
-        const __m512 y = activated(_mm512_add_ps(sum, shift), activation);
-        _mm256_mask_storeu_epi16(out + (row + r) * outer + column, mask,
-                                 (__m256i)_mm512_cvtneps_pbh(y));
-      }
+    const __m512 low = _mm512_loadu_ps(bias + column), high = _mm512_loadu_ps(bias + column + COLUMNS);
+    const __mmask32 mask = outer - column >= PANEL ? ~0u : (1u << (outer - column)) - 1;
+    uint16_t *into = out + row * outer + column;
+    for (int64_t r = 0; r < count; r++, sums += PANEL, into += outer) {
+      const __m512 first = activated(_mm512_add_ps(_mm512_load_ps(sums), low), activation);
+      const __m512 second =
+          activated(_mm512_add_ps(_mm512_load_ps(sums + COLUMNS), high), activation);
+      _mm512_mask_storeu_epi16(into, mask, (__m512i)_mm512_cvtne2ps_pbh(second, first));
     }
   }
 
