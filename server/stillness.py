@@ -25,6 +25,7 @@ LEVEL_MS = 20
 """Loudness is that of the loudest stretch of so long: a short consonant is not averaged away."""
 ZERO_BYTES = {"pcm_s16le": b"\x00", "pcm_f32le": b"\x00", "mulaw": b"\xff"}
 """What digital silence is made of; A-law has no zero."""
+_SILENT = 10 ** (SILENT_DB / 20)
 LATE_MS = 2 * FRAME_MS
 """Decoded is decoded up to this, less the chunk under way."""
 SETTLED_S = 40
@@ -50,11 +51,12 @@ def sound_of(audio: link.Audio, encoding: link.Encoding, rate: int, channels: in
         samples = decode(audio.data, encoding, channels=channels)
     except AudioError:
         return Sound.LOUD
-    length = samples.shape[1]
-    begins = np.arange(0, length, max(1, rate * LEVEL_MS // 1000))
-    sums = np.add.reduceat(np.square(samples, dtype=np.float64), begins, axis=1)
-    power = (sums / np.diff(begins, append=length)).max()
-    return Sound.LOUD if power > 10 ** (SILENT_DB / 10) else Sound.QUIET
+    if max(samples.max(initial=0), -samples.min(initial=0)) <= _SILENT:
+        return Sound.QUIET
+    begins = np.arange(0, samples.shape[1], max(1, rate * LEVEL_MS // 1000))
+    power = np.add.reduceat(samples * samples, begins, axis=1)
+    power /= np.diff(begins, append=samples.shape[1])
+    return Sound.LOUD if power.max() > _SILENT**2 else Sound.QUIET
 
 
 class Stillness:
