@@ -17,14 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.reference import ctc_head, offline
+from clients.demo import SAMPLES
+from clients.load.material import material
 
-BLANK_SHARE = 0.85
+BLANK_SHARE = 0.83
 """Of all decisions of a real RNN-T, about this share are blanks."""
 PROMPTS = {"en-US": 0, "es-US": 3, "fr-FR": 8, "de-DE": 9, "auto": 101}
-LOGIT_SPREAD, HISTORY_SPREAD = 2.0, 0.5
+LOGIT_SPREAD, HISTORY_SPREAD = 1.0, 0.5
 ATTENTION_SHARE = 0.3
-SETTLED, HISTORY = 75, 16
-"""Frames until the left context is full; labels in a history."""
+HISTORY = 16
+"""Labels in a history."""
+HOLD, DRIVE = 4.0, 6.0
+"""How firmly a side waits for its turn, in standard deviations; what one weighs in a logit."""
+MARK = 3.0
+"""Weight of a label's side in its embedding: the network must not mistake it."""
+SWING, SETTLE = 2, 13
+"""Frames: speech changes within the first, a second is the other."""
+TUNED_S, START_S = 16.0, 1.2
 Samples = NDArray[np.float32]
 
 
@@ -127,6 +136,12 @@ def audio(seconds: float, seed: int) -> Samples:
     pitch = np.interp(at, pitch_at, 90 + 2500 * random.random(len(pitch_at)))
     tone = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
     return (loud * (tone + 0.1 * random.standard_normal(count))).astype(np.float32)
+
+
+def speech(seconds: float, seed: int) -> Samples:
+    """The samples of this repository, strung together."""
+    voices = material(SAMPLES, "speech", seconds, seed=seed).staying
+    return np.frombuffer(voices[0].pcm, "<i2").astype(np.float32) / np.float32(32768)
 
 
 def build(shape: Shape, folder: Path) -> Any:
@@ -303,37 +318,115 @@ def _enliven(model: Any, shape: Shape) -> None:
 
 @torch.no_grad()
 def tune(model: Any, shape: Shape) -> None:
-    """Give all pieces an even chance, and blanks the share they have in a trained model."""
-    prompts = list(PROMPTS.values()) if shape.is_prompted else [None]
-    out, joint = model.joint.joint_net[2], model.joint
-    out.bias[-1] = 1e4  # nothing but blanks: quick, and only the encoder's frames are wanted
-    parts = [
-        offline(model, audio(10, 901 + i), look_ahead, prompt=prompts[i % len(prompts)]).encoded
-        for i, look_ahead in enumerate(shape.look_aheads * (8 // len(shape.look_aheads)))
-    ]
-    # A random encoder drifts while its context fills: tuned on that, it says nothing after it.
-    parts = [part[SETTLED:] for part in parts]
+    """Make it speak at an even pace, from the first second on, in any context.
+
+    Random logits would speak in bursts: where one piece wins, others win after it. So the pieces
+    have two sides that take turns: a quick direction of the frames says whose turn it may be, and
+    the last piece said forbids its own side. Which piece of a side wins stays random.
+    """
+    parts, starts = _frames(model, shape, count=8), _frames(model, shape, count=16, cut_s=START_S)
     encoded = torch.cat(parts)
-    said = torch.randint(shape.pieces, (8, HISTORY), generator=torch.Generator().manual_seed(1))
-    after, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
-    after = after.flatten(0, 1)
+    joint, out = model.joint, model.joint.joint_net[2]
+    side = torch.ones(shape.pieces)
+    side[1::2] = -1
+    after, sides = _histories(model, side)
     _spread(joint.enc, encoded, 1.0)
     _spread(joint.pred, after, HISTORY_SPREAD)
-    hidden = torch.relu(joint.enc(encoded)[:, None] + joint.pred(after)).flatten(0, 1)
+    hidden = torch.relu(joint.enc(encoded)[::8, None] + joint.pred(after)).flatten(0, 1)
     _spread(out, hidden, LOGIT_SPREAD)
     if ctc_head(model) is not None:
         _spread(ctc_head(model).decoder_layers[0], encoded, LOGIT_SPREAD)
+    quick, said = _quick(parts, starts), _regressed(after, sides)
+    for unit, sign in enumerate((1, -1)):
+        _set_row(joint.enc, unit, quick, sign)
+        _set_row(joint.pred, unit, said, -sign * HOLD)
+        out.weight[:, unit] = 0
+        out.weight[:-1, unit][side == sign] = DRIVE
+    out.weight[-1] = 0  # the chance of a blank is the same everywhere
+
+    lengths = torch.tensor([len(part) for part in parts])
+    padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).transpose(1, 2)
 
     def blank_share(value: float) -> float:
         out.bias[-1] = value
-        decode = model.decoding.rnnt_decoder_predictions_tensor
-        tokens = 0
-        for part in parts:
-            lengths = torch.tensor([len(part)])
-            tokens += len(decode(part.T[None], lengths, return_hypotheses=True)[0].y_sequence)
-        return len(encoded) / (len(encoded) + tokens)
+        said = model.decoding.rnnt_decoder_predictions_tensor(
+            padded, lengths, return_hypotheses=True
+        )
+        return len(encoded) / (len(encoded) + sum(len(one.y_sequence) for one in said))
 
-    _bisect(blank_share, 0.0, 20.0)
+    _bisect(blank_share, HOLD * DRIVE, 2 * HOLD * DRIVE)
+
+
+def _frames(model: Any, shape: Shape, *, count: int, cut_s: float = 0) -> list[Tensor]:
+    """Encode made-up audio and speech at every look-ahead, or cuts from anywhere in them."""
+    prompts = list(PROMPTS.values()) if shape.is_prompted else [None]
+    model.joint.joint_net[2].bias[-1] = 1e4  # blanks only: quick, and only the frames are wanted
+    parts = []
+    for number in range(count):
+        samples = (speech if number % 2 else audio)(TUNED_S, 901 + number // 4)
+        if cut_s:
+            begin = 16_000 * (TUNED_S - cut_s) * number / count
+            samples = samples[int(begin) : int(begin + 16_000 * cut_s)]
+        look_ahead = shape.look_aheads[number // 2 % len(shape.look_aheads)]
+        prompt = prompts[number % len(prompts)]
+        parts.append(offline(model, samples, look_ahead, prompt=prompt).encoded)
+    return parts
+
+
+def _histories(model: Any, side: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the prediction network makes of random labels, and the side of the last one.
+
+    Nothing said counts as the last side, or the other would never begin.
+    """
+    embedding = model.decoder.prediction["embed"].weight
+    generator = torch.Generator().manual_seed(1)
+    mark = MARK * torch.randn(embedding.shape[1], generator=generator)
+    embedding[: len(side)] += side[:, None] * mark
+    said = torch.randint(len(side), (128, HISTORY), generator=generator)
+    after, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
+    start, _ = model.decoder.predict(None, None, add_sos=False, batch_size=len(said))
+    sides = torch.cat([side[said.flatten()], -torch.ones(len(said))])
+    return torch.cat([after.flatten(0, 1), start.flatten(0, 1)]), sides
+
+
+def _quick(parts: list[Tensor], starts: list[Tensor]) -> tuple[Tensor, float]:
+    """Return the direction that swings from frame to frame and least drifts or depends on context.
+
+    Weight and bias: mean 0, standard deviation 1, at the start of a stream about the same.
+    """
+    encoded, first = torch.cat(parts), torch.cat(starts)
+    mean = encoded.mean(0)
+    later = torch.cat([part[len(part) // 2 :] for part in parts]) - mean
+    swing = _second_moment(torch.cat([part[SWING:] - part[:-SWING] for part in parts]))
+    drift = _second_moment(torch.cat([part.unfold(0, SETTLE, 1).mean(-1) - mean for part in parts]))
+    drift += 0.03 * swing.trace() / len(swing) * torch.eye(len(swing))
+    best = mean
+    for share in (0, *torch.logspace(-4, 0, 13)):  # the least that calms the start
+        slow = drift + share * _second_moment(first - mean)
+        root = torch.linalg.inv(torch.linalg.cholesky(slow))
+        best = torch.linalg.eigh(root @ swing @ root.T).eigenvectors[:, -1] @ root
+        if ((first - mean) @ best).std() <= (later @ best).std():  # left alone it is three times
+            break
+    best /= (encoded @ best).std()
+    return best, float(-(mean @ best))
+
+
+def _second_moment(rows: Tensor) -> Tensor:
+    return rows.T @ rows / len(rows)
+
+
+def _regressed(inputs: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
+    """Return the weight and bias that give ``wanted``."""
+    mean = inputs.mean(0)
+    inputs = inputs - mean
+    square = inputs.T @ inputs
+    square += 1e-4 * square.trace() / len(square) * torch.eye(len(square))
+    weight = torch.linalg.solve(square, inputs.T @ wanted)
+    return weight, float(wanted.mean() - mean @ weight)
+
+
+def _set_row(layer: Any, row: int, line: tuple[Tensor, float], scale: float) -> None:
+    layer.weight[row], layer.bias[row] = line[0] * scale, line[1] * scale
 
 
 def _spread(layer: Any, inputs: Tensor, spread: float) -> None:
