@@ -6,6 +6,7 @@ Does not know: steps, times.
 The export follows NeMo's own exporter; sherpa reads its window from the encoder's metadata.
 """
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -97,9 +98,11 @@ def environment() -> Path:
 
 
 def exported(model: Path, look_ahead: int) -> Path:
-    """Return the folder of the ONNX trio and tokens.txt, made at the first call."""
+    """Return the folder of the ONNX trio and tokens.txt, made when the model is new."""
     folder = BUILD / f"sherpa-{model.stem}-{look_ahead}"
-    if not (folder / "encoder.onnx").exists():
+    last = folder / "encoder.onnx"
+    if not last.exists() or last.stat().st_mtime < model.stat().st_mtime:
+        shutil.rmtree(folder, ignore_errors=True)
         _export(model, folder, look_ahead)
     return folder
 
