@@ -227,7 +227,7 @@ def fastest() -> Literal["fp32", "bf16"]:
 
 
 def random_model(shape: str) -> Path:
-    """Return a model of random weights with a real share of blanks; built when its source is new."""
+    """Return a model of random weights and a real share of blanks; built when its code is new."""
     from tests.equivalence import models
 
     wanted = {"hybrid": models.HYBRID, "small": models.SMALL}[shape]
