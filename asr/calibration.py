@@ -8,7 +8,7 @@ Source: Zadrozny and Elkan 2002 (isotonic); Naeini et al. 2015 (expected calibra
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,6 +46,16 @@ class Curve:
             return points[min(at, len(points) - 1)][1]
         (x0, y0), (x1, y1) = points[at - 1 : at + 1]
         return y0 + (y1 - y0) * (probability - x0) / (x1 - x0)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured of a model on speech it had not seen."""
+
+    confidence: Curve = field(default_factory=Curve)
+    """From a token's probability to how often such a word is right."""
+    late_ms: int = 0
+    """How much later it says words than they were spoken (median)."""
 
 
 def fit(words: Judged) -> Curve:

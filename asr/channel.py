@@ -35,7 +35,7 @@ from asr.mediaclock import MediaClock
 from asr.options import ChannelOptions
 from asr.state import State
 from asr.tokenizer import Tokenizer
-from asr.transcript import Transcript, confidence_of, text_of
+from asr.transcript import Transcript, confidence_of, earlier, text_of
 from asr.turns import Decision, Loudness, Turns
 
 _LONG_GAP_S = 2
@@ -67,8 +67,12 @@ class Fork:
 class Channel:
     """State of one channel. Audio goes through it to the engine; emissions come back to it."""
 
-    def __init__(self, stream: int, options: ChannelOptions, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, stream: int, options: ChannelOptions, tokenizer: Tokenizer, *, late_ms: int = 0
+    ) -> None:
+        """``late_ms``: words are published so much earlier than their tokens came."""
         self.stream = stream
+        self._late_ms = late_ms
         self.options = options
         self.waiting: list[str] = []
         """Finalize requests that have no fork yet."""
@@ -226,9 +230,10 @@ class Channel:
         for frame in range(self._frames, emission.frames):
             if self._clock.pass_frame(frame):
                 events += self._publish("gap", "timeout", self._clock.ms(frame))
-            while tokens and _decided(tokens[0]) <= frame:
+            while tokens and tokens[0].decided <= frame:
                 events += self._token(tokens.popleft())
-            events += self._tick(frame, is_open=_is_open((*tokens, *emission.open), frame))
+            is_open = any(token.frame <= frame for token in (*tokens, *emission.open))
+            events += self._tick(frame, is_open=is_open)
         for token in tokens:  # a flush may say more at its last frame
             events += self._token(token)
         self._frames = max(self._frames, emission.frames)
@@ -320,11 +325,7 @@ class Channel:
 
     def _answer(self, fork: Fork) -> list[Event]:
         """Publish what the flushed copy said."""
-        copy = self._transcript.fork()
-        for token in fork.tokens:
-            begin = self._clock.ms(token.frame)
-            copy.add(token, begin, begin + FRAME_MS)
-        words = self._transcript.publish_fork(copy, fork.frames)
+        words = self._transcript.publish_fork(self._with(fork.tokens), fork.frames)
         return self._finalize(words, fork.reqs, fork.at_samples)
 
     def _finalize(
@@ -345,6 +346,7 @@ class Channel:
     # --- events ----------------------------------------------------------------------------
 
     def _final(self, words: tuple[Word, ...], cause: FinalCause, now_ms: int) -> Final:
+        words = earlier(words, self._late_ms)
         final = Final(
             id=self._segment,
             text=text_of(words),
@@ -370,6 +372,7 @@ class Channel:
         if mode == "none" or not shown or state == self._shown:
             return events
         self._rev, self._shown = self._rev + 1, state
+        shown = earlier(shown, self._late_ms)
         start_ms, end_ms = shown[0].start_ms, shown[-1].end_ms
         return [*events, Partial(self._segment, self._rev, *state, start_ms, end_ms)]
 
@@ -377,11 +380,14 @@ class Channel:
         """Return the unpublished words, with those that may yet change."""
         if len(self._open) < _LIKELY_PIECES and not self._transcript.has_words:
             return ()
+        return self._with(self._open).words if self._open else self._transcript.words
+
+    def _with(self, tokens: Iterable[Token]) -> Transcript:
         copy = self._transcript.fork()
-        for token in self._open:
+        for token in tokens:
             begin = self._clock.ms(token.frame)
             copy.add(token, begin, begin + FRAME_MS)
-        return copy.words
+        return copy
 
     def _advance(self) -> list[Event]:
         done = self._clock.done_samples(self._frames)
@@ -389,12 +395,3 @@ class Channel:
             return []
         self._progress = done
         return [Progress(done)]
-
-
-def _decided(token: Token) -> int:
-    return token.frame if token.decided is None else token.decided
-
-
-def _is_open(tokens: Iterable[Token], frame: int) -> bool:
-    """Whether a piece was said by this frame of which the engine was not yet sure in it."""
-    return any(token.frame <= frame for token in tokens)

@@ -131,6 +131,7 @@ class Engine:
             bytes_per_stream=self._pool.bytes_per_slot(),
             languages=tuple(self._spec.prompts) or self._checkpoint.languages,
             turn_tokens=self.tokenizer.turn_tokens,
+            late_ms=self._checkpoint.calibration.late_ms,
             alphabet=self._decoding.alphabet,
         )
 

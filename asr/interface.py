@@ -87,8 +87,12 @@ class Token:
     id: int
     frame: int
     confidence: float
-    decided: int | None = None
-    """Frame in which a search made sure of it; None: in its own."""
+    decided: int = -1
+    """Frame in which a search made sure of it; given as -1: in its own."""
+
+    def __post_init__(self) -> None:
+        if self.decided < 0:
+            object.__setattr__(self, "decided", self.frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class EngineInfo:
     languages: tuple[str, ...] = ("en",)
     turn_tokens: frozenset[int] = frozenset()
     """Ids of <EOU>/<EOB>: turn signals, never text."""
+    late_ms: int = 0
+    """How much later tokens come than they were spoken, as far as that was measured."""
     alphabet: str = ""
     """Characters that boosted phrases may have; empty: the engine cannot boost."""
 

@@ -87,7 +87,9 @@ class Recognizer:
             options.look_ahead, language=options.language, biasing=options.biasing
         )
         try:
-            entry = Channel(stream, options, self._engine.tokenizer)
+            entry = Channel(
+                stream, options, self._engine.tokenizer, late_ms=self._engine.info.late_ms
+            )
         except ValueError:
             self._engine.drop(stream)
             raise

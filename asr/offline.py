@@ -25,6 +25,7 @@ from asr.interface import (
 )
 from asr.scoring import Score, score
 from asr.tokenizer import Tokenizer
+from asr.transcript import earlier
 
 PASS_SECONDS = 30.0
 """Audio handed to a stream at a time: bounds what waits in memory."""
@@ -125,7 +126,7 @@ def transcribe(
                 running[emission.stream].tokens += emission.tokens
                 if emission.finished:
                     job = running.pop(emission.stream)
-                    words = words_of(job.tokens, engine.tokenizer)
+                    words = earlier(words_of(job.tokens, engine.tokenizer), engine.info.late_ms)
                     duration = len(job.recording.samples) / SAMPLE_RATE_HZ
                     text = " ".join(word.text for word in words)
                     yield Transcription(job.recording.name, text, words, duration)

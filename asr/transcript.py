@@ -268,6 +268,14 @@ class Transcript:
         return self._seam.doubts(frame)
 
 
+def earlier(words: Sequence[Word], by_ms: int) -> tuple[Word, ...]:
+    """Move words back in time; none begins before 0."""
+    return tuple(
+        replace(w, start_ms=max(0, w.start_ms - by_ms), end_ms=max(0, w.end_ms - by_ms))
+        for w in words
+    )
+
+
 def text_of(words: Sequence[Word]) -> str:
     """Join the words with spaces."""
     return " ".join(word.text for word in words)

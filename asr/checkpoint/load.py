@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr.calibration import Curve
+from asr.calibration import Calibration, Curve
 from asr.checkpoint import transformers_names
 from asr.checkpoint.archive import read_nemo
 from asr.checkpoint.config import Config
@@ -39,7 +39,8 @@ from asr.checkpoint.spec import (
 from asr.checkpoint.weights import checked_tensors, fingerprint
 from asr.tokenizer import Tokenizer
 
-CONFIDENCE, LANGUAGE_MODEL = "confidence.json", "lm.safetensors"
+CALIBRATION, LANGUAGE_MODEL = "calibration.json", "lm.safetensors"
+LATEST_MS = 2_000
 _TYPICAL = "encoder.pre_encode.out.weight"
 _HEADS = ("joint.joint_net.2.weight", "joint.joint_net.1.weight")
 _CTC_HEADS = ("ctc_decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.weight")
@@ -110,15 +111,20 @@ def _load_own(folder: Path, name: str) -> Checkpoint:
     spec = _nemo_spec(config, tokenizer, stored)
     checkpoint = _checkpoint(name, spec, stored, tokenizer, config, licence_of(folder))
     lm = folder / LANGUAGE_MODEL
-    return replace(checkpoint, confidence=_curve(folder), lm=str(lm) if lm.is_file() else "")
+    own = str(lm) if lm.is_file() else ""
+    return replace(checkpoint, calibration=_calibration(folder), lm=own)
 
 
-def _curve(folder: Path) -> Curve:
-    points = read_json(folder, CONFIDENCE).get("points", [])
+def _calibration(folder: Path) -> Calibration:
+    measured = read_json(folder, CALIBRATION)
     try:
-        return Curve(tuple((float(x), float(y)) for x, y in points))
+        curve = Curve(tuple((float(x), float(y)) for x, y in measured.get("confidence", [])))
+        late_ms = int(measured.get("late_ms", 0))
     except (TypeError, ValueError) as error:
-        raise UnreadableCheckpoint(f"{CONFIDENCE} holds no rising curve") from error
+        raise UnreadableCheckpoint(f"{CALIBRATION} holds no rising curve or no delay") from error
+    if not 0 <= late_ms <= LATEST_MS:
+        raise UnreadableCheckpoint(f"{CALIBRATION}: late_ms must be 0 to {LATEST_MS}")
+    return Calibration(curve, late_ms)
 
 
 def _load_transformers(folder: Path, name: str) -> Checkpoint:

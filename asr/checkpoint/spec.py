@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from asr.calibration import Curve
+from asr.calibration import Calibration
 from asr.tokenizer import Tokenizer
 
 
@@ -91,8 +91,7 @@ class Checkpoint:
     """Hex digest of spec and weights: equal for equal models, for snapshots and caches."""
     licence: str | None = None
     languages: tuple[str, ...] = ("en",)
-    confidence: Curve = field(default_factory=Curve)
-    """From a token's probability to how often such a word is right."""
+    calibration: Calibration = field(default_factory=Calibration)
     lm: str = ""
     """File of the language model that came with it; empty: none did."""
 

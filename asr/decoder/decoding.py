@@ -67,7 +67,7 @@ class Decoding:
         else:
             decoder = CtcDecoder(*parts, slots=slots, precision=precision)
         self.name, self._fusion, self._decoder = name, fusion, decoder
-        self._confidence = checkpoint.confidence
+        self._confidence = checkpoint.calibration.confidence
 
     @property
     def alphabet(self) -> str:

@@ -272,7 +272,7 @@ def open_tokens(beams: Beams, told_S: Tensor, slot: int, at: int | None = None) 
     tokens = list[Token]()
     for piece, frame, score in zip(*parts, strict=True):
         told = max(told, int(frame))
-        tokens.append(Token(int(piece), told, score, told if at is None else at))
+        tokens.append(Token(int(piece), told, score, -1 if at is None else at))
     return tokens
 
 

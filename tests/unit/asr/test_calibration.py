@@ -1,5 +1,6 @@
 """Calibration: the curve rises, undoes what it was fitted on, and refuses nonsense."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import asr
 from asr.calibration import BadCurve, Curve, expected_calibration_error, fit
 from asr.checkpoint import UnreadableCheckpoint, load_checkpoint
 from asr.engine import Engine, EngineConfig
+from asr.events import Event, Final
+from asr.live import ChannelOptions, Recognizer
 from asr.offline import Recording, read_audio, transcribe
 
 SHARES = st.floats(0, 1)
@@ -62,9 +65,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_brings_its_curve_and_words_are_rated_by_it(folder: Path) -> None:
-    (folder / "confidence.json").write_text('{"points": [[0.0, 0.25], [1.0, 0.5]]}')
+    (folder / "calibration.json").write_text('{"confidence": [[0.0, 0.25], [1.0, 0.5]]}')
     checkpoint = load_checkpoint(folder)
-    assert checkpoint.confidence(1.0) == 0.5
+    assert checkpoint.calibration.confidence(1.0) == 0.5
     engine = Engine(checkpoint, EngineConfig(slots=1, precision="fp32"))
     samples = read_audio(Path(__file__).parents[3] / "samples" / "02-timer.ogg")
     (heard,) = transcribe(engine, [Recording("timer", samples)], 6)
@@ -72,8 +75,29 @@ def test_a_folder_brings_its_curve_and_words_are_rated_by_it(folder: Path) -> No
     assert all(0.25 <= (word.confidence or 0) <= 0.5 for word in heard.words)
 
 
-@pytest.mark.parametrize("text", ['{"points": [[1, 0], [0, 1]]}', '{"points": 7}'])
+def test_words_are_told_as_early_as_they_were_spoken(folder: Path) -> None:
+    samples = read_audio(Path(__file__).parents[3] / "samples" / "02-timer.ogg")
+    starts = list[list[int]]()
+    for late_ms in (0, 120):
+        (folder / "calibration.json").write_text(json.dumps({"late_ms": late_ms}))
+        engine = Engine(load_checkpoint(folder), EngineConfig(slots=2, precision="fp32"))
+        (heard,) = transcribe(engine, [Recording("timer", samples)], 6)
+        recognizer, live = Recognizer(engine), list[Event]()
+        channel = recognizer.open(ChannelOptions(look_ahead=6))
+        recognizer.feed(channel, samples)
+        recognizer.stop(channel)
+        while recognizer.is_ready():
+            live += [event for _, event in recognizer.step()]
+        words = [word for event in live if isinstance(event, Final) for word in event.words]
+        assert [w.start_ms for w in words] == [w.start_ms for w in heard.words]
+        starts.append([w.start_ms for w in words])
+    assert [max(0, at - 120) for at in starts[0]] == starts[1] != starts[0]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"confidence": [[1, 0], [0, 1]]}', '{"confidence": 7}', '{"late_ms": -1}']
+)
 def test_a_folder_with_nonsense_for_a_curve_is_refused(folder: Path, text: str) -> None:
-    (folder / "confidence.json").write_text(text)
-    with pytest.raises(UnreadableCheckpoint, match="no rising curve"):
+    (folder / "calibration.json").write_text(text)
+    with pytest.raises(UnreadableCheckpoint, match=r"calibration\.json"):
         load_checkpoint(folder)

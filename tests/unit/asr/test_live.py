@@ -641,7 +641,7 @@ def test_finals_do_not_depend_on_how_many_frames_come_at_once(
     frame, tokens = 0, list[Token]()
     for number, (pause, open_for) in enumerate(said):
         frame += pause
-        before = tokens[-1].decided or 0 if tokens else 0
+        before = tokens[-1].decided if tokens else 0
         tokens.append(Token(number % len(WORDS), frame, 0.5, max(before, frame + open_for)))
     rules = Endpointing(silence_ms=400, max_turn_ms=max_turn_ms)
 
@@ -650,8 +650,8 @@ def test_finals_do_not_depend_on_how_many_frames_come_at_once(
         channel.audio(silence(16_000))
         events, begin = list[Event](), 0
         for end in ends:
-            decided = tuple(t for t in tokens if begin <= (t.decided or 0) < end)
-            open_ = tuple(t for t in tokens if t.frame < end <= (t.decided or 0))
+            decided = tuple(t for t in tokens if begin <= t.decided < end)
+            open_ = tuple(t for t in tokens if t.frame < end <= t.decided)
             channel.receive(Emission(0, end, decided, open=open_))
             events += channel.read()
             begin = end
