@@ -11,15 +11,13 @@ import itertools
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from edge import handover, wire
-from edge.coreleg import CoreLeg, OnFinal
-from edge.handover import Handover
+from edge import wire
+from edge.coreleg import Adopt, CoreLeg, OnFinal
 from edge.registry import Registry, TokenSpent
-from edge.tls import peer_name
+from edge.tls import Context, peer_name
 from edge.wire import (
     ANSWER,
     Beat,
@@ -33,7 +31,6 @@ from edge.wire import (
     Open,
     Where,
 )
-from server.store.moving import Moved
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +38,8 @@ HELLO_S = 5.0
 SILENT_S = 6.0
 """A connection that said nothing for so long is dead: nodes send a heartbeat each second."""
 ACK_S = 0.1
-Adopt = Callable[[Moved], Awaitable[bool]]
-
+RENEW_S = 10.0
+"""How often the certificate's files are looked at."""
 _READ_BYTES = 65_536
 _MAX_UNREAD_BYTES = 4 * 1024 * 1024
 """A node that does not read is dropped; it finds its results when it comes back."""
@@ -174,7 +171,9 @@ class Core:
             window_ms=self.config.window_ms,
             on_final=self.on_final,
         )
-        if not opening.has_state:
+        if opening.has_state:
+            leg.wait_for_state(self.adopt)
+        else:
             leg.start()
         return leg
 
@@ -226,25 +225,9 @@ class Core:
             self._close(held.leg)
 
     def _close(self, leg: CoreLeg) -> None:
-        self._later(leg.close())
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(leg.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    def take_state(self, leg: CoreLeg, frame: Frame) -> None:
-        """Take a part of a node's state; behind the last one the leg goes on. Raises FrameError."""
-        whole = leg.take_state(frame)
-        if whole is not None:
-            self._later(self._adopt(leg, handover.read(whole)))
-
-    async def _adopt(self, leg: CoreLeg, given: Handover) -> None:
-        has_state = given.moved is not None and self.adopt is not None
-        if given.moved is not None and self.adopt is not None:
-            await self.adopt(given.moved)  # it is there already where a reply was lost
-        logger.info("leg taken from its node", extra={"has_state": has_state})
-        leg.start(given.past if has_state else None)
 
     async def close(self) -> None:
         """End everything."""
@@ -363,8 +346,6 @@ class _Connection:
         if frame.kind is Kind.CLOSE and frame.flags & ANSWER:
             del self._legs[frame.leg]
             self._core.forget(leg.opening.session)
-        elif frame.kind is Kind.STATE:
-            self._core.take_state(leg, frame)
         else:
             leg.receive(frame)
 
@@ -380,6 +361,12 @@ class _Connection:
             await asyncio.sleep(ACK_S)
             for leg in self._legs.values():
                 leg.acknowledge()
+
+
+async def _renew(tls: ssl.SSLContext | None) -> None:
+    while isinstance(tls, Context):
+        await asyncio.sleep(RENEW_S)
+        tls.refresh()
 
 
 @contextlib.asynccontextmanager
@@ -400,9 +387,11 @@ async def accepting(core: Core) -> AsyncIterator[int]:
     server = await asyncio.start_server(
         serve, config.host, config.port, ssl=config.tls, limit=2 * _READ_BYTES
     )
+    renewing = asyncio.create_task(_renew(config.tls))
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        renewing.cancel()
         server.close()
         await core.close()
         for task in serving:

@@ -11,13 +11,15 @@ import contextlib
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from edge import wire
-from edge.handover import Assembly
+from edge import handover, wire
+from edge.handover import Assembly, Handover
 from edge.recogniser import Fenced, LegAudio, LegRefused, Past, Recogniser, Start
 from edge.ring import AudioRing
 from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
+from server.store.base import StoreUnavailable
+from server.store.moving import Moved
 
 MAX_RING_BYTES = 64 * 1024 * 1024
 """Never reached: credit keeps the ring below the window and one segment."""
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 Send = Callable[[Frame], None]
 OnFinal = Callable[[Open, int, Result], None]
+Adopt = Callable[[Moved], Awaitable[bool]]
+"""Puts a session of a node where the server finds it."""
 
 
 def hashed(secret: str) -> bytes:
@@ -60,9 +64,9 @@ class CoreLeg:
         self._told: tuple[int, Credit] | None = None
         self._finals = opening.finals if opening.policy != "edge" else 0
         self._url = url
-        self._assembly: Assembly | None = Assembly() if opening.has_state else None
-        self._is_adopted = False
-        """The whole state is here and on its way to the server."""
+        self._assembly: Assembly | None = None
+        """Where the state comes together that the leg waits for."""
+        self._adopt: Adopt | None = None
         self._recogniser = self._begin(Start(max(self._ring.base, opening.covered), opening.finals))
         self._task: asyncio.Task[None] | None = None
 
@@ -90,13 +94,27 @@ class CoreLeg:
     def _begin(self, start: Start) -> Recogniser:
         return Recogniser(self._url, LegAudio.of(self.opening), self._ring, self, start)
 
-    def take_state(self, frame: Frame) -> bytes | None:
-        """Take a part of what the leg is to go on from; the whole, once. Raises FrameError."""
-        if self._assembly is None or self._is_adopted:
-            return None
+    def wait_for_state(self, adopt: Adopt | None) -> None:
+        """Go on from a node's state, when all of it is here."""
+        self._assembly, self._adopt = Assembly(), adopt
+
+    def _state(self, frame: Frame) -> None:
+        """Take a part of the state; one that comes again changes nothing. Raises FrameError."""
+        if self._assembly is None or self._task is not None:
+            return
         whole = self._assembly.take(frame)
-        self._is_adopted = whole is not None
-        return whole
+        if whole is not None:
+            self._task = asyncio.create_task(self._go_on(handover.read(whole)))
+
+    async def _go_on(self, given: Handover) -> None:
+        """Put the state where the server finds it and go on; without one, behind the last final."""
+        has_state = False
+        if given.moved is not None and self._adopt is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await self._adopt(given.moved)  # False: a reply was lost, it is there already
+                has_state = True
+        logger.info("leg taken from its node", extra={"has_state": has_state})
+        self.start(given.past if has_state else None)
 
     def start(self, past: Past | None = None) -> None:
         """Begin to recognise, or go on with a session; a node that waits for it is told."""
@@ -135,7 +153,7 @@ class CoreLeg:
         """Go on with a node: say what it lacks, ask for what we lack."""
         self.opening = opening
         self._send, self._number, self._told = send, number, None
-        if self._assembly is not None and not self._is_adopted:
+        if self._assembly is not None and self._task is None:
             self._assembly = Assembly()
         self._drop_results(opening.finals)
         for at, result in sorted(self._results.items()):
@@ -158,6 +176,8 @@ class CoreLeg:
                 self._audio(frame)
             case Kind.SILENCE if self.opening.policy != "edge":
                 self._take(frame.offset, wire.count_of(frame), None)
+            case Kind.STATE:
+                self._state(frame)
             case Kind.RESULT if self.opening.policy == "edge":
                 self._result(frame)
             case Kind.RESULT_ACK:

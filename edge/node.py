@@ -168,6 +168,7 @@ class Node:
         """Forget a leg."""
         if self.legs.pop(leg.leg.number, None) is None:
             return
+        leg.let_go()
         if self.uplink is not None:
             self.uplink.legs.pop(leg.leg.number, None)
         self.closed[closed.reason] = self.closed.get(closed.reason, 0) + 1
@@ -221,7 +222,9 @@ class Node:
         news, leg.news = leg.news, []
         for result in news:
             self.tell(here, "partial" if result is None else "final", result)
-        if leg.closed is not None and (leg.policy != "edge" or leg.is_complete):
+        if leg.closed is not None and (
+            leg.policy != "edge" or leg.is_complete or leg.closed.reason == "fenced"
+        ):
             self.over(here, leg.closed)
         # else: the core will not hear of this leg, and the node goes on: it is the authority
 
@@ -314,6 +317,11 @@ class NodeLeg:
         audio = LegAudio.of(self.leg.opening)
         self._recogniser = Recogniser(self.node.local_url, audio, self.leg.ring, self, start)
         self.local = asyncio.create_task(self._run(self._recogniser))
+
+    def let_go(self) -> None:
+        """End recognition here at once: somebody else has the session, or it is over."""
+        if self.local is not None and self.local is not asyncio.current_task():
+            self.local.cancel()
 
     async def stop_local(self) -> None:
         """End recognition here; what it said stays until the core replaces it."""

@@ -1,9 +1,11 @@
 """Mutually authenticated TLS between nodes and a core.
 
-Does: contexts from files, both sides with a certificate; the name a certificate carries.
-Does not know: how certificates are made or renewed.
+Does: contexts from files, both sides with a certificate; read the files again when they were
+renewed, for the connections that follow; the name a certificate carries.
+Does not know: how certificates are made. A connection that stands outlives its certificate.
 """
 
+import datetime
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,50 @@ class Identity:
     authority: Path
 
 
-def context(identity: Identity, *, is_server: bool) -> ssl.SSLContext:
+class Context(ssl.SSLContext):
+    """Knows its files."""
+
+    identity: Identity
+    _stamps: tuple[int, int] = (0, 0)
+
+    def is_expired(self) -> bool:
+        """Whether our certificate is not valid any more, by this machine's clock."""
+        from cryptography import x509
+
+        try:
+            ours = x509.load_pem_x509_certificate(self.identity.certificate.read_bytes())
+        except (OSError, ValueError):  # half written: what was read before may do
+            return False
+        return ours.not_valid_after_utc < datetime.datetime.now(datetime.UTC)
+
+    def refresh_stamps(self) -> None:
+        """Note how old the files are. Raises OSError."""
+        self._stamps = _stamps(self.identity)
+
+    def refresh(self) -> bool:
+        """Read certificate and key again if both were replaced. False: they were not, or cannot."""
+        try:
+            stamps = _stamps(self.identity)
+            if stamps == self._stamps:
+                return False
+            self.load_cert_chain(self.identity.certificate, self.identity.key)
+        except OSError:  # half written: the next time
+            return False
+        self._stamps = stamps
+        return True
+
+
+def _stamps(identity: Identity) -> tuple[int, int]:
+    return identity.certificate.stat().st_mtime_ns, identity.key.stat().st_mtime_ns
+
+
+def context(identity: Identity, *, is_server: bool) -> Context:
     """Return a context that shows our certificate and asks for the peer's. Raises TlsError."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+    made = Context(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.identity = identity
     try:
+        made.refresh_stamps()
         made.load_cert_chain(identity.certificate, identity.key)
         made.load_verify_locations(identity.authority)
     except OSError as error:  # ssl.SSLError is one

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from edge import wire
 from edge.leg import Leg
+from edge.tls import Context
 from edge.wire import (
     ANSWER,
     Beat,
@@ -171,6 +172,10 @@ class Uplink:
 
     async def _connection(self, epoch: int) -> None:
         address, clock = self.address, asyncio.get_running_loop().time
+        if isinstance(address.tls, Context):
+            address.tls.refresh()
+            if address.tls.is_expired():
+                raise Dead("our certificate has expired; it is read again once it is renewed")
         async with asyncio.timeout(self.timing.dial_s):
             reader, writer = await asyncio.open_connection(
                 address.host,

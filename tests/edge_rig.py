@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +135,7 @@ async def rig(
     suspect_s: float = 0.08,
     has_model: bool = False,
     is_apart: bool = False,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
 ) -> AsyncIterator[Rig]:
     """A running core, link and node; ``has_model``: the embedded model instead of the script.
 
@@ -144,13 +146,14 @@ async def rig(
         if is_apart:
             local = await stack.enter_async_context(a_server(slots, has_model=has_model))
         url = server.addresses.websocket
-        core = Core(CoreConfig(url=url, port=0, window_ms=window_ms))
+        core_tls, node_tls = tls or (None, None)
+        core = Core(CoreConfig(url=url, port=0, window_ms=window_ms, tls=core_tls))
         port = await stack.enter_async_context(accepting(core))
         link = await stack.enter_async_context(
             linked(port, delay_s=delay_s, loss=loss, rto_s=rto_s)
         )
         uplink = Uplink(
-            CoreAddress(host="127.0.0.1", port=link.port),
+            CoreAddress(host="127.0.0.1", port=link.port, tls=node_tls, name="core.test"),
             lambda epoch: Hello(node="n1", epoch=epoch),
             timing=timing,
         )

@@ -1,6 +1,7 @@
 """Mutual TLS of the uplink: who has the wrong certificate stays outside, by name."""
 
 import asyncio
+import dataclasses
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge.core import Core, CoreConfig, accepting
-from edge.tls import Identity, TlsError, context
+from edge.tls import Context, Identity, TlsError, context
 from edge.uplink import CoreAddress, Timing, Uplink
 from edge.wire import Hello
+from tests.edge_rig import FAST, PACKET, feed, rig, sentences, spoken, words_of
 
 pytestmark = pytest.mark.io
 
@@ -114,8 +116,9 @@ async def test_the_certificate_of_another_node_is_refused(tmp_path: Path) -> Non
 
 
 async def test_a_certificate_that_expired_or_of_another_authority_stays_outside(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Context, "is_expired", lambda _: False)  # a node whose clock is wrong
     authority = Authority(tmp_path)
     (tmp_path / "other").mkdir()
     stranger = Authority(tmp_path / "other").identity("n1")
@@ -153,6 +156,30 @@ async def test_a_join_token_is_asked_for(tmp_path: Path) -> None:
     assert "join token" in refused.state.reason
     core = a_core(authority.identity("core.test"), tokens=tokens)
     assert (await dialled(core, identity, token="join me")).state.connections == 1
+
+
+async def test_a_certificate_that_expires_in_mid_call_costs_no_word(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = context(authority.identity("core.test"), is_server=True)
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    client = context(authority.identity("n1", until=soon), is_server=False)
+    texts = sentences(3)
+    audio = spoken(texts)
+    half = len(audio) // 2 // PACKET * PACKET
+    timing = dataclasses.replace(FAST, dial_s=5.0, dead_s=2.0)
+    async with rig(tls=(server, client), timing=timing) as r:
+        leg = r.open()
+        feed(leg, audio[:half])
+        await r.until(lambda: leg.leg.acked == half)
+        while "expired" not in r.uplink.state.reason.lower():
+            if r.uplink.state.is_up:
+                r.link.drop_all()
+            await asyncio.sleep(0.1)  # time itself is what is waited for
+        feed(leg, audio[half:])
+        leg.end()
+        assert leg.leg.backlog > 0 and not leg.is_over.is_set()
+        authority.identity("n1")  # renewed, in the same files
+        assert await words_of(leg) == " ".join(texts)
 
 
 def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
