@@ -23,8 +23,18 @@ from edge import status
 from edge.adapters import twilio
 from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners, Listening
-from server.wire.messages import AudioFormat, Error, Final
-from tests.edge_rig import PACKET, RATE_HZ, Rig, another_node, rig, sentences, spoken
+from edge.peers import fetching
+from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
+from tests.edge_rig import (
+    PACKET,
+    RATE_HZ,
+    Rig,
+    another_edge_node,
+    another_node,
+    rig,
+    sentences,
+    spoken,
+)
 from tests.io.serving import pcm
 
 pytestmark = pytest.mark.io
@@ -250,6 +260,33 @@ async def test_a_client_takes_its_session_to_another_node() -> None:
             finals = [m["text"] for m in messages if m["type"] == "final"]
             assert " ".join(filter(None, first + finals)) == SAID
             assert messages[-1]["type"] == "done"
+
+
+async def test_a_client_takes_its_session_and_its_state_to_another_node_that_recognises() -> None:
+    async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
+        fetch = fetching(second.moves, second.uplink)
+        other = Listeners(FeedConfig(web_port=0), second.node, respond=lambda _: None, fetch=fetch)
+        async with feeding(r) as (ports, _), other.listening() as elsewhere:
+            audio = spoken(TEXTS)
+            half = len(audio) // 2 // PACKET * PACKET
+            url, options = native(ports)
+            first, last = list[str](), -1
+            async with dial(url, **options) as connection:
+                await connection.send(audio[:half])
+                async for message in connection:
+                    if isinstance(message, Final):
+                        first, last = [*first, message.text], message.id
+                        break
+                resume = ResumeFrom(token=connection.ready.token, last_final=last)
+                address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
+                async with dial(address, **options, resume=resume) as again:  # make before break
+                    assert again.ready.resumed and 0 < again.ready.at <= half
+                    await again.send(audio[again.ready.at :])
+                    await again.stop()
+                    assert " ".join(filter(None, first + await heard(again))) == SAID
+                with pytest.raises(RivuletError, match="4409"):
+                    await heard(connection)
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
 
 
 @pytest.mark.parametrize("token", ["nonsense", "abc.1.wrong", "abc.x.y"])
