@@ -104,6 +104,12 @@ class Metrics:
             buckets=_ROWS,
             registry=registry,
         )
+        self._frames = Counter(
+            "rivulet_frames",
+            "Encoder frames of 80 ms computed for all streams",
+            ["latency"],
+            registry=registry,
+        )
         self._audio = Counter(
             "rivulet_audio_seconds", "Audio received", ["latency"], registry=registry
         )
@@ -127,6 +133,7 @@ class Metrics:
             latency = class_of(step.look_ahead)
             self._step.labels(latency).observe(step.seconds)
             self._batch.labels(latency).observe(step.batch)
+            self._frames.labels(latency).inc(step.batch * step.frames)
 
     def restarted(self) -> None:
         """Note that a worker died and is started again."""

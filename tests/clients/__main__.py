@@ -75,15 +75,14 @@ def hold_meeting(size: Size) -> dict[str, Any]:
         except NoEnvironment as error:
             print(f"no meeting: {error}")
             return {"viewers": 0, "failed": str(error)}
-    rows = held["engine"]["rows"]
-    held["passed"] = (
-        held["read_by_all"] and held["files_whole"] and rows[0] == rows[1] and held["words"] > 0
-    )
+    frames = held["engine"]["frames"]
+    is_free = frames[0] == frames[1]
+    held["passed"] = held["read_by_all"] and held["files_whole"] and is_free and held["words"] > 0
     print(
         f"meeting of {held['participants']} ({held['real']} real voices), {held['viewers']} read: "
         f"{held['words']} words, the same for all: {held['read_by_all']}; files whole: "
-        f"{held['files_whole']}; engine rows without and with readers: {rows[0]:.0f}, "
-        f"{rows[1]:.0f}; pictures in {PICTURES.relative_to(ROOT)}",
+        f"{held['files_whole']}; encoder frames without and with readers: "
+        f"{frames[0]:.0f}, {frames[1]:.0f}; pictures in {PICTURES.relative_to(ROOT)}",
         flush=True,
     )
     return held

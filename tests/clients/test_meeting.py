@@ -24,7 +24,7 @@ def test_readers_of_a_meeting_get_every_word_and_cost_the_engine_nothing(tmp_pat
     assert held["files_whole"]
     assert set(held["files"]) == set(FORMATS)
     assert held["same_words_as_native"] == held["participants"] == 4
-    without, with_readers = held["engine"]["rows"]
+    without, with_readers = held["engine"]["frames"]
     assert without == with_readers
     assert held["complaints"] == 0
 
