@@ -294,7 +294,7 @@ class ScriptedEngine:
         while state.frames < last:
             tokens += self._decode_frame(state)
         if finished and state.late:  # the flush says what was still to come
-            tokens += [self._token(token, max(0, last - 1)) for _, token in state.late]
+            tokens += [self._token(token, due, last - 1) for due, token in state.late]
             state.late.clear()
         open_ = [self._token(token, due) for due, token in state.late] if self._searches else []
         return Emission(stream, state.frames, tuple(tokens), finished, tuple(open_))
@@ -314,11 +314,12 @@ class ScriptedEngine:
         state.late = [(due, token) for due, token in state.late if due > frame]
         return said
 
-    def _token(self, token: int, due: int) -> Token:
-        sure = 0.5 + token % 50 / 100
-        if not self._searches:
-            return Token(token, due, sure)
-        return Token(token, max(0, due - self._delay), sure, due)
+    def _token(self, token: int, due: int, last: int | None = None) -> Token:
+        """``last``: the frame in which a stream ended that had not said it yet."""
+        sure, at = 0.5 + token % 50 / 100, due if last is None else max(0, last)
+        return (
+            Token(token, due - self._delay, sure, at) if self._searches else Token(token, at, sure)
+        )
 
 
 def _read_cell(cell: Samples) -> int | None:
