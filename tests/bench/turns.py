@@ -211,8 +211,9 @@ def measure(streams: int, seconds: float, port: int, options: list[str]) -> dict
 
 
 def options_of(streams: int, workers: int = 1) -> list[str]:
-    """Return the options of the server: all may finalize at once, each in a row more."""
-    return ["--workers", str(workers), "--slots", str(max(16, 2 * streams))]
+    """Return the options of the server: all streams are let in and may finalize at once."""
+    slots = str(max(16, 2 * streams))
+    return ["--workers", str(workers), "--slots", slots, "--admission", "slots"]
 
 
 def main() -> int:
