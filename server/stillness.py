@@ -150,5 +150,4 @@ class Stillness:
         """Whether what came has to be decoded now."""
         if isinstance(command, link.Finalize | link.Stop):
             return True
-        is_audio = isinstance(command, link.Audio | link.Gap)
-        return sound is Sound.LOUD or (is_audio and self.is_speaking)
+        return sound is Sound.LOUD or (isinstance(command, link.Gap) and self.is_speaking)

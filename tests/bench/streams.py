@@ -132,6 +132,7 @@ def of_server(
     """Start a server and find N* at each chunk."""
     # Slots for forks of finals and for callers who overlap on a seat.
     slots = ["--slots", str(effort.most // workers + 24), "--workers", str(workers)]
+    slots += ["--admission", "slots", "--rest-after", "0"]  # how many it bears is to be found
     with ServerProcess(free_port(), [*options, *slots]) as server:
         server.wait_ready()
         return [measure(url_of(server.port), chunk_ms, effort) for chunk_ms in chunks]

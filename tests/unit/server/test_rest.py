@@ -49,7 +49,7 @@ async def full(slots: int = 2, **options: Any) -> House:
 async def hear(house: House, audio: Samples, number: int = 1) -> None:
     for count, packet in enumerate(packets(audio)):
         house.keeper.send(link.Audio(number, packet, 0.0), number)
-        if count % 4 == 3:
+        if count % 10 == 9:
             await house.settle()
     await house.settle()
 
@@ -124,9 +124,7 @@ async def test_of_a_long_silence_next_to_nothing_is_decoded_or_kept() -> None:
     assert house.keeper.resting[0] < 100_000
 
 
-@pytest.mark.parametrize(
-    ("encoding", "rate"), [("mulaw", 8_000), ("pcm_s16le", 11_025), ("pcm_s16le", 44_100)]
-)
+@pytest.mark.parametrize(("encoding", "rate"), [("mulaw", 8_000), ("pcm_s16le", 44_100)])
 async def test_silence_is_silence_in_other_formats(encoding: Any, rate: int) -> None:
     cell = rate * 80 // 1_000
     zero = {"mulaw": b"\xff", "pcm_s16le": b"\0\0"}[encoding] * cell
@@ -135,15 +133,15 @@ async def test_silence_is_silence_in_other_formats(encoding: Any, rate: int) -> 
     s16 = (np.concatenate([speech, np.zeros(-len(speech) % cell)]) * 32_000).astype("<i2")
     raw = s16.tobytes() if encoding == "pcm_s16le" else _mulaw(s16)
     loud = [raw[i : i + len(zero)] for i in range(0, len(raw), len(zero))]
-    script = [*loud, *[zero] * 900, *loud, *[zero] * 20]
+    script = [*loud, *[zero] * 560, *loud, *[zero] * 20]
     for rests in (False, True):
         house, client = (await full() if rests else await House().open()), Client()
         begin(house, client, encoding=encoding, rate=rate)
         for number, packet in enumerate(script):
             house.keeper.send(link.Audio(1, packet, 0.0), 1)
-            if number % 10 == 9:
+            if number % 50 == 49:
                 await house.settle()
-            if rests and number == len(loud) + 899:
+            if rests and number == len(loud) + 559:
                 await house.settle()
                 assert is_resting(house)
         await stop(house)

@@ -108,6 +108,7 @@ def test_nobody_looks_at_loudness_while_a_turn_is_open() -> None:
     one.say([(0, TurnStart(0, 5))])
     assert hear(one, ZEROS) is Sound.LOUD
     assert one.ends_rest(audio(ZEROS), Sound.LOUD)
+    assert one.ends_rest(link.Gap(1, 5), None)
 
 
 @pytest.mark.parametrize(
