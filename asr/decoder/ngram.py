@@ -8,7 +8,7 @@ longest end of what was said that can still be extended.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,10 +147,10 @@ class NgramModel:
             state = int(self._parent[state])
         return labels[::-1]
 
-    def follow(self, labels: Iterable[int]) -> int:
-        """Return the state behind these labels."""
+    def follow(self, labels: Sequence[int]) -> int:
+        """Return the state behind these labels; no more of them count than a state can hold."""
         state = 0
-        for label in labels:
+        for label in labels[1 - self._order :]:
             while (child := self._child(state, label)) == 0 and state:
                 state = int(self._suffix[state])
             state = int(self._state_of[child])
