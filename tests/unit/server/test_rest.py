@@ -49,7 +49,7 @@ async def full(slots: int = 2, **options: Any) -> House:
 async def hear(house: House, audio: Samples, number: int = 1) -> None:
     for count, packet in enumerate(packets(audio)):
         house.keeper.send(link.Audio(number, packet, 0.0), number)
-        if count % 10 == 9:
+        if count % 5 == 4:
             await house.settle()
     await house.settle()
 
@@ -124,7 +124,7 @@ async def test_of_a_long_silence_next_to_nothing_is_decoded_or_kept() -> None:
     assert house.keeper.resting[0] < 100_000
 
 
-@pytest.mark.parametrize(("encoding", "rate"), [("mulaw", 8_000), ("pcm_s16le", 44_100)])
+@pytest.mark.parametrize(("encoding", "rate"), [("mulaw", 8_000), ("pcm_s16le", 16_000)])
 async def test_silence_is_silence_in_other_formats(encoding: Any, rate: int) -> None:
     cell = rate * 80 // 1_000
     zero = {"mulaw": b"\xff", "pcm_s16le": b"\0\0"}[encoding] * cell
@@ -367,7 +367,8 @@ ACT = st.one_of(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(acts=st.lists(ACT, min_size=2, max_size=8))
 def test_whenever_sessions_rest_their_finals_are_those_of_sessions_that_do_not(
     acts: list[Any],
