@@ -135,6 +135,8 @@ class Nemo:
         self._voices = [torch.from_numpy(audio(MATERIAL_S, seed)) for seed in range(VOICES)]
         self._steps = dict.fromkeys(spec.batches, 0)
         self._first = {rows: sum(spec.batches[:i]) for i, rows in enumerate(spec.batches)}
+        self._tokens = 0
+        self._count_tokens()
         self._pipeline.open_session()
         for rows in spec.batches:
             for _ in range(-(-int(CONTEXT_S * 16_000) // self._chunk)):
@@ -163,11 +165,21 @@ class Nemo:
                     options=None if step else ASRRequestOptions(),
                 )
             )
+        before = self._tokens
         self._pipeline.transcribe_step(frames)
-        return sum(
-            len(getattr(self._pipeline.get_state(stream), "current_step_tokens", ()))
-            for stream in streams
-        )
+        return self._tokens - before
+
+    def _count_tokens(self) -> None:
+        """Look at the tokens of each step before the pipeline clears them."""
+        from nemo.collections.asr.inference.streaming.state.state import StreamingState
+
+        clear = StreamingState.cleanup_after_response
+
+        def counted(state: Any) -> None:
+            self._tokens += len(state.current_step_tokens)
+            clear(state)
+
+        StreamingState.cleanup_after_response = counted
 
 
 def pipeline_config(spec: Spec) -> dict[str, Any]:
