@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clients.connection import RivuletError
+from clients.errors import CommandError
 from tests.bench import turns
+from tests.browser.cdp import ScriptError
 from tests.clients.meeting import meet
 from tests.clients.rig import CASES, ROOT, Case, NoEnvironment, Outcome, play, serving
 
@@ -72,9 +75,10 @@ def hold_meeting(size: Size) -> dict[str, Any]:
             held = asyncio.run(
                 meet(Path(folder), viewers=size.viewers, seconds=size.meeting_s, pictures=PICTURES)
             )
-        except NoEnvironment as error:
-            print(f"no meeting: {error}")
-            return {"viewers": 0, "failed": str(error)}
+        except (NoEnvironment, ScriptError, TimeoutError) as error:
+            why = str(error).partition("\n")[0] or type(error).__name__
+            print(f"no meeting: {why}", flush=True)
+            return {"viewers": 0, "failed": why}
     frames = held["engine"]["frames"]
     is_free = frames[0] == frames[1]
     held["passed"] = held["read_by_all"] and held["files_whole"] and is_free and held["words"] > 0
@@ -90,7 +94,15 @@ def hold_meeting(size: Size) -> dict[str, Any]:
 
 def measure_turns(size: Size) -> dict[str, Any]:
     """Measure from the end of speech to the final."""
-    found = turns.measure(size.streams, size.seconds, turns.PORT, turns.options_of(size.streams))
+    found: dict[str, Any] = {}
+    try:
+        options = turns.options_of(size.streams)
+        found = turns.measure(size.streams, size.seconds, turns.PORT, options)
+    except* (RivuletError, CommandError) as errors:
+        why = str(errors.exceptions[0])
+        print(f"no ends of speech: {why}", flush=True)
+    if not found:
+        return dict.fromkeys(("eos_to_final_p50_ms", "eos_to_final_p99_ms", "false_share"))
     print(
         f"end of speech to final, {size.streams} streams: p50 {found['eos_to_final_p50_ms']} ms, "
         f"p99 {found['eos_to_final_p99_ms']} ms (own end p50 {found['own_end_p50_ms']}, eager "
@@ -108,7 +120,8 @@ def main() -> int:
     outcomes, failures = asyncio.run(run(size.cases))
     meeting, ends = hold_meeting(size), measure_turns(size)
     same = sum(outcome.is_same for outcome in outcomes)
-    is_good = same == len(size.cases) and meeting.get("passed", False)
+    is_measured = ends["eos_to_final_p99_ms"] is not None
+    is_good = same == len(size.cases) and meeting.get("passed", False) and is_measured
     figures = {
         "clients": len({outcome.client for outcome in outcomes}),
         "cases": len(size.cases),

@@ -4,7 +4,7 @@ import pytest
 
 from server.wire.adapter import Refused
 from server.wire.flux import FluxServer, Thresholds
-from server.wire.messages import Configured, Endpointing
+from server.wire.messages import Configured, Endpointing, Readable
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 RAW = {"encoding": "linear16", "sample_rate": 16_000}
@@ -116,3 +116,8 @@ def test_what_cannot_be_read_is_a_fatal_error_message(text: str) -> None:
     played.hear(text)
     assert played.said(type="Error")
     assert played.adapter.ending is not None
+
+
+def test_readable_text_may_be_asked_for_in_any_address() -> None:
+    assert table(readable="true").start.readable == Readable()
+    assert table().start.readable is None

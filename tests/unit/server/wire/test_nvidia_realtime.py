@@ -167,3 +167,11 @@ def test_what_cannot_go_on_ends_the_connection() -> None:
 def test_the_token_of_a_session_tells_the_wire() -> None:
     assert is_offered(hello({"sec-websocket-protocol": "realtime, realtime-token.abc"}))
     assert not is_offered(hello({"sec-websocket-protocol": "realtime, openai-insecure-api-key.k"}))
+
+
+def test_marks_are_added_where_automatic_punctuation_is_asked_for() -> None:
+    wish = update(recognition_config={"enable_automatic_punctuation": True})
+    played = table(wish, append())
+    assert played.start.readable == native.Readable(numbers=False)
+    (updated,) = played.said(type="transcription_session.updated")
+    assert updated["session"]["recognition_config"]["enable_automatic_punctuation"] is True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.wire import protobuf as pb
 from server.wire.adapter import Adapter
 from server.wire.errors import BadRequest
-from server.wire.messages import Ack, AudioFormat, Endpointing
+from server.wire.messages import Ack, AudioFormat, Endpointing, Readable
 from server.wire.rest import Recording
 from server.wire.riva import RivaFile, RivaServer, read_config
 from server.wire.sherpa import SherpaServer
@@ -347,3 +347,8 @@ def test_an_adapter_that_ended_takes_nothing_more() -> None:
     played = Table(adapter)
     played.hear("x", PCM, {"eof": 1})
     assert (played.asked, played.frames) == ([], [])
+
+
+def test_riva_adds_marks_where_automatic_punctuation_is_asked_for() -> None:
+    assert riva(config(f11=1)).start.readable == Readable(numbers=False)
+    assert riva().start.readable is None
