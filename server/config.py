@@ -55,7 +55,7 @@ class ServerConfig:
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
     rest_after_s: float = 5.0
     """A session that was still for so long gives its slot back until somebody speaks: one that
-    sends nothing always, one that sends silence where less than half of the slots are free.
+    sends nothing always, one that sends silence where every worker is more than half full.
     0: never."""
     overcommit: int = 10
     """Streams connected for each slot, those at rest included: each keeps its state in memory."""

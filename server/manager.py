@@ -30,8 +30,8 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 WELL_S = 2.0
 """A worker that served this long was well."""
 RETRY_AFTER_S = 5.0
-SHORT_SHARE = 2
-"""Room is short when less than one slot in so many is free, or another stream would be late."""
+SHORT_OF = 0.5
+"""Room is short when every worker is loaded more than this."""
 
 
 class Listener(Protocol):
@@ -129,8 +129,7 @@ class Manager:
         if not self._lobby.is_empty:
             return True
         places = [p for p in self._places if p.is_open and not p.is_standby]
-        spare = [p.free() * SHORT_SHARE >= p.free() + p.streams for p in places]
-        return not any(spare) or not all(p.costs.allows(p.load + p.load) for p in places)
+        return all(place.busy() > SHORT_OF for place in places)
 
     @property
     def resting(self) -> int:

@@ -137,14 +137,14 @@ class Stillness:
         done = min(self._done.values(), default=at)
         return at - done <= chunk_ms * self._rate // 1000
 
-    def may_rest(self, at: int, *, now: float, is_short: bool) -> bool:
-        """Whether the slot can be given back; of silence only where room is short."""
-        if not self.is_decoded(at):
-            return False
-        if self.silent_s(now=now) >= self._after_s:
-            return True
-        is_quiet = self._quiet >= self._after_s * self._rate and not self.is_speaking
-        return is_short and is_quiet
+    def is_idle(self, *, now: float) -> bool:
+        """Whether nothing came for so long that the slot can be given back."""
+        return self.silent_s(now=now) >= self._after_s
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody spoke for so long."""
+        return self._quiet >= self._after_s * self._rate and not self.is_speaking
 
     def ends_rest(self, command: link.Command, sound: Sound | None) -> bool:
         """Whether what came has to be decoded now."""

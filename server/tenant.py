@@ -356,8 +356,10 @@ class Tenant:
         is_busy = self.ledger.is_asked or self.ledger.is_lost or self._lives.trial is self
         if not self._lives.rest_after_s or not is_free_to or is_busy:
             return
-        now, is_short = self._loop.time(), self._manager.is_short
-        if self._still.may_rest(self.ledger.at, now=now, is_short=is_short):
+        still, now = self._still, self._loop.time()
+        if still.is_decoded(self.ledger.at) and (
+            still.is_idle(now=now) or (still.is_quiet and self._manager.is_short)
+        ):
             self._rest()
 
     def _rest(self) -> None:

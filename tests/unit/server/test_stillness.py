@@ -71,27 +71,31 @@ def test_a_sound_on_one_of_two_channels_is_heard() -> None:
     assert sound_of(audio(stereo.tobytes()), "pcm_s16le", RATE, 2) is Sound.LOUD
 
 
-def test_who_sends_nothing_may_rest_when_all_is_decoded() -> None:
+def test_who_sends_nothing_for_a_while_is_idle() -> None:
     one = still()
     hear(one, tone(-20, samples=RATE))
-    assert not one.may_rest(RATE, now=110.0, is_short=False)
-    one.say([(0, Progress(RATE - 3_000))])
-    assert one.may_rest(RATE, now=110.0, is_short=False)
-    assert not one.may_rest(RATE, now=104.0, is_short=True)
+    assert not one.is_idle(now=104.0)
+    assert one.is_idle(now=105.0)
+    hear(one, ZEROS, now=104.0)
+    assert not one.is_idle(now=105.0)
 
 
-def test_who_sends_silence_may_rest_between_turns_where_room_is_short() -> None:
-    one, at = still(), 0
+def test_all_is_decoded_up_to_the_chunk_under_way() -> None:
+    one = still()
+    one.say([(0, Progress(RATE))])
+    assert one.is_decoded(RATE + 5_120)
+    assert not one.is_decoded(RATE + 5_121)
+
+
+def test_who_sends_silence_is_quiet_between_turns() -> None:
+    one, found = still(), list[bool]()
     for _ in range(5):
+        found.append(one.is_quiet)
         hear(one, ZEROS)
-        at += RATE
-    one.say([(0, Progress(at))])
-    assert one.may_rest(at, now=100.0, is_short=True)
-    assert not one.may_rest(at, now=100.0, is_short=False)
-    one.say([(0, TurnStart(0, 5))])
-    assert not one.may_rest(at, now=100.0, is_short=True)
-    one.say([(0, TurnEnd(0, 9, "no", "silence"))])
-    assert not one.may_rest(at, now=100.0, is_short=True), "silence counts from the turn's end"
+    assert [*found, one.is_quiet] == [False] * 5 + [True]
+    for event in (TurnStart(0, 5), TurnEnd(0, 9, "no", "silence")):
+        one.say([(0, event)])
+        assert not one.is_quiet, "silence counts from the turn's end"
 
 
 def test_a_sound_begins_the_silence_anew() -> None:
@@ -99,8 +103,7 @@ def test_a_sound_begins_the_silence_anew() -> None:
     for _ in range(5):
         hear(one, ZEROS)
     hear(one, tone(-30))
-    one.say([(0, Progress(6 * RATE))])
-    assert not one.may_rest(6 * RATE, now=100.0, is_short=True)
+    assert not one.is_quiet
 
 
 def test_nobody_looks_at_loudness_while_a_turn_is_open() -> None:
@@ -147,4 +150,5 @@ def test_a_state_is_settled_in_a_long_digital_silence_only() -> None:
 def test_a_channel_that_has_stopped_keeps_nobody_awake() -> None:
     one = still(channels=2)
     one.say([(0, Progress(RATE)), (1, TurnStart(0, 5)), (1, Stopped(3, 1))])
-    assert one.may_rest(RATE, now=110.0, is_short=False)
+    assert one.is_decoded(RATE)
+    assert not one.is_speaking
