@@ -15,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ PACKET_S = PACKET / RATE_HZ
 PCM_KBPS = (32_000 + 50 * 66 + 50 * 52) * 8 / 1000
 """16 kHz PCM in packets of 20 ms over a WebSocket and TCP, bare acks included."""
 DELAY_S, LOSS = 0.02, 0.005
+PART_S = 300.0
 
 
 @dataclass(slots=True)
@@ -255,6 +256,15 @@ def _p95(values: list[float]) -> float | None:
     return round(sorted(values)[int(0.95 * (len(values) - 1))], 3) if values else None
 
 
+async def in_time(part: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """Give a part up that takes too long: a busy machine may never catch up with speech."""
+    try:
+        async with asyncio.timeout(PART_S):
+            return await part
+    except TimeoutError:
+        return {"why": f"not measured within {PART_S:g} s"}
+
+
 async def carries() -> dict[str, Any]:
     """What one node on one core takes: measured costs, with a third of the core kept free."""
     findings = await asyncio.to_thread(doctor.examine, ModelChoice(model="", slots=16), None)
@@ -286,8 +296,9 @@ def _parts(args: argparse.Namespace, legs: int) -> Iterator[tuple[str, Any]]:
     yield "edge_policy", edge_policy(legs, seconds)
     yield "latency", added_latency_ms(seconds)
     yield "handover", handovers(20 if args.quick else 100)
-    yield "handover_state", state_handovers(5 if args.quick else 100)
-    yield "handover_state_model", state_handovers(3 if args.quick else 30, has_model=True)
+    yield "handover_state", in_time(state_handovers(5 if args.quick else 100))
+    model = state_handovers(3 if args.quick else 30, has_model=True)
+    yield "handover_state_model", in_time(model)
     yield "carries", carries()
 
 
@@ -300,8 +311,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "seconds_to_live": max(row["first_ack_s"] or 0.0 for row in cuts),
         "new_audio_acked_s": max(row["new_audio_acked_s"] or 0.0 for row in cuts),
         "handover_gap_p99_ms": result["handover"]["gap_p99_ms"],
-        "handover_state_gap_p99_ms": result["handover_state"]["gap_p99_ms"],
-        "handover_state_model_gap_p99_ms": result["handover_state_model"]["gap_p99_ms"],
+        "handover_state_gap_p99_ms": result["handover_state"].get("gap_p99_ms"),
+        "handover_state_model_gap_p99_ms": result["handover_state_model"].get("gap_p99_ms"),
     }
     return {
         **(delays if is_calm else dict.fromkeys(delays)),
@@ -310,7 +321,9 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "cuts_s": [row["cut_s"] for row in cuts],
         "handovers": result["handover"]["handovers"],
         "is_text_identical_after_handovers": result["handover"]["is_text_identical"],
-        "is_text_identical_after_state_handovers": result["handover_state"]["is_text_identical"],
+        "is_text_identical_after_state_handovers": result["handover_state"].get(
+            "is_text_identical"
+        ),
         "one_core": result["carries"],
         "backhaul_kbps": result["backhaul_kbps"],
         "backhaul_share_of_pcm": round(result["backhaul_kbps"] / PCM_KBPS, 3),

@@ -72,7 +72,7 @@ async def state_handovers(count: int, *, has_model: bool = False) -> dict[str, A
         speaking = asyncio.create_task(caller.speak())
         await r.until(lambda: second.uplink.state.is_up and bool(r.core.legs))
         for number in range(count):
-            await heard(caller.leg, caller.leg.leg.ring.head)
+            await heard(caller.leg, max(PACKET, caller.leg.leg.ring.head))
             before = caller.leg.recogniser.done if caller.leg.recogniser else 0
             leg = await nodes[(number + 1) % 2].fetch(caller.leg)
             caller.moved(leg)
