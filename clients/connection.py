@@ -79,6 +79,7 @@ class StartOptions(TypedDict):
 
     audio: Required[AudioFormat]
     latency: NotRequired[LatencyClass | Chunk | None]
+    flexible: NotRequired[bool]
     language: NotRequired[Language | None]
     partials: NotRequired[PartialsMode | None]
     words: NotRequired[bool]
