@@ -31,6 +31,8 @@ HOLD, DRIVE = 4.0, 6.0
 """How firmly a side waits for its turn, in standard deviations; what one weighs in a logit."""
 MARK = 3.0
 """Weight of a label's side in its embedding: the network must not mistake it."""
+PASSED_ON = 8.0
+"""Times the random weights from one layer of the prediction network to the next."""
 SWING, SETTLE = 2, 13
 """Frames: speech changes within the first, a second is the other."""
 TUNED_S, START_S = 16.0, 1.2
@@ -313,7 +315,7 @@ def _enliven(model: Any, shape: Shape) -> None:
         model.encoder.pre_encode.out.weight.mul_(shape.width**0.5)
     if shape.is_prompted:  # frames must weigh more than the prompt, or languages differ in rate
         model.prompt_kernel[0].weight[:, : shape.width].mul_(4.0)
-        model.prompt_kernel[0].weight[:, shape.width :].mul_(0.1)
+        model.prompt_kernel[0].weight[:, shape.width :].mul_(0.03)
 
 
 @torch.no_grad()
@@ -324,7 +326,9 @@ def tune(model: Any, shape: Shape) -> None:
     have two sides that take turns: a quick direction of the frames says whose turn it may be, and
     the last piece said forbids its own side. Which piece of a side wins stays random.
     """
-    parts, starts = _frames(model, shape, count=8), _frames(model, shape, count=16, cut_s=START_S)
+    count = 2 * len(PROMPTS) if shape.is_prompted else 8
+    parts = _frames(model, shape, count=count)
+    starts = _frames(model, shape, count=2 * count, cut_s=START_S)
     encoded = torch.cat(parts)
     joint, out = model.joint, model.joint.joint_net[2]
     side = torch.ones(shape.pieces)
@@ -332,7 +336,9 @@ def tune(model: Any, shape: Shape) -> None:
     after, sides = _histories(model, side)
     _spread(joint.enc, encoded, 1.0)
     _spread(joint.pred, after, HISTORY_SPREAD)
-    hidden = torch.relu(joint.enc(encoded)[::8, None] + joint.pred(after)).flatten(0, 1)
+    hidden = torch.relu(joint.enc(encoded)[::8, None] + joint.pred(after[: 128 * HISTORY])).flatten(
+        0, 1
+    )
     _spread(out, hidden, LOGIT_SPREAD)
     if ctc_head(model) is not None:
         _spread(ctc_head(model).decoder_layers[0], encoded, LOGIT_SPREAD)
@@ -382,11 +388,20 @@ def _histories(model: Any, side: Tensor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     mark = MARK * torch.randn(embedding.shape[1], generator=generator)
     embedding[: len(side)] += side[:, None] * mark
-    said = torch.randint(len(side), (128, HISTORY), generator=generator)
-    after, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
-    start, _ = model.decoder.predict(None, None, add_sos=False, batch_size=len(said))
-    sides = torch.cat([side[said.flatten()], -torch.ones(len(said))])
-    return torch.cat([after.flatten(0, 1), start.flatten(0, 1)]), sides
+    lstm = model.decoder.prediction["dec_rnn"].lstm
+    for layer in range(1, lstm.num_layers):  # or the last label is lost between layers
+        getattr(lstm, f"weight_ih_l{layer}").mul_(PASSED_ON)
+    # Two layers need some labels to settle: brief histories count as much as longer ones.
+    lengths = [HISTORY] if lstm.num_layers == 1 else [HISTORY, 1, 2, 3]
+    after, sides = [], []
+    for length in lengths:
+        said = torch.randint(len(side), (128 * HISTORY // length, length), generator=generator)
+        states, _ = model.decoder.predict(said, None, add_sos=False, batch_size=len(said))
+        after.append(states.flatten(0, 1))
+        sides.append(side[said.flatten()])
+    start, _ = model.decoder.predict(None, None, add_sos=False, batch_size=128)
+    after.append(start.flatten(0, 1))
+    return torch.cat(after), torch.cat([*sides, -torch.ones(128)])
 
 
 def _quick(parts: list[Tensor], starts: list[Tensor]) -> tuple[Tensor, float]:
