@@ -16,6 +16,7 @@ from asr.decoder.fusion import SURE_BLANK, Fusion
 from asr.decoder.search import (
     PATIENCE,
     PAUSE,
+    PEAK,
     PIECE_BONUS,
     REACH,
     RELIEF,
@@ -38,7 +39,7 @@ def _structure(name: str, pointers: Sequence[str], **first: object) -> type[ctyp
     return type(name, (ctypes.Structure,), {"_fields_": [*first.items(), *rest]})
 
 
-_WHOLE = ("width", "pieces", "tried", "room", "patience", "pause")
+_WHOLE = ("width", "pieces", "tried", "room", "patience", "pause", "peak")
 _REAL = ("sure_blank", "reach", "bonus", "relief")
 _Rules = _structure(
     "Rules", (), **dict.fromkeys(_WHOLE, ctypes.c_int64), **dict.fromkeys(_REAL, ctypes.c_float)
@@ -70,7 +71,7 @@ class NativeSearch:
         self._run = functions.search_step
         self._run.restype = None
         self._fusion, self.width = fusion, width
-        whole = (width, blank, min(TRIED, blank), ROOM, PATIENCE, PAUSE)
+        whole = (width, blank, min(TRIED, blank), ROOM, PATIENCE, PAUSE, PEAK)
         self._rules = _Rules(*whole, SURE_BLANK, REACH, PIECE_BONUS, RELIEF)
         tables = fusion.lm_tables()
         self._ngram = _Ngram(*(tables[name].data_ptr() for name in _NGRAM) if tables else ())

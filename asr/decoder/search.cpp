@@ -27,7 +27,7 @@ inline float log_add(float a, float b) {
 extern "C" {
 
 struct Rules {
-  int64_t width, pieces, tried, room, patience, pause;
+  int64_t width, pieces, tried, room, patience, pause, peak;
   float sure_blank, reach, bonus, relief;
 };
 
@@ -129,6 +129,12 @@ struct Search {
     }
     if (ngram.child) hint.gain += lm_weight * (lm + rules.bonus);
     return hint;
+  }
+
+  // Source: asr.decoder.base.confidence.
+  float sure(float score) const {
+    float classes = float(rules.pieces + 1);
+    return std::min(1.0f, std::max(0.0f, (std::exp(score) * classes - 1) / (classes - 1)));
   }
 
   bool is_whole(int64_t number, int32_t boost) const {
@@ -281,11 +287,14 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   row.gather(row.newest, from, 1), row.gather(row.owed, from, 1);
   row.gather(row.said, from, rules.room);
   row.gather(row.frame, from, rules.room), row.gather(row.sure, from, rules.room);
-  const float classes = float(blank + 1);
   for (int k = 0; k < width; k++) {
     int f = from[k], c = choices[k].tried;
     row.favour[k] = favour[k];
     if (c < 0) {
+      if (row.count[k] && at - row.newest[k] <= rules.peak) {
+        float &sure = row.sure[k * rules.room + row.count[k] - 1];
+        sure = std::max(sure, search.sure(scores[row.last[k]]));
+      }
       row.blank[k] = stay_blank[f], row.piece[k] = stay_piece[f];
       continue;
     }
@@ -293,9 +302,8 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
     row.favour[k] += hints[f][c].gain;
     row.boost[k] = hints[f][c].boost, row.lm[k] = hints[f][c].lm, row.owed[k] = hints[f][c].owed;
     int64_t place = k * rules.room + std::min<int64_t>(row.count[k], rules.room - 1);
-    float p = std::exp(scores[pieces[c]]);
     row.said[place] = pieces[c], row.frame[place] = row.newest[k] = int32_t(at);
-    row.sure[place] = std::min(1.0f, std::max(0.0f, (p * classes - 1) / (classes - 1)));
+    row.sure[place] = search.sure(scores[pieces[c]]);
     row.count[k]++;
     row.before[k] = row.prefix[k];
     row.prefix[k] = row.prefix[k] * HASH + pieces[c] + 1;
