@@ -47,7 +47,7 @@ from asr.tokenizer import Tokenizer
 
 LOUDEST = 32.0
 """Float samples are cut here (30 dB over full scale): caches stay finite whatever is sent."""
-LM_WEIGHT = 0.6
+LM_WEIGHT = 0.7
 """Best on dev with rivulet-en and a beam."""
 MAX_BEAM = 64
 FRONT_END = "preprocessor.featurizer."
