@@ -1,8 +1,8 @@
-"""How often a word of a given probability is right: a rising curve fitted on held-out speech.
+"""What was measured of a model: how often a word of a given probability is right, how late it is.
 
 Does: fit (isotonic regression), interpolate, expected calibration error.
-Does not know: decoders, where the curve is kept. The curve rises, so a word's confidence, which is
-that of its least sure token, may be mapped token by token.
+Does not know: decoders, where it is kept. The curve rises, so a word's confidence, which is that
+of its least sure token, may be mapped token by token.
 Source: Zadrozny and Elkan 2002 (isotonic); Naeini et al. 2015 (expected calibration error).
 """
 

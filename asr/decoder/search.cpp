@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -218,7 +219,7 @@ struct Choice {
 };
 
 void search_frame(const Search &search, Row &row, const float *scores, int64_t number,
-                  float lm_weight, int64_t at) {
+                  float lm_weight, int64_t at, std::vector<int32_t> &near) {
   const Rules &rules = search.rules;
   const int width = int(rules.width);
   const int64_t blank = rules.pieces;
@@ -226,15 +227,14 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   int tried = 0;
   if (std::exp(scores[blank]) < rules.sure_blank) {
     float best = *std::max_element(scores, scores + blank + 1), least = best - rules.reach;
-    static thread_local int32_t near[1 << 16];
-    int found = 0;
+    near.clear();
     for (int64_t p = 0; p < blank; p++)
-      if (scores[p] >= least) near[found++] = int32_t(p);
-    tried = std::min<int>(found, int(rules.tried));
-    std::partial_sort(near, near + tried, near + found, [&](int32_t a, int32_t b) {
+      if (scores[p] >= least) near.push_back(int32_t(p));
+    tried = std::min<int>(int(near.size()), int(rules.tried));
+    std::partial_sort(near.begin(), near.begin() + tried, near.end(), [&](int32_t a, int32_t b) {
       return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
     });
-    std::copy(near, near + tried, pieces);
+    std::copy(near.begin(), near.begin() + tried, pieces);
   }
   Hint here[MAX_WIDTH];
   for (int k = 0; k < width; k++) {
@@ -326,6 +326,7 @@ extern "C" void search_step(const Rules *rules, const Ngram *ngram, const Phrase
                             const int64_t *first_frame, const float *lm_weight_S,
                             int64_t *told_S) {
   Search search{*rules, *ngram, *phrases};
+  std::vector<int32_t> near;  // pieces that are tried on a frame
   for (int64_t r = 0; r < rows; r++) {
     Row row(*rules, *beams, slots[r]);
     int64_t out = r * told->room, number = phrases->number_S[slots[r]];
@@ -339,7 +340,7 @@ extern "C" void search_step(const Rules *rules, const Ngram *ngram, const Phrase
     for (int64_t t = 0; t < valid[r]; t++) {
       const float *here = scores + (r * steps + t) * (rules->pieces + 1);
       int64_t at = first_frame[r] + t;
-      search_frame(search, row, here, number, lm_weight_S[slots[r]], at);
+      search_frame(search, row, here, number, lm_weight_S[slots[r]], at, near);
       row.age(at);
       int64_t agreed = row.agreed();
       for (int64_t i = 0; i < agreed; i++) tell(i, at);

@@ -230,6 +230,14 @@ async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> No
         assert not r.node.legs
 
 
+async def first_final(connection: Connection) -> tuple[list[str], int]:
+    """Hear up to a final; return its text and number."""
+    async for message in connection:
+        if isinstance(message, Final):
+            return [message.text], message.id
+    raise AssertionError("the connection ended without a final")
+
+
 async def test_a_client_takes_its_session_to_another_node() -> None:
     async with rig() as r, another_node(r, "n2") as second:
         other = Listeners(FeedConfig(web_port=0), second, respond=lambda _: None)
@@ -237,13 +245,9 @@ async def test_a_client_takes_its_session_to_another_node() -> None:
             audio = spoken(TEXTS)
             half = len(audio) // 2 // PACKET * PACKET
             url, options = native(ports)
-            first, last = list[str](), -1
             async with dial(url, **options) as connection:
                 await connection.send(audio[:half])
-                async for message in connection:
-                    if isinstance(message, Final):
-                        first, last = [*first, message.text], message.id
-                        break
+                first, last = await first_final(connection)
                 token = connection.ready.token
             address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
             subprotocols = [Subprotocol("rivulet.v1")]
@@ -270,13 +274,9 @@ async def test_a_client_takes_its_session_and_its_state_to_another_node_that_rec
             audio = spoken(TEXTS)
             half = len(audio) // 2 // PACKET * PACKET
             url, options = native(ports)
-            first, last = list[str](), -1
             async with dial(url, **options) as connection:
                 await connection.send(audio[:half])
-                async for message in connection:
-                    if isinstance(message, Final):
-                        first, last = [*first, message.text], message.id
-                        break
+                first, last = await first_final(connection)
                 resume = ResumeFrom(token=connection.ready.token, last_final=last)
                 address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
                 async with dial(address, **options, resume=resume) as again:  # make before break
