@@ -260,7 +260,7 @@ class Channel:
         if self._loudness.is_voiced(frame - 1):
             self._turns.heard_voice(now_ms - FRAME_MS)
         events = self._heard(changed=self._transcript.settle(frame))
-        match self._turns.decide(now_ms):
+        match self._turns.decide(now_ms, is_unfinished=self._transcript.is_unfinished):
             case Decision.SILENCE | Decision.EAGER if is_open:
                 pass
             case Decision.SILENCE:

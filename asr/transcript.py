@@ -18,6 +18,7 @@ from asr.events import Word
 from asr.interface import Token
 from asr.state import State
 from asr.tokenizer import WORD_START, Tokenizer
+from asr.unfinished import ends_no_sentence
 
 _SEAM_FRAMES = 10
 """Frames after a cut (800 ms) in which live words may still repeat published ones."""
@@ -136,6 +137,11 @@ class Transcript:
     def text(self) -> str:
         """The unpublished words."""
         return " ".join(word.text for word in self._words)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the last word is one that ends no sentence."""
+        return bool(self._words) and ends_no_sentence(self._words[-1].text)
 
     @property
     def stable(self) -> int:

@@ -37,7 +37,9 @@ class Endpointing:
 
     mode: Literal["auto", "manual"] = "auto"
     """manual: only finalize, stop and ``max_turn_ms`` end a turn."""
-    silence_ms: int = 600
+    silence_ms: int = 700
+    hesitation_ms: int = 400
+    """Waited longer, by both silences, behind a word that ends no sentence; 0: not."""
     eager_ms: int | None = None
     """Announce a likely end after this much silence; None: never."""
     max_turn_ms: int = 30_000
@@ -47,6 +49,8 @@ class Endpointing:
             raise ValueError("endpointing mode is auto or manual")
         if not 100 <= self.silence_ms <= 5_000:
             raise ValueError("silence_ms must be 100..5000")
+        if not 0 <= self.hesitation_ms <= 2_000:
+            raise ValueError("hesitation_ms must be 0..2000")
         if self.eager_ms is not None and not 80 <= self.eager_ms < self.silence_ms:
             raise ValueError("eager_ms must be at least 80 and less than silence_ms")
         if not 1_000 <= self.max_turn_ms <= 600_000:
@@ -165,16 +169,17 @@ class Turns:
         self._last_word_ms = last_word_ms
         return events
 
-    def decide(self, now_ms: int) -> Decision:
-        """Tell what is due at this moment of the media."""
+    def decide(self, now_ms: int, *, is_unfinished: bool = False) -> Decision:
+        """Tell what is due at this moment of the media; the words so far may be unfinished."""
         if self._state is _State.IDLE:
             return Decision.NOTHING
         if self.endpointing.mode == "auto":
-            if self._is_over(now_ms, self.endpointing.silence_ms):
+            longer_ms = self.endpointing.hesitation_ms if is_unfinished else 0
+            if self._is_over(now_ms, self.endpointing.silence_ms + longer_ms):
                 return Decision.SILENCE
             eager_ms = self.endpointing.eager_ms
             if eager_ms is not None and self._state is _State.OPEN:
-                if self._is_over(now_ms, eager_ms):
+                if self._is_over(now_ms, eager_ms + longer_ms):
                     return Decision.EAGER
         if now_ms - self._start_ms >= self.endpointing.max_turn_ms:
             return Decision.TOO_LONG

@@ -51,9 +51,17 @@ def centred_filters(corpus: Corpus, seed: int) -> Tensor:
 
 
 def load(
-    corpus: Corpus, clips: Sequence[Clip], filters: Tensor, changes: Changes | None = None
+    corpus: Corpus,
+    clips: Sequence[Clip],
+    filters: Tensor,
+    changes: Changes | None = None,
+    *,
+    views: int = 1,
 ) -> Batch:
-    """Make a batch of clips; without changes exactly as recorded."""
+    """Make a batch of clips; without changes exactly as recorded.
+
+    With two views all clips come twice, one after the other, with the same sound and other masks.
+    """
     heard = [(corpus.samples(clip), 1.0) for clip in clips]
     if changes is not None:
         heard = [changes.heard(wave) for wave, _ in heard]
@@ -62,10 +70,11 @@ def load(
     padded = pad_sequence(waves, batch_first=True)
     padded = F.pad(padded, (0, -padded.shape[1] % SAMPLES_A_BUCKET))
     mel, frames = log_mel(padded, lengths, filters)
+    mel, frames, clips = mel.repeat(views, 1, 1), frames.repeat(views), [*clips] * views
     if changes is not None:
         changes.mask(mel, frames)
     seconds = sum(clip.seconds for clip in clips)
-    speeds = tuple(speed for _, speed in heard)
+    speeds = tuple(speed for _, speed in heard) * views
     return Batch(
         mel, frames, corpus.piece_labels(clips), corpus.sound_labels(clips), seconds, speeds
     )

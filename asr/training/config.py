@@ -74,6 +74,10 @@ class AugmentConfig:
     noise: float = 0.4
     """Share of clips with noise added."""
     snr_db: tuple[float, float] = (5.0, 30.0)
+    rooms: float = 0.0
+    """Share of clips heard in a room."""
+    warp: float = 0.0
+    """Most by which mel bands are stretched or pressed, as a share."""
     telephone: float = 0.1
     """Share of clips heard through 300-3400 Hz."""
     frequency_masks: int = 2
@@ -97,6 +101,8 @@ class LossConfig:
     frame_hours: float = 30.0
     teacher: float = 0.0
     """Squared error against a teacher's states, where the run keeps them (``teacher.py``)."""
+    agree: float = 0.0
+    """Two differently masked views of each clip shall say the same (CR-CTC); doubles a step."""
     rnnt: float = 0.0
     rnnt_hours: float = 1e9
     """Hours seen before the transducer joins."""

@@ -48,6 +48,19 @@ def frame_cross_entropy(logits: Tensor, targets: Tensor, blank_weight: float = 0
     return F.cross_entropy(logits.float().flatten(0, 1), flat, weight)
 
 
+def agreement(logits: Tensor, frames: Tensor, labels: Labels) -> Tensor:
+    """Divergence of two views of each clip from one another, in nats a label.
+
+    ``logits`` [2 B, T, V + 1]: all clips, then all again. Each view is held against the other,
+    which does not move (Yao et al., "CR-CTC: consistency regularization on CTC", 2025).
+    """
+    logp = logits.float().log_softmax(-1)
+    other = logp.detach().roll(len(logp) // 2, 0)
+    apart = F.kl_div(logp, other, reduction="none", log_target=True).sum(-1)
+    inside = torch.arange(logp.shape[1], device=logp.device) < frames[:, None]
+    return (apart * inside).sum() / labels.lengths.sum()
+
+
 def likeness(states: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
     """Mean squared error of [B, T, D] over the frames that count; 1 for a guess of zero."""
     error = (states.float() - targets).pow(2).mean(-1)

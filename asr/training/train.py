@@ -159,13 +159,14 @@ class Trainer:
 
     def _step(self) -> None:
         config, state = self.config, self.progress
+        views = 2 if config.loss.agree else 1
         clips = self._next()
         gain_only = state.hours < config.augment.from_hours
         changes = Changes(config.augment, self.rng, gain_only=gain_only)
-        batch = batches.load(self.corpus, clips, self.filters, changes)
+        batch = batches.load(self.corpus, clips, self.filters, changes, views=views)
         look_ahead = self.rng.choice(config.model.look_aheads)
         dropout = 0.0 if gain_only else config.augment.dropout
-        total = self._loss(batch, clips, look_ahead, dropout)
+        total = self._loss(batch, clips * views, look_ahead, dropout)
         total.backward()  # type: ignore[no-untyped-call]
         self.group.average(p.grad for p in self.model.parameters() if p.grad is not None)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.run.clip_norm)
@@ -205,6 +206,10 @@ class Trainer:
         total = weights.ctc * pieces + weights.sounds * heard
         if weights.middle:
             total = total + weights.middle * losses.ctc(middle, encoded.frames, batch.pieces)
+        if weights.agree:
+            apart = losses.agreement(final, encoded.frames, batch.pieces)
+            total = total + weights.agree * apart
+            self.shown.add("agree", apart.item())
         self.shown.add("ctc", pieces.item())
         self.shown.add("sounds", heard.item())
         if self.progress.hours >= weights.rnnt_hours:

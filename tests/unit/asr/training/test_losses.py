@@ -88,3 +88,18 @@ def test_frames_without_a_target_do_not_count() -> None:
     assert float(before) == pytest.approx(float(after))
     nothing = torch.full((1, 3), -100)
     assert float(losses.frame_cross_entropy(logits, nothing)) == 0.0
+
+
+def test_two_views_that_say_the_same_agree_and_each_is_drawn_to_the_other() -> None:
+    torch.manual_seed(0)
+    labels = Labels(torch.zeros(2, 1, dtype=torch.long), torch.tensor([1, 1]))
+    frames = torch.tensor([4, 2, 4, 2])
+    view = torch.randn(2, 4, PIECES + 1)
+    assert losses.agreement(view.repeat(2, 1, 1), frames, labels).item() == pytest.approx(0.0)
+
+    logits = torch.randn(4, 4, PIECES + 1, requires_grad=True)
+    before = losses.agreement(logits, frames, labels)
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert torch.all(gradient[[1, 3], 2:] == 0.0)  # beyond the clip's end
+    assert torch.all(gradient[:, :2].abs().sum((1, 2)) > 0.0)
+    assert losses.agreement(logits - 0.1 * gradient, frames, labels) < before

@@ -93,6 +93,21 @@ def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_pat
     assert state["progress"]["step"] == 2
 
 
+def test_two_views_of_each_clip_come_to_agree(tiny_config: Path, tmp_path: Path) -> None:
+    text = _ending_at(tiny_config, 30).replace("from_hours = 0.25", "from_hours = 0\nwarp = 0.1")
+    text = text.replace("from_hours = 0\n", "from_hours = 0\nrooms = 1.0\n")
+    tiny_config.write_text(text.replace("[loss]", "[loss]\nagree = 0.2"))
+    out = tmp_path / "run"
+    assert train.run(tiny_config, out=out, resume=False) == 0
+    apart = [
+        row["losses"]["agree"]
+        for row in map(json.loads, (out / train.LOG).read_text().splitlines())
+        if "losses" in row
+    ]
+    assert apart
+    assert all(0.0 < value < 5.0 for value in apart)
+
+
 def test_a_process_whose_starter_is_gone_stops_and_writes_nothing(
     tiny_config: Path, tmp_path: Path
 ) -> None:
