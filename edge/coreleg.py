@@ -15,14 +15,11 @@ from collections.abc import Awaitable, Callable
 
 from edge import handover, wire
 from edge.handover import Assembly, Handover
+from edge.inbox import Inbox
 from edge.recogniser import Fenced, LegAudio, LegRefused, Past, Recogniser, Start
-from edge.ring import AudioRing
-from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
+from edge.wire import AHEAD, PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
 from server.store.base import StoreUnavailable
 from server.store.moving import Moved
-
-MAX_RING_BYTES = 64 * 1024 * 1024
-"""Never reached: credit keeps the ring below the window and one segment."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +47,12 @@ class CoreLeg:
         self._secret = hashed(opening.secret)
         self._on_final = on_final
         self._window = window_ms * opening.rate // 1000
-        self._ring = AudioRing(
+        self._inbox = Inbox(
             sample_bytes=wire.SAMPLE_BYTES[opening.encoding],
-            memory_bytes=MAX_RING_BYTES,
+            rate=opening.rate,
             base=_first(opening, base),
         )
+        self._ring = self._inbox.ring
         self._results: dict[int, Result] = {}
         """Finals that the node has not acknowledged."""
         self._partial: Result | None = None
@@ -79,6 +77,16 @@ class CoreLeg:
     def received(self) -> int:
         """Samples received."""
         return self._ring.head
+
+    @property
+    def newest(self) -> int:
+        """The offset behind the newest sample that is here, whatever is missing before it."""
+        return self._inbox.newest
+
+    @property
+    def held_bytes(self) -> int:
+        """Audio in memory."""
+        return self._inbox.held_bytes
 
     @property
     def done(self) -> int:
@@ -153,6 +161,7 @@ class CoreLeg:
         """Go on with a node: say what it lacks, ask for what we lack."""
         self.opening = opening
         self._send, self._number, self._told = send, number, None
+        self._inbox.forget_ahead()
         if self._assembly is not None and self._task is None:
             self._assembly = Assembly()
         self._drop_results(opening.finals)
@@ -175,7 +184,7 @@ class CoreLeg:
             case Kind.AUDIO if self.opening.policy != "edge":
                 self._audio(frame)
             case Kind.SILENCE if self.opening.policy != "edge":
-                self._take(frame.offset, wire.count_of(frame), None)
+                self._take(frame, wire.count_of(frame), None)
             case Kind.STATE:
                 self._state(frame)
             case Kind.RESULT if self.opening.policy == "edge":
@@ -206,24 +215,20 @@ class CoreLeg:
         size = wire.SAMPLE_BYTES[self.opening.encoding]
         if size and len(frame.payload) % size:
             raise FrameError(f"{len(frame.payload)} bytes are no whole samples")
-        samples = len(frame.payload) // size if size else frame.flags
-        self._take(frame.offset, samples, frame.payload)
+        samples = len(frame.payload) // size if size else frame.flags & ~AHEAD
+        self._take(frame, samples, frame.payload)
 
-    def _take(self, offset: int, samples: int, data: bytes | None) -> None:
-        """Append what is new: a repeat is trimmed, a hole is asked for."""
-        if offset + samples > self._credit().limit:
-            raise FrameError("audio beyond the credit")
-        if offset > self._ring.head:
+    def _take(self, frame: Frame, samples: int, data: bytes | None) -> None:
+        """Keep what is new; a hole is asked for."""
+        if frame.flags & AHEAD:
+            is_whole = self._inbox.take_ahead(frame.offset, samples, data)
+        else:
+            credit = self._credit().limit
+            is_whole = self._inbox.take(frame.offset, samples, data, credit=credit)
+        if is_whole:
+            self._recogniser.changed()
+        else:
             self._say(Kind.NEED, self._ring.head, self._credit().pack())
-            return
-        known = self._ring.head - offset
-        if known >= samples:
-            return
-        size = wire.SAMPLE_BYTES[self.opening.encoding]
-        if known and data is not None and not size:
-            return  # packets do not overlap by parts
-        self._ring.append(samples - known, None if data is None else data[known * size :])
-        self._recogniser.changed()
 
     def _end(self, total: int) -> None:
         if self.opening.policy == "edge":
@@ -261,7 +266,9 @@ class CoreLeg:
     # ----
 
     def _credit(self) -> Credit:
-        return Credit(self._recogniser.safe, self._recogniser.done + self._window)
+        recogniser = self._recogniser
+        limit = self._inbox.limit(recogniser.done + self._window)
+        return Credit(recogniser.safe, limit, self._inbox.newest)
 
     def _drop_results(self, before: int) -> None:
         for number in [number for number in self._results if number < before]:

@@ -14,10 +14,12 @@ import msgspec
 from edge import wire
 from edge.ring import AudioRing
 from edge.transcript import Transcript
-from edge.wire import PARTIAL, Close, Frame, FrameError, Kind, Open, Result
+from edge.wire import AHEAD, MAX_AHEAD_S, PARTIAL, Close, Frame, FrameError, Kind, Open, Result
 
 MAX_FRAME_SAMPLES = 8_000
 MAX_STATE_PART = 32_000
+AHEAD_FROM_S = 2
+"""New audio goes ahead of a backlog that is longer than this."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Leg:
     transcript: Transcript = field(default_factory=Transcript)
     acked: int = 0
     """Audio that the core has (or, under ``edge``, finals)."""
+    newest_acked: int = 0
+    """Where new audio goes ahead of a backlog: the offset behind the newest that the core has."""
     covered: int = 0
     """Samples whose words are final or that held none: nobody asks for them again."""
     closed: Close | None = None
@@ -47,6 +51,9 @@ class Leg:
     _state_sent: int = 0
     _sent: int | None = None
     """None: the core has not said yet where to go on."""
+    _backlog_end: int | None = None
+    """Where the audio begins that goes ahead; None: all goes in its order."""
+    _ahead_sent: int = 0
     _limit: int = 0
     _answered: int = 0
     _has_closed: bool = False
@@ -72,7 +79,8 @@ class Leg:
 
     def open_frame(self) -> Frame:
         """Say, on a fresh connection, who we are and what we have."""
-        self._sent, self._has_closed, self._state_sent = None, False, 0
+        self._sent, self._backlog_end = None, None
+        self._has_closed, self._state_sent = False, 0
         self._answered = self.transcript.next_number
         opening = msgspec.structs.replace(
             self.opening,
@@ -107,7 +115,8 @@ class Leg:
             self.opening, policy="core", epoch=self.opening.epoch + 1
         )
         self.state, self.covered, self.acked = state, covered, covered
-        self._sent, self._limit, self.is_complete = None, 0, False
+        self._sent, self._backlog_end = None, None
+        self._limit, self.is_complete = 0, False
 
     def _state(self, max_bytes: int) -> Iterator[Frame]:
         while self._state_sent < len(self.state) and max_bytes > 0:
@@ -118,27 +127,47 @@ class Leg:
             yield Frame(Kind.STATE, self.number, at, part, flags)
             max_bytes -= len(part)
 
+    def frames_ahead(self, max_bytes: int) -> Iterator[Frame]:
+        """Yield new audio that does not wait for the backlog before it."""
+        if self._backlog_end is None or self.is_over:
+            return
+        end = self._backlog_end + MAX_AHEAD_S * self.opening.rate
+        for frame, sent in self._stretch(self._ahead_sent, end, max_bytes):
+            self._ahead_sent = sent
+            yield frame._replace(flags=frame.flags | AHEAD)
+
     def _audio(self, max_bytes: int) -> Iterator[Frame]:
         assert self._sent is not None
-        while self._sent < self._limit and max_bytes > 0:
-            wish = min(MAX_FRAME_SAMPLES, self._limit - self._sent)
-            span = self.ring.read(self._sent, wish)
-            if span is None:
-                break
-            if span.data is None:
-                count = min(span.samples, self._limit - self._sent)
-                payload = wire.COUNT.pack(count)
-                yield Frame(Kind.SILENCE, self.number, self._sent, payload)
-                self._sent += count
-            else:
-                self.audio_frames += 1
-                flags = 0 if wire.SAMPLE_BYTES[self.opening.encoding] else span.samples
-                yield Frame(Kind.AUDIO, self.number, self._sent, span.data, flags)
-                self._sent = span.end
-                max_bytes -= len(span.data)
-        if self.ring.is_ended and self._sent >= self.ring.head and not self._has_closed:
+        for frame in self.frames_ahead(max_bytes):
+            yield frame
+            max_bytes -= len(frame.payload)
+        end = self._limit if self._backlog_end is None else min(self._limit, self._backlog_end)
+        for frame, sent in self._stretch(self._sent, end, max_bytes):
+            self._sent = sent
+            yield frame
+        if self._backlog_end is not None and self._sent >= self._backlog_end:
+            self._sent, self._backlog_end = self._ahead_sent, None
+        is_all_sent = self._backlog_end is None and self._sent >= self.ring.head
+        if self.ring.is_ended and is_all_sent and not self._has_closed:
             self._has_closed = True
             yield Frame(Kind.CLOSE, self.number, self.ring.head, Close().pack())
+
+    def _stretch(self, at: int, end: int, max_bytes: int) -> Iterator[tuple[Frame, int]]:
+        """Yield frames of the audio from ``at``, each with the offset behind it."""
+        while at < end and max_bytes > 0:
+            span = self.ring.read(at, min(MAX_FRAME_SAMPLES, end - at))
+            if span is None or at + span.samples > end:  # a packet is not cut
+                return
+            count = span.samples
+            if span.data is None:
+                frame = Frame(Kind.SILENCE, self.number, at, wire.COUNT.pack(count))
+            else:
+                self.audio_frames += 1
+                flags = 0 if wire.SAMPLE_BYTES[self.opening.encoding] else count
+                frame = Frame(Kind.AUDIO, self.number, at, span.data, flags)
+                max_bytes -= len(span.data)
+            at += count
+            yield frame, at
 
     def _results(self, max_bytes: int) -> Iterator[Frame]:
         assert self._sent is not None
@@ -180,11 +209,14 @@ class Leg:
             self.is_placed = True
             self.ring.begin_at(offset)
             self.news.append(None)
-        self._sent, self.state = offset, b""
+        self._sent, self._backlog_end, self.state = offset, None, b""
+        if self.ring.head - offset > AHEAD_FROM_S * self.opening.rate:
+            self._backlog_end = self._ahead_sent = self.ring.head
 
     def _credit(self, frame: Frame) -> None:
         credit = wire.credit_of(frame)
         self.acked = min(max(self.acked, frame.offset), self.ring.head)
+        self.newest_acked = max(self.acked, min(credit.newest, self.ring.head))
         self._limit = credit.limit
         self.cover(credit.safe)
 

@@ -8,6 +8,7 @@ within one.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -47,6 +48,9 @@ _UNSENT_BYTES = 65_536
 _READ_BYTES = 65_536
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreAddress:
     """Where the core is; ``tls`` None: plain TCP, for loopback and private tunnels."""
@@ -62,7 +66,13 @@ class CoreAddress:
 class Timing:
     """How soon a dead link is noticed and dialled again."""
 
-    dial_s: float = 1.0
+    dial_s: float = 2.0
+    """For one attempt, and for the first WELCOME of all."""
+    again_s: float = 0.4
+    """Another attempt begins beside one that has no answer: its first packet may be lost.
+
+    A WELCOME may take four round trips, and this at least, once a round trip is known.
+    """
     heartbeat_s: float = 0.25
     dead_s: float = 1.5
     idle_heartbeat_s: float = 1.0
@@ -115,6 +125,7 @@ class Uplink:
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _writer: asyncio.StreamWriter | None = None
     _turn: int = 0
+    _rtt_s: float | None = None
     _asked: dict[str, asyncio.Future[Where]] = field(default_factory=dict)
 
     @property
@@ -157,9 +168,10 @@ class Uplink:
                 self._down(str(error))
                 await asyncio.sleep(self.timing.turned_away_s)
                 continue
-            except (OSError, EOFError, TimeoutError, FrameError, Dead) as error:
+            except (OSError, EOFError, FrameError, Dead) as error:
                 self._down(str(error) or type(error).__name__)
-            failures = 0 if self.state.connections > begun else failures + 1
+                is_paced = self.state.connections > begun or isinstance(error, TimeoutError)
+                failures = 0 if is_paced else failures + 1
             wait_s = min(timing.max_backoff_s, timing.first_backoff_s * 2 ** min(failures, 8))
             await asyncio.sleep(wait_s * self.rng.uniform(0.5, 1.0))
 
@@ -171,23 +183,13 @@ class Uplink:
     # ---- one connection
 
     async def _connection(self, epoch: int) -> None:
-        address, clock = self.address, asyncio.get_running_loop().time
-        if isinstance(address.tls, Context):
-            address.tls.refresh()
-            if address.tls.is_expired():
-                raise Dead("our certificate has expired; it is read again once it is renewed")
-        async with asyncio.timeout(self.timing.dial_s):
-            reader, writer = await asyncio.open_connection(
-                address.host,
-                address.port,
-                ssl=address.tls,
-                server_hostname=(address.name or address.host) if address.tls else None,
-            )
+        clock = asyncio.get_running_loop().time
+        reader, writer = await self._dialled()
         try:
             _tune(writer)
             writer.write(Frame(Kind.HELLO, payload=self.hello(epoch).pack()).pack())
             frames = FrameReader()
-            async with asyncio.timeout(2 * self.timing.dial_s):
+            async with asyncio.timeout(self._welcome_s):
                 first = await self._welcome(reader, frames)
             self._writer, self.state.since, self.state.heard = writer, clock(), clock()
             self.state.is_up, self.state.reason = True, ""
@@ -198,6 +200,55 @@ class Uplink:
         finally:
             self._writer = None
             writer.transport.abort()  # a close would wait for the dead peer
+
+    @property
+    def _welcome_s(self) -> float:
+        """How long a connection may stay without a word: a middle box may have answered it."""
+        timing, known = self.timing, self._rtt_s
+        return (
+            timing.dial_s if known is None else min(timing.dial_s, max(timing.again_s, 4 * known))
+        )
+
+    async def _dialled(self) -> Streams:
+        """Return a connection. Attempts that have no answer overlap: a cut swallows them.
+
+        Raises OSError, Dead: an attempt was refused.
+        """
+        attempts = set[asyncio.Task[Streams | None]]()
+        try:
+            while True:
+                attempts.add(asyncio.create_task(self._attempt()))
+                again_s = self.timing.again_s * self.rng.uniform(0.5, 1.0)
+                done, attempts = await asyncio.wait(
+                    attempts, timeout=again_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    if (streams := task.result()) is not None:
+                        attempts |= done - {task}
+                        return streams
+        finally:
+            for task in attempts:
+                task.cancel()
+            for late in await asyncio.gather(*attempts, return_exceptions=True):
+                if isinstance(late, tuple):
+                    late[1].transport.abort()
+
+    async def _attempt(self) -> Streams | None:
+        """Dial once; None: no answer. Raises OSError, Dead."""
+        address = self.address
+        if isinstance(address.tls, Context):
+            address.tls.refresh()
+            if address.tls.is_expired():
+                raise Dead("our certificate has expired; it is read again once it is renewed")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.timing.dial_s):
+                return await asyncio.open_connection(
+                    address.host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=(address.name or address.host) if address.tls else None,
+                )
+        return None
 
     async def _welcome(self, reader: asyncio.StreamReader, frames: FrameReader) -> list[Frame]:
         while True:
@@ -244,7 +295,8 @@ class Uplink:
         for frame in frames:
             if frame.kind is Kind.PING:
                 if frame.flags & ANSWER:
-                    self.state.rtt_ms = max(0.0, now * 1000 - frame.offset / 1000)
+                    self._rtt_s = max(0.0, now - frame.offset / 1_000_000)
+                    self.state.rtt_ms = self._rtt_s * 1000
             elif frame.kind is Kind.MOVE:
                 found = wire.body_of(frame, Where)
                 if (future := self._asked.pop(found.session, None)) and not future.done():
@@ -299,7 +351,8 @@ class Uplink:
         room = _UNSENT_BYTES - self._writer.transport.get_write_buffer_size()
         room = min(room, TURN_BYTES)
         order = [*self.legs.values()]
-        frames, used = list[Frame](), 0
+        frames = [f for leg in order for f in leg.frames_ahead(LEG_TURN_BYTES)]
+        used = sum(len(frame.payload) for frame in frames)
         for step in range(len(order)):
             if used >= room:
                 self._turn += step

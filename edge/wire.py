@@ -12,8 +12,8 @@ length u32. Offsets count samples of the leg since it began.
 | WELCOME | down, first | - | Welcome |
 | OPEN | up | oldest sample the node still has | Open |
 | NEED | down | send from here | Credit |
-| AUDIO | up | of its first sample | samples as they came (flags: how many, of a packet) |
-| SILENCE | up | of its first sample | u64: so many samples were lost or never sent |
+| AUDIO | up | of its first sample | samples as they came (flags: how many, of a packet; AHEAD) |
+| SILENCE | up | of its first sample | u64: so many samples were lost or never sent (flag AHEAD) |
 | ACK | down | received up to here | Credit |
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
 | RESULT_ACK | against RESULT | finals before this number are safe | - |
@@ -33,7 +33,7 @@ from msgspec import Struct
 VERSION = 1
 HEAD = struct.Struct(">BBHIQI")
 MAX_PAYLOAD_BYTES = 65_536
-CREDIT = struct.Struct(">QQ")
+CREDIT = struct.Struct(">QQQ")
 COUNT = struct.Struct(">Q")
 ANSWER = 1
 """Flag of a PING or CLOSE that answers one; after the answer to its CLOSE a leg is forgotten."""
@@ -41,6 +41,10 @@ LAST = 1
 """Flag of the last STATE."""
 PARTIAL = 1
 """Flag of a RESULT that has no number: the next one replaces it, nobody acknowledges it."""
+AHEAD = 0x8000
+"""Flag of AUDIO and SILENCE that go ahead of a backlog, without a hole among themselves."""
+MAX_AHEAD_S = 60
+"""So much of a leg may go ahead."""
 
 Encoding = Literal["mulaw", "alaw", "pcm_s16le", "opus", "g722"]
 Policy = Literal["core", "core+local", "edge"]
@@ -245,10 +249,12 @@ class Credit(NamedTuple):
     """Nobody will ask for samples before this one again."""
     limit: int
     """Samples before this one may be sent."""
+    newest: int = 0
+    """The offset behind the newest sample received, where some went ahead."""
 
     def pack(self) -> bytes:
         """Return its bytes."""
-        return CREDIT.pack(self.safe, self.limit)
+        return CREDIT.pack(self.safe, self.limit, self.newest)
 
 
 B = TypeVar("B", bound=Body)

@@ -25,7 +25,8 @@ from tests.link import Link, linked
 RATE_HZ = 8_000
 PACKET = 160
 FAST = Timing(
-    dial_s=0.2,
+    dial_s=0.4,
+    again_s=0.1,
     heartbeat_s=0.02,
     dead_s=0.15,
     idle_heartbeat_s=0.02,

@@ -25,6 +25,7 @@ from clients.load.host import machine
 from edge import doctor
 from edge.node import NodeLeg
 from edge.uplink import Timing
+from edge.wire import Frame
 from server.cli import ModelChoice
 from server.wire.messages import Ack, AudioFormat
 from tests.bench.edge_moves import state_handovers
@@ -57,7 +58,7 @@ class Call:
     born: float
     at: int = 0
     acked: list[tuple[float, int]] = field(default_factory=list)
-    """When the core was seen to have so many samples."""
+    """When the core was seen to have the samples up to there, those ahead of a backlog included."""
 
     def feed(self, now: float) -> None:
         """Append what is due."""
@@ -68,8 +69,9 @@ class Call:
             self.at += len(packet)
         if self.at >= len(self.audio) and not self.leg.leg.ring.is_ended:
             self.leg.end()
-        if not self.acked or self.leg.leg.acked > self.acked[-1][1]:
-            self.acked.append((now, self.leg.leg.acked))
+        newest = self.leg.leg.newest_acked
+        if not self.acked or newest > self.acked[-1][1]:
+            self.acked.append((now, newest))
 
     def lost_words(self) -> int:
         """Count words that are missing or too many."""
@@ -183,9 +185,9 @@ async def added_latency_ms(seconds: float) -> dict[str, float]:
         held, born = next(iter(r.core.legs.values())).leg, clock()
         arrived, take = dict[int, float](), held._take
 
-        def note(offset: int, samples: int, data: bytes | None) -> None:
-            take(offset, samples, data)
-            arrived[offset + samples] = clock()
+        def note(frame: Frame, samples: int, data: bytes | None) -> None:
+            take(frame, samples, data)
+            arrived[frame.offset + samples] = clock()
 
         held._take = note  # type: ignore[method-assign]
         for n in range(count):

@@ -68,7 +68,7 @@ def test_whatever_comes_twice_or_too_early_the_audio_is_that_which_was_said(
 def test_a_leg_begins_where_the_words_end_that_the_node_has() -> None:
     r = Rig(base=1_000, covered=2_500)
     assert r.last(Kind.NEED).offset == 2_500
-    assert wire.credit_of(r.last(Kind.NEED)) == Credit(2_500, 2_500 + RATE)
+    assert wire.credit_of(r.last(Kind.NEED)) == Credit(2_500, 2_500 + RATE, 2_500)
 
 
 def test_audio_beyond_the_credit_is_the_end_of_that_connection() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge import wire
 from edge.leg import Leg
 from edge.ring import AudioRing
-from edge.wire import PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Policy, Result
+from edge.wire import AHEAD, PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Policy, Result
 
 RATE = 8_000
 
@@ -40,6 +40,8 @@ class FakeCore:
 
     def __init__(self) -> None:
         self.heard = bytearray()
+        self.ahead = bytearray()
+        self.ahead_from: int | None = None
         self.total: int | None = None
 
     def take(self, frame: Frame) -> None:
@@ -49,8 +51,17 @@ class FakeCore:
             return
         is_audio = frame.kind is Kind.AUDIO
         data = frame.payload if is_audio else bytes(wire.count_of(frame))
+        if frame.flags & AHEAD:
+            if self.ahead_from is None:
+                self.ahead_from, self.ahead = frame.offset, bytearray()
+            assert frame.offset == self.ahead_from + len(self.ahead), "a hole"
+            self.ahead += data
+            return
         assert frame.offset <= len(self.heard), "a hole"
         self.heard += data[len(self.heard) - frame.offset :]
+        if len(self.heard) == self.ahead_from:
+            self.heard += self.ahead
+            self.ahead_from = None
 
 
 STEPS = st.lists(
@@ -90,6 +101,7 @@ def test_whatever_is_cut_every_sample_arrives_once_and_in_order(
         else:  # the frames of one turn are lost with the connection
             send(leg, number * 1_000)
             assert leg.open_frame().offset <= len(core.heard)
+            core.ahead_from = None
             leg.receive(need(len(core.heard)))
     leg.ring.end()
     for frame in send(leg):
@@ -118,6 +130,17 @@ def test_credit_is_kept_to_the_sample() -> None:
     frames = send(leg)
     assert [frame.kind for frame in frames] == [Kind.AUDIO, Kind.SILENCE]
     assert wire.count_of(frames[1]) == 100
+
+
+def test_a_packet_that_the_credit_would_cut_waits() -> None:
+    opening = Open(session="s", secret="x", encoding="opus", rate=48_000)
+    leg = Leg(number=3, opening=opening, ring=AudioRing(sample_bytes=0, memory_bytes=10**7))
+    for _ in range(3):
+        leg.ring.append(960, bytes(40))
+    leg.receive(need(0, limit=2_000))
+    assert [frame.offset for frame in send(leg)] == [0, 960]
+    leg.receive(ack(1_920, limit=2_880))
+    assert [frame.offset for frame in send(leg)] == [1_920]
 
 
 def test_the_end_is_told_once_per_connection_and_behind_all_audio() -> None:
