@@ -120,6 +120,12 @@ def usage_of(pid: int) -> Usage | None:
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), sum(map(_memory, tree)))
 
 
+def own_cpu_s(pid: int) -> float | None:
+    """Return processor time of one process without its children; None when it is gone."""
+    stat = _stat(pid)
+    return None if stat is None else stat[1] / os.sysconf("SC_CLK_TCK")
+
+
 def _pids() -> list[int]:
     with contextlib.suppress(OSError):
         return [int(path.name) for path in PROC.iterdir() if path.name.isdecimal()]

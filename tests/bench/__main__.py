@@ -1,8 +1,8 @@
 """``make bench``: one run over everything that is compared; the last line is one JSON object.
 
-Does: capacity of our engine and of rivals (115M shape), N* through sockets of our server and of
-sherpa-onnx's, rows the last line needs first; each result is written as soon as it is known
-(results/capacity.json, bench.json, lag.svg).
+Does: capacity of our engine and of rivals (115M shape), what a gateway passes on, N* through
+sockets of our server and of sherpa-onnx's, rows the last line needs first; each result is written
+as soon as it is known (results/capacity.json, bench.json, lag.svg).
 Does not know: how steps and streams are measured (capacity, streams).
 """
 
@@ -20,7 +20,7 @@ from clients.errors import CommandError
 from clients.load.host import machine
 from clients.load.lab import system_of
 from clients.load.picture import draw
-from tests.bench import capacity, sherpa, streams
+from tests.bench import capacity, frontend, sherpa, streams
 from tests.bench.sustained import Effort, flat_report, measure
 
 RESULTS = Path(__file__).parent / "results"
@@ -90,6 +90,7 @@ def main() -> int:
         "seconds": args.seconds,
         "workers": 1,
         "capacity": compared,
+        "gateway": frontend.measure(),
         "rows": found.rows,
     }
     for row in _plan(large, quick=quick):
@@ -172,6 +173,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     for (model, backend, chunk_ms), row in found.items():
         name = "streams_embedded" if model == "rivulet-en" else "streams"
         line[f"{name}{'_sherpa' if backend != 'own' else ''}_{chunk_ms}"] = row["streams"]
+    line["gateway_packets_per_s"] = result["gateway"].get("packets_per_s_of_a_core")
     ours, theirs = line.get("streams_560"), line.get("streams_sherpa_560")
     if ours is not None and theirs:
         line["ratio_sherpa_server_560"] = round(ours / theirs, 2)
