@@ -90,8 +90,10 @@ class Caller:
                 while not wire.is_open or wire.room_bytes < len(packet):
                     arrived.clear()
                     await arrived.wait()
-                await socket.send(wire.audio(packet))
-            await socket.send(wire.goodbye())
+                for payload in wire.audio(packet):
+                    await socket.send(payload)
+            for payload in wire.goodbye():
+                await socket.send(payload)
 
     async def _hear(
         self, socket: ClientConnection, wire: Wire, schedule: Schedule, arrived: asyncio.Event
@@ -102,6 +104,9 @@ class Caller:
                 message = await socket.recv()
             except ConnectionClosed as closed:
                 code = closed.rcvd.code if closed.rcvd else 1006
+                if code == 1000 and wire.ends_with_close:
+                    self._take(Over(), meter, schedule, _now())
+                    return
                 raise CallFailed(f"closed with {code} before the end") from closed
             now = _now()
             events = read(wire, message)
@@ -206,7 +211,8 @@ async def check(target: Target, latency: str) -> None:
                     for payload in wire.answer():
                         await socket.send(payload)
             with contextlib.suppress(ConnectionClosed):
-                await socket.send(wire.goodbye())
+                for payload in wire.goodbye():
+                    await socket.send(payload)
         except TimeoutError as error:
             raise CallFailed(f"no answer within {PATIENCE_S:.0f} s") from error
         except ConnectionClosed as closed:

@@ -4,10 +4,11 @@ Does: the interface, the events.
 Does not know: any server's language.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from clients.load.plan import RATE_HZ
 
@@ -59,6 +60,8 @@ class Wire(ABC):
     path: ClassVar[str] = "/"
     """Where the server listens when the URL does not say."""
     subprotocols: ClassVar[tuple[str, ...]] = ()
+    ends_with_close: ClassVar[bool] = False
+    """Whether a close with 1000 says that all is said."""
 
     def __init__(self, latency: str) -> None:
         """``latency``: a class of ours, or ms of audio a chunk. Raises ValueError."""
@@ -67,6 +70,7 @@ class Wire(ABC):
         """Audio of a chunk, as soon as it is known."""
         self.is_open = False
         """Whether audio may be sent."""
+        self._words_ms = 0.0
 
     @property
     def room_bytes(self) -> int:
@@ -78,11 +82,11 @@ class Wire(ABC):
         return ()
 
     @abstractmethod
-    def audio(self, pcm: bytes) -> Payload:
-        """Return the message for a packet of 16-bit samples."""
+    def audio(self, pcm: bytes) -> Sequence[Payload]:
+        """Return the messages for a packet of 16-bit samples."""
 
     @abstractmethod
-    def goodbye(self) -> Payload:
+    def goodbye(self) -> Sequence[Payload]:
         """Return what says that no more audio comes."""
 
     @abstractmethod
@@ -93,12 +97,27 @@ class Wire(ABC):
         """Return what is to be sent after the message that was just read."""
         return ()
 
+    def words_until(self, end_ms: float) -> Sequence[Event]:
+        """Return the news of words up to here, where it is news."""
+        if end_ms <= self._words_ms:
+            return ()
+        self._words_ms = end_ms
+        return (Words(end_ms),)
+
 
 def chunk_of(latency: str, wire: str) -> int:
     """Return the chunk of a server that cannot be asked for it."""
     if not latency.isdecimal() or not int(latency):
         raise ValueError(f"the wire {wire} needs the chunk of the server's model: --latency MS")
     return int(latency)
+
+
+def fields_of(message: Payload) -> dict[str, Any]:
+    """Return the JSON object in a message. Raises ValueError."""
+    fields = json.loads(message)
+    if not isinstance(fields, dict):
+        raise ValueError("a message must be an object")
+    return fields
 
 
 def samples_of(ms: float) -> int:

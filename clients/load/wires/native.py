@@ -7,7 +7,7 @@ Does not know: sockets; resuming (a lost session is a failed one here).
 from collections.abc import Sequence
 
 from clients.load.plan import RATE_HZ
-from clients.load.wires.base import Event, Failed, Over, Payload, Progress, Spoken, Wire, Words
+from clients.load.wires.base import Event, Failed, Over, Payload, Progress, Spoken, Wire
 from server.wire.errors import RemoteProtocolError
 from server.wire.messages import (
     SUBPROTOCOL,
@@ -40,7 +40,6 @@ class NativeWire(Wire):
         self._wire = NativeClient()
         self._start = self._wire.send(_start(latency))
         self._finals = 0
-        self._words_ms = 0
 
     @property
     def room_bytes(self) -> int:
@@ -51,13 +50,13 @@ class NativeWire(Wire):
         """Return the start message."""
         return (self._start,)
 
-    def audio(self, pcm: bytes) -> Payload:
+    def audio(self, pcm: bytes) -> Sequence[Payload]:
         """Return the samples as they are."""
-        return self._wire.send_audio(pcm)
+        return (self._wire.send_audio(pcm),)
 
-    def goodbye(self) -> Payload:
+    def goodbye(self) -> Sequence[Payload]:
         """Return ``stop``."""
-        return self._wire.send(Stop())
+        return (self._wire.send(Stop()),)
 
     def receive(self, message: Payload) -> Sequence[Event]:
         """Read acks, partials, finals, the end."""
@@ -76,7 +75,7 @@ class NativeWire(Wire):
             case Ack(done=done):
                 return (Progress(done),)
             case Partial(end_ms=end_ms):
-                return self._words_until(end_ms)
+                return self.words_until(end_ms)
             case Final():
                 return self._final(message)
             case Error(fatal=True, code=code):
@@ -90,13 +89,7 @@ class NativeWire(Wire):
         if final.id != self._finals:
             return (Failed("finals out of order"),)
         self._finals += 1
-        return (*(self._words_until(final.end_ms) if final.text else ()), Spoken(final.text))
-
-    def _words_until(self, end_ms: int) -> Sequence[Event]:
-        if end_ms <= self._words_ms:
-            return ()
-        self._words_ms = end_ms
-        return (Words(end_ms),)
+        return (*(self.words_until(final.end_ms) if final.text else ()), Spoken(final.text))
 
 
 def _start(latency: str) -> Start:

@@ -18,7 +18,6 @@ from clients.load.wires.base import (
     Progress,
     Spoken,
     Wire,
-    Words,
     chunk_of,
     samples_of,
 )
@@ -34,16 +33,15 @@ class NemoSpeechWire(Wire):
     def __init__(self, latency: str) -> None:
         super().__init__(latency)
         self.chunk_ms = chunk_of(latency, "nemo-speech")
-        self._words_ms = 0.0
         self._is_greeted = False
 
-    def audio(self, pcm: bytes) -> Payload:
+    def audio(self, pcm: bytes) -> Sequence[Payload]:
         """Return the samples as they are."""
-        return pcm
+        return (pcm,)
 
-    def goodbye(self) -> Payload:
+    def goodbye(self) -> Sequence[Payload]:
         """Return the commit: the last transcript follows."""
-        return json.dumps({"type": "input_audio_buffer.commit"})
+        return (json.dumps({"type": "input_audio_buffer.commit"}),)
 
     def answer(self) -> Sequence[Payload]:
         """Ask for word times once the server has greeted."""
@@ -80,7 +78,4 @@ class NemoSpeechWire(Wire):
         words = event.get("words")
         last = words[-1] if isinstance(words, list) and words else {}
         end_ms = 1000 * float(last.get("end", 0.0)) if isinstance(last, dict) else 0.0
-        if end_ms <= self._words_ms:
-            return ()
-        self._words_ms = end_ms
-        return (Words(end_ms),)
+        return self.words_until(end_ms)

@@ -20,7 +20,6 @@ from clients.load.wires.base import (
     Progress,
     Spoken,
     Wire,
-    Words,
     chunk_of,
     samples_of,
 )
@@ -39,15 +38,14 @@ class SherpaWire(Wire):
         self._messages = 0
         self._segment = 0
         self._text = ""
-        self._words_ms = 0.0
 
-    def audio(self, pcm: bytes) -> Payload:
+    def audio(self, pcm: bytes) -> Sequence[Payload]:
         """Return 32-bit floats."""
-        return (np.frombuffer(pcm, "<i2").astype("<f4") / 32768).tobytes()
+        return ((np.frombuffer(pcm, "<i2").astype("<f4") / 32768).tobytes(),)
 
-    def goodbye(self) -> Payload:
+    def goodbye(self) -> Sequence[Payload]:
         """Return the word that ends the audio."""
-        return "Done"
+        return ("Done",)
 
     def receive(self, message: Payload) -> Sequence[Event]:
         """Read a result."""
@@ -63,10 +61,7 @@ class SherpaWire(Wire):
             self._segment = segment
         self._text = str(result["text"])
         events.append(self._progress())
-        end_ms = _end_ms(result)
-        if end_ms > self._words_ms:
-            self._words_ms = end_ms
-            events.append(Words(end_ms))
+        events += self.words_until(_end_ms(result))
         if result.get("is_final"):
             events += self._flushed()
             self._segment += 1

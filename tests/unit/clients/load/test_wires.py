@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from clients.load.wires import WIRES
 from clients.load.wires.base import Event, Failed, Over, Progress, Spoken, Wire, Words, samples_of
 from clients.load.wires.native import NativeWire
 from clients.load.wires.nemo_speech import NemoSpeechWire
+from clients.load.wires.resampled import To24
 from clients.load.wires.sherpa import SherpaWire
 
 READY = (
@@ -59,7 +61,7 @@ def test_our_wire_keeps_the_flow_window() -> None:
     wire.hello()
     said(wire, READY)
     assert wire.room_bytes == 32_000
-    assert wire.audio(bytes(32_000)) == bytes(32_000)
+    assert wire.audio(bytes(32_000)) == (bytes(32_000),)
     assert wire.room_bytes == 0
     assert said(wire, {"type": "ack", "at": 16000, "done": 8960, "durable": 0}) == [Progress(8960)]
     assert wire.room_bytes == 2 * 8960
@@ -103,10 +105,10 @@ def test_our_wire_names_a_failure(messages: list[object], reason: str) -> None:
 
 def test_sherpa_hears_floats_and_ends_with_done() -> None:
     wire = SherpaWire("560")
-    sent = wire.audio(np.array([0, 16384, -32768], "<i2").tobytes())
+    (sent,) = wire.audio(np.array([0, 16384, -32768], "<i2").tobytes())
     assert isinstance(sent, bytes)
     assert np.frombuffer(sent, "<f4").tolist() == [0.0, 0.5, -1.0]
-    assert wire.goodbye() == "Done"
+    assert wire.goodbye() == ("Done",)
 
 
 def test_sherpa_answers_once_a_chunk_the_first_after_its_window() -> None:
@@ -150,7 +152,7 @@ def test_nemo_speech_is_asked_for_word_times_before_the_audio() -> None:
     assert update["session"] == {"sample_rate": 16000, "word_timestamps": True}
     assert wire.is_open
     assert wire.answer() == ()
-    assert texts([wire.goodbye()]) == [{"type": "input_audio_buffer.commit"}]
+    assert texts(wire.goodbye()) == [{"type": "input_audio_buffer.commit"}]
 
 
 def test_nemo_speech_speaks_of_chunks_with_words_only() -> None:
@@ -193,3 +195,87 @@ def test_a_latency_that_does_not_exist_is_refused(name: str, latency: str) -> No
 def test_a_server_that_cannot_be_asked_needs_its_chunk_as_a_number(name: str) -> None:
     with pytest.raises(ValueError, match="needs the chunk"):
         WIRES[name]("balanced")
+
+
+@pytest.mark.parametrize("wire", sorted(set(WIRES) - {"rivulet"}))
+def test_a_server_that_does_not_tell_its_chunk_is_told_it(wire: str) -> None:
+    assert WIRES[wire]("160").chunk_ms == 160
+    with pytest.raises(ValueError, match=r"the wire .* needs the chunk"):
+        WIRES[wire]("low")
+
+
+def test_deepgrams_words_are_news_once_and_only_finals_are_spoken() -> None:
+    wire = WIRES["deepgram"]("160")
+
+    def results(text: str, end: float, *, is_final: bool) -> dict[str, object]:
+        said = {"transcript": text, "words": [{"word": text, "end": end}]}
+        return {"type": "Results", "is_final": is_final, "channel": {"alternatives": [said]}}
+
+    assert said(
+        wire,
+        results("a", 0.4, is_final=False),
+        results("a", 0.4, is_final=True),
+        {"type": "SpeechStarted"},
+        {"type": "Metadata"},
+    ) == [Words(400.0), Spoken("a"), Over()]
+
+
+def test_vosk_is_over_with_the_answer_to_eof_however_many_come_before_it() -> None:
+    wire = WIRES["vosk"]("160")
+    wire.audio(b"")
+    wire.audio(b"")
+    wire.goodbye()
+    assert said(wire, {"partial": "a"}, {"text": "a"}) == [Spoken("a")]
+    assert said(wire, {"text": ""}) == [Over()]
+
+
+def test_kyutais_steps_say_how_far_it_has_decoded() -> None:
+    wire = WIRES["kyutai"]("160")
+    packed = [
+        msgspec.msgpack.encode(message)
+        for message in (
+            {"type": "Ready"},
+            {"type": "Step", "step_idx": 1, "prs": [], "buffered_pcm": 0},
+            {"type": "Word", "text": "a", "start_time": 0.1},
+            {"type": "EndWord", "stop_time": 0.2},
+            {"type": "Marker", "id": 1},
+        )
+    ]
+    events = [event for message in packed for event in wire.receive(message)]
+    assert wire.is_open
+    assert events == [Progress(2_560), Spoken("a"), Words(200.0), Over()]
+
+
+def test_nvidias_last_result_repeats_and_is_not_spoken_again() -> None:
+    wire = WIRES["nvidia"]("160")
+    assert said(wire, {"type": "conversation.created"}) == []
+    assert texts(wire.answer())[0]["type"] == "transcription_session.update"
+    words = {"words": [{"word": "a", "end_time": 300}]}
+    first = {"type": COMPLETED, "transcript": "a", "is_last_result": False, "words_info": words}
+    last = {"type": COMPLETED, "transcript": "a", "is_last_result": True}
+    assert said(wire, first, last) == [Words(300.0), Spoken("a"), Over()]
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        ("assemblyai", {"type": "Error", "error": "x"}),
+        ("flux", {"type": "Error", "code": "x"}),
+        ("nvidia", {"type": "error"}),
+        ("openai", {"type": "error"}),
+        ("speechmatics", {"message": "Error"}),
+    ],
+)
+def test_an_error_of_the_server_fails_the_call(wire: str, message: dict[str, object]) -> None:
+    assert isinstance(said(WIRES[wire]("160"), message)[0], Failed)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 320])
+def test_the_faster_rate_does_not_depend_on_how_audio_is_cut(cut: int) -> None:
+    audio = np.random.default_rng(0).integers(-9_000, 9_000, 960).astype("<i2")
+    stream = To24()
+    pieces = [stream.push(audio[i : i + cut].tobytes()) for i in range(0, len(audio), cut)]
+    whole = To24().push(audio.tobytes())
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
+    assert len(whole) == pytest.approx(1_440, abs=2)
+    np.testing.assert_allclose(whole[::3], audio[::2][: len(whole[::3])] / 32768, atol=1e-6)
