@@ -33,8 +33,9 @@ examples:
   rivulet load ws://127.0.0.1:8765 --wire deepgram --latency 560    any server with Deepgram's wire
 
 N* is the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, drift
-<= 10 ms a minute and no transcript changed. The last line is one JSON object. Most wires of others do not tell how far a
-server has decoded: without chunk lag there, N* goes by finals and transcripts alone."""
+<= 10 ms a minute and no transcript changed. The last line is one JSON object.
+Most wires of others do not tell how far a server has decoded: there is no chunk lag there, and N*
+goes by finals and transcripts alone."""
 DEFAULT_URL = "ws://127.0.0.1:8765"
 QUICK = {"seconds": 8.0, "ramp": 2.0, "warm": 2.0}
 FULL = {"seconds": 60.0, "ramp": 4.0, "warm": 6.0}
