@@ -5,6 +5,7 @@ Does not know: sockets, stores, who may have it.
 """
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +17,7 @@ from edge.wire import LAST, Frame, FrameError, Kind, Open, Result
 from server.store.moving import Moved
 
 PART_BYTES = 60_000
+T = TypeVar("T", bound=Struct)
 MAX_BYTES = 64 * 1024 * 1024
 """The largest models in 32 bits, and the words of a long call."""
 
@@ -53,10 +55,50 @@ class Handover(Struct, frozen=True, array_like=True):
 
 def read(data: bytes) -> Handover:
     """Return the handover in bytes. Raises FrameError."""
+    return _decode(data, Handover)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.msgpack.decode(data, type=Handover)
+        return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError("a STATE that cannot be read") from error
+
+
+class Ahead(Struct, frozen=True, array_like=True):
+    """The heavy part of a handover, sent while the words go on."""
+
+    snapshot: tuple[int, int, bytes] | None
+    """(sample, entries, blob) of the server's session; None: there is none."""
+
+    def pack(self) -> bytes:
+        """Return its bytes."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def read(cls, data: bytes) -> "Ahead":
+        """Return what is in bytes. Raises FrameError."""
+        return _decode(data, cls)
+
+    def taken_from(self, given: Handover) -> Handover:
+        """Return a handover without what went ahead."""
+        moved = given.moved
+        if moved is None or moved.snapshot is None or moved.snapshot != self.snapshot:
+            return given  # there is none, or a newer one was written meanwhile
+        return _with_snapshot(given, moved, (*moved.snapshot[:2], b""))
+
+    def put_into(self, given: Handover) -> Handover:
+        """Return a handover with what went ahead. Raises FrameError."""
+        moved = given.moved
+        if moved is None or moved.snapshot is None or moved.snapshot[2]:
+            return given
+        if self.snapshot is None or self.snapshot[:2] != moved.snapshot[:2]:
+            raise FrameError("a STATE without its snapshot")
+        return _with_snapshot(given, moved, self.snapshot)
+
+
+def _with_snapshot(given: Handover, moved: Moved, snapshot: tuple[int, int, bytes]) -> Handover:
+    return msgspec.structs.replace(given, moved=msgspec.structs.replace(moved, snapshot=snapshot))
 
 
 def of(leg: Leg, moved: Moved | None, past: Past | None, covered: int) -> Handover:

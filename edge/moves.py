@@ -4,8 +4,9 @@ Does: have a fresh snapshot taken while the words go on, fence, hand everything 
 take it back when the other side did not. Relay legs need none of this: they resume.
 Does not know: sockets between nodes (edge.peers), the link's frames.
 
-Order of a move: snapshot -> fence -> the other side replays what came behind the snapshot and goes
-on. What was said is in the log that moves along and is never decided twice.
+Order of a move: snapshot -> it travels -> fence -> words and audio travel -> the other side replays
+what came behind the snapshot and goes on. (To the core the snapshot travels behind the fence.)
+What was said is in the log that moves along and is never decided twice.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ import logging
 import msgspec
 
 from edge import handover
-from edge.handover import Handover
+from edge.handover import Ahead, Handover
 from edge.leg import Leg
 from edge.node import Node, NodeLeg
-from edge.recogniser import Start
+from edge.recogniser import Recogniser, Start
 from edge.transcript import Transcript
 from edge.wire import Close
 from server.keeper import Keeper
@@ -40,25 +41,38 @@ class Moves:
         self._node, self._keeper = node, keeper
         self._moving = set[int]()
 
+    async def ahead(self, leg: NodeLeg) -> Ahead:
+        """Return a fresh snapshot, while the words go on. Raises NotMovable."""
+        past = self._movable(leg).past
+        written = self._keeper.write_down(past.token) if past and self._keeper else None
+        if written is None:
+            return Ahead(None)
+        try:
+            async with asyncio.timeout(SNAPSHOT_S):
+                snapshot = await written
+        except TimeoutError:
+            return Ahead(None)
+        return Ahead((snapshot.at, snapshot.entries, snapshot.blob))
+
     async def give(self, leg: NodeLeg) -> Handover:
         """Stop recognising here and return all of it. Raises NotMovable."""
-        recogniser = leg.recogniser
-        if leg.leg.policy != "edge" or recogniser is None or leg.leg.number in self._moving:
-            raise NotMovable("this leg is not recognised here now")
+        recogniser = self._movable(leg)
         self._moving.add(leg.leg.number)
         try:
-            past, keeper = recogniser.past, self._keeper
-            if past is not None and keeper is not None:
-                keeper.write_down(past.token)
-                await leg.until_durable(recogniser.durable, SNAPSHOT_S)
-            moved = None
-            if past is not None and keeper is not None:
-                moved = await keeper.move_out(past.token)  # before its socket is closed politely
+            past, moved = recogniser.past, None
+            if past is not None and self._keeper is not None:
+                moved = await self._keeper.move_out(past.token)  # before its socket is closed
             await leg.stop_local()
             logger.info("leg given up", extra={"leg": leg.leg.number, "has_state": bool(moved)})
             return handover.of(leg.leg, moved, past, recogniser.safe)
         finally:
             self._moving.discard(leg.leg.number)
+
+    def _movable(self, leg: NodeLeg) -> Recogniser:
+        recogniser = leg.recogniser
+        if leg.leg.policy != "edge" or recogniser is None or leg.leg.number in self._moving:
+            raise NotMovable("this leg is not recognised here now")
+        return recogniser
 
     def gave(self, leg: NodeLeg) -> None:
         """Note that the other side has it."""
@@ -97,6 +111,7 @@ class Moves:
         uplink = self._node.uplink
         if uplink is None or not uplink.state.is_up:
             raise NotMovable("the core is not reached")
+        await self.ahead(leg)
         given = await self.give(leg)
         await leg.until_told()
         state = msgspec.structs.replace(given, audio=()).pack()

@@ -6,7 +6,6 @@ Does not know: telephony protocols, sockets of callers, arguments.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -297,14 +296,6 @@ class NodeLeg:
     def recogniser(self) -> Recogniser | None:
         """The one that runs here."""
         return self._recogniser
-
-    async def until_durable(self, samples: int, seconds: float) -> None:
-        """Wait until more than so many samples are durable here, not for longer than this."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._recogniser is not None and self._recogniser.durable <= samples:
-                    self.stirred.clear()
-                    await self.stirred.wait()
 
     async def until_told(self) -> None:
         """Wait until the core has every final of ours, however long that takes."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from edge import handover, wire
-from edge.handover import Assembly, Handover
+from edge.handover import Ahead, Assembly
 from edge.moves import Moves, NotMovable
 from edge.node import Node, NodeLeg
 from edge.uplink import Uplink
@@ -53,6 +53,21 @@ class _Line:
         """Send a frame."""
         self.writer.write(frame.pack())
         await self.writer.drain()
+
+    async def say_state(self, data: bytes) -> None:
+        """Send a part of a handover."""
+        for frame in handover.frames(1, data):
+            await self.say(frame)
+
+    async def state(self) -> bytes:
+        """Return a part of a handover. Raises NotGiven, EOFError, FrameError, OSError."""
+        assembly, whole = Assembly(), None
+        while whole is None:
+            frame = await self.next()
+            if frame.kind is not Kind.STATE:
+                raise NotGiven("the other node does not give it")
+            whole = assembly.take(frame)
+        return whole
 
 
 @dataclass(slots=True)
@@ -97,14 +112,17 @@ class PeerDoor:
             await self._refuse(line, "no such session here")
             return
         try:
+            ahead = await self.moves.ahead(leg)
+            await line.say_state(ahead.pack())
+            if (await line.next()).kind is not Kind.MOVE:
+                return  # it does not want it any more
             given = await self.moves.give(leg)
         except NotMovable as error:
             await self._refuse(line, str(error))
             return
         is_taken = False
         try:
-            for frame in handover.frames(1, given.pack()):
-                await line.say(frame)
+            await line.say_state(ahead.taken_from(given).pack())
             answer = await line.next()
             is_taken = answer.kind is Kind.MOVE and bool(answer.flags & ANSWER)
         finally:
@@ -170,13 +188,9 @@ def fetching(
 async def _take(moves: Moves, line: _Line, session: str, secret: str) -> NodeLeg:
     asked = Where(session=session, secret=secret)
     await line.say(Frame(Kind.MOVE, payload=asked.pack()))
-    assembly, whole = Assembly(), None
-    while whole is None:
-        frame = await line.next()
-        if frame.kind is not Kind.STATE:
-            raise NotGiven("the other node does not give it")
-        whole = assembly.take(frame)
-    given: Handover = handover.read(whole)
+    ahead = Ahead.read(await line.state())
+    await line.say(Frame(Kind.MOVE))  # from here on it may be fenced
+    given = ahead.put_into(handover.read(await line.state()))
     leg = await moves.take(given)
     await line.say(Frame(Kind.MOVE, flags=ANSWER))
     return leg

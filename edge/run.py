@@ -30,6 +30,7 @@ from edge.node import EventKind, Node, NodeConfig, NodeLeg
 from edge.packets import decodable
 from edge.peers import PeerDoor, fetching
 from edge.places import Places
+from edge.recogniser import warm_up
 from edge.uplink import CoreAddress, Uplink
 from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
@@ -144,6 +145,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
             except RuntimeError as error:
                 raise RunError(str(error)) from error
             local_url, keeper = server.addresses.websocket, server.keeper
+            await warm_up(local_url, settings.node.latency)
             model = server.manager.model.name if server.manager.model else ""
         uplink = _uplink(settings, model)
         node = Node(settings.node, uplink=uplink, local_url=local_url, on_event=transcripts.event)

@@ -55,6 +55,8 @@ class Gate:
         self._outlets = outlets
         self._waiting: deque[tuple[Sequence[Happening], asyncio.Future[Outcome] | None]] = deque()
         self._is_shut = False
+        self._asked: list[asyncio.Future[Snapshot]] = []
+        """By whom the next snapshot is waited for."""
 
     def put(self, events: Sequence[Happening], record: Callable[[], bytes]) -> None:
         """Let events through when their finals are written; ``record`` goes with those."""
@@ -70,7 +72,13 @@ class Gate:
         """Have a snapshot written."""
         owner, snapshot = self.owner, Snapshot(at, self.owner.entries, blob)
         written = self._submit(lambda s: s.put_snapshot(owner.name, owner.epoch, snapshot))
-        written.add_done_callback(lambda future: self._was_kept(future, at))
+        written.add_done_callback(lambda future: self._was_kept(future, snapshot))
+
+    def next_snapshot(self) -> "asyncio.Future[Snapshot]":
+        """Return the next snapshot once it is written; it may never come."""
+        future: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        self._asked = [*(one for one in self._asked if not one.done()), future]
+        return future
 
     def shut(self) -> None:
         """Let nothing pass any more."""
@@ -95,9 +103,14 @@ class Gate:
             self._waiting.popleft()
             self._outlets.passed(events)
 
-    def _was_kept(self, written: "asyncio.Future[Outcome]", at: int) -> None:
-        if not self._is_shut and self._is_well(written):
-            self._outlets.kept(at)
+    def _was_kept(self, written: "asyncio.Future[Outcome]", snapshot: Snapshot) -> None:
+        if self._is_shut or not self._is_well(written):
+            return
+        self._outlets.kept(snapshot.at)
+        asked, self._asked = self._asked, []
+        for future in asked:
+            if not future.done():
+                future.set_result(snapshot)
 
     def _is_well(self, written: "asyncio.Future[Outcome]") -> bool:
         """Whether the write was done; else this is the end."""

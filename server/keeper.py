@@ -27,7 +27,7 @@ from server.manager import Manager
 from server.quota import Quota
 from server.session import Session
 from server.store import moving
-from server.store.base import Kept, Outcome, Store
+from server.store.base import Kept, Outcome, Snapshot, Store
 from server.store.clerk import Clerk
 from server.tenant import Tenant
 from server.worker import link
@@ -247,12 +247,16 @@ class Keeper:
 
     # ---- to and from other servers
 
-    def write_down(self, token: str) -> None:
-        """Have a snapshot taken soon: acks tell when it is durable."""
+    def write_down(self, token: str) -> asyncio.Future[Snapshot] | None:
+        """Have a snapshot taken soon; it comes once it is written. None: no such session here."""
         ticket = Ticket.read(token)
         known = self._named.get(ticket.name) if ticket else None
-        if known is not None and (one := self._tenants.get(known)):
-            one.write_down()
+        one = None if known is None else self._tenants.get(known)
+        if one is None or one.gate is None:
+            return None
+        written = one.gate.next_snapshot()
+        one.write_down()
+        return written
 
     async def move_out(self, token: str) -> moving.Moved | None:
         """Give a session up and return all of it; None: there is none by this token."""

@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
+from edge import wire
+from edge.handover import Ahead
 from edge.moves import NotMovable
 from edge.node import NodeLeg
 from edge.peers import NotGiven, fetch
-from edge.wire import Frame, Kind, Where
+from edge.wire import Frame, FrameError, Kind, Where
 from tests.edge_rig import (
     PACKET,
     EdgeNode,
@@ -60,6 +62,7 @@ async def test_a_session_goes_to_and_fro_many_times_and_no_word_is_lost_or_doubl
     async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
         nodes = [EdgeNode(r.node, r.moves, r.uplink), second]
         leg, step = r.open(), len(AUDIO) // 9 // PACKET * PACKET
+        await r.until(lambda: leg.recogniser is not None and leg.recogniser.past is not None)
         for number in range(8):
             feed(leg, AUDIO[leg.leg.ring.head : (number + 1) * step])
             if number % 3:
@@ -137,7 +140,8 @@ async def test_a_core_without_the_state_begins_anew_behind_the_last_final() -> N
         assert await words_of(leg) == SAID
 
 
-async def test_a_node_that_takes_and_vanishes_leaves_the_session_where_it_was() -> None:
+@pytest.mark.parametrize("parts", [1, 2], ids=["before the fence", "behind it"])
+async def test_a_node_that_takes_and_vanishes_leaves_the_session_where_it_was(parts: int) -> None:
     async with rig("edge", is_apart=True) as r:
         leg = r.open()
         feed(leg, AUDIO[:HALF])
@@ -148,9 +152,45 @@ async def test_a_node_that_takes_and_vanishes_leaves_the_session_where_it_was() 
         asked = Where(session=opening.session, secret=opening.secret)
         reader, writer = await asyncio.open_connection(*where.peer.split(":"))
         writer.write(Frame(Kind.MOVE, payload=asked.pack()).pack())
-        assert await reader.read(20)
+        await _state(reader)
+        if parts == 2:
+            writer.write(Frame(Kind.MOVE).pack())
+            await _state(reader)
         writer.transport.abort()
         await r.until(lambda: leg.recogniser is not None)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+
+
+async def _state(reader: asyncio.StreamReader) -> bytes:
+    """Read one part of a handover."""
+    data = b""
+    while True:
+        _, kind, flags, _, _, size = wire.HEAD.unpack(await reader.readexactly(wire.HEAD.size))
+        data += await reader.readexactly(size)
+        assert kind == Kind.STATE
+        if flags & wire.LAST:
+            return data
+
+
+async def test_the_snapshot_travels_before_the_fence_and_only_once() -> None:
+    async with rig("edge", is_apart=True) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        ahead = await r.moves.ahead(leg)
+        assert ahead.snapshot is not None
+        assert ahead.snapshot[2]
+        assert leg.recogniser is not None
+        given = await r.moves.give(leg)
+        rest = ahead.taken_from(given)
+        assert rest.moved is not None
+        assert rest.moved.snapshot == (*ahead.snapshot[:2], b"")
+        assert ahead.put_into(rest) == given
+        with pytest.raises(FrameError, match="without its snapshot"):
+            Ahead(None).put_into(rest)
+        await r.moves.take_back(leg, given)
         feed(leg, AUDIO[HALF:])
         leg.end()
         assert await words_of(leg) == SAID
