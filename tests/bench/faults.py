@@ -1,279 +1,275 @@
-"""``make faults``: what clients see when workers and connections are killed under them.
+"""``make faults``: what clients see when the parts of a server are killed under them.
 
-Does: stream samples at the pace of speech through a server of our own, kill, compare the finals
-with those of an undisturbed run, measure the gap; write results/faults.json.
-Does not know: how sessions are brought back.
+Does: run the rows one after the other, write results/faults.json after each; a row that fails says
+so and the next one runs. The last line is one JSON object.
+Does not know: how a server is set up and struck (faults_stands), what clients do (faults_callers),
+how room is measured (faults_room, faults_engine).
 """
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
-import signal
-import tempfile
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from asr.scripted import silence, utter
-from clients.audiofile import open_audio
-from clients.connection import Connection, RivuletError, connect
-from server.app import Running, running
-from server.config import ServerConfig
-from server.wire.messages import Ack, AudioFormat, Final
-from server.worker.process import ProcessWorker
+from clients.connection import Connection
+from clients.load.host import machine
+from tests.bench import faults_engine, faults_room
+from tests.bench import faults_stands as stands
+from tests.bench.faults_callers import (
+    NEAR_S,
+    RATE,
+    FinalSeen,
+    Stream,
+    compare,
+    empty_row,
+    p50,
+    p95,
+    scripted,
+    spoken,
+    talk,
+)
+from tests.bench.faults_stands import Setup, Stand, inside, kill_worker, stop_worker
 
 RESULTS = Path(__file__).parent / "results"
-SAMPLES = Path(__file__).parents[2] / "samples"
-TEXT = "turn on the kitchen light please thank you now we are here and there it is good day"
-RATE = 16_000
-PACKET_S = 0.1
 PARTS = (0.3, 0.65)
 """Where in the audio the blow falls, by turns."""
-
-Blow = Callable[[Running, Sequence[Connection]], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Stream:
-    """What one client saw."""
-
-    finals: list[tuple[str, int, int]] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    acks: list[tuple[float, int]] = field(default_factory=list)
-    error: str = ""
+FAST = 4.0
+"""Pace of the undisturbed run: in fp32 words do not depend on it."""
+CARRIED_GAP_S = 1.5
+"""Where streams that nobody disturbs stand still for longer, the machine does not carry them."""
+ROW_MINUTES = 6.0
+"""A row that takes longer has failed."""
+Row = dict[str, Any]
+Whole = dict[tuple[str, int], list[list[FinalSeen]]]
+"""What the undisturbed clients heard, by material."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A kind of run."""
+    """A blow under live streams."""
 
     name: str
-    backend: Literal["own", "scripted"]
-    streams: int
-    standby: int
-    blow: Blow
+    setup: Setup
+    streams: int = 4
+    runs: int = 1
+    is_scripted: bool = False
+    clips: int = 2
+    """Samples that each stream says."""
+    outage_s: float = 0.0
+    """What the blow itself lasts."""
+    part: float | None = None
+    """Where in the audio the blow falls; None: by turns."""
+    is_first_slow: bool = False
+    """The first client does not read: its own gap counts for nothing."""
 
 
-async def kill_worker(server: Running, connections: Sequence[Connection]) -> None:
-    """Kill the process that serves most sessions with SIGKILL."""
-    os.kill(busiest(server), signal.SIGKILL)
-
-
-async def stop_worker(server: Running, connections: Sequence[Connection]) -> None:
-    """Freeze the process that serves most sessions with SIGSTOP, for good."""
-    os.kill(busiest(server), signal.SIGSTOP)
-
-
-def busiest(server: Running) -> int:
-    """Return the process id of the worker that serves most sessions."""
-    worker = max(server.manager._places, key=lambda place: place.streams).worker
-    assert isinstance(worker, ProcessWorker) and worker.pid is not None
-    return worker.pid
-
-
-async def reset_clients(server: Running, connections: Sequence[Connection]) -> None:
-    """Cut every client's socket."""
-    for connection in connections:
-        connection._line.socket.transport.abort()
-
-
-async def nothing(server: Running, connections: Sequence[Connection]) -> None:
-    """Leave them alone."""
-
-
+KILL, KILL_40 = "worker kill -9, 4 streams, standby", "worker kill -9, 40 streams, standby"
 CASES = (
-    Case("nothing, own fp32, 4 streams", "own", 4, 0, nothing),
-    Case("worker kill -9, scripted, 4 streams", "scripted", 4, 0, kill_worker),
-    Case("worker kill -9, scripted, 4 streams, standby", "scripted", 4, 1, kill_worker),
-    Case("worker stop, scripted, 4 streams, standby", "scripted", 4, 1, stop_worker),
-    Case("client reset, scripted, 4 streams", "scripted", 4, 0, reset_clients),
-    Case("worker kill -9, own fp32, 4 streams, standby", "own", 4, 1, kill_worker),
-    Case("worker stop, own fp32, 4 streams, standby", "own", 4, 1, stop_worker),
-    Case("client reset, own fp32, 4 streams", "own", 4, 0, reset_clients),
+    Case(name=KILL, setup=inside(kill_worker, standby=1), runs=3),
+    Case(name=KILL_40, setup=inside(kill_worker, standby=1), streams=40),
+    Case(name="worker SIGSTOP, 4 streams, standby", setup=inside(stop_worker, standby=1)),
+    Case(name="worker kill -9, 4 streams, no standby", setup=inside(kill_worker)),
+    Case(
+        name="worker kill -9, scripted, 4 streams, standby",
+        setup=inside(kill_worker, backend="scripted", standby=1),
+        is_scripted=True,
+    ),
+    Case(name="gateway kill -9, SQLite", setup=stands.killed_gateway),
+    Case(name="store restart, Redis", setup=stands.with_redis),
+    Case(name="client TCP reset", setup=inside(stands.reset_clients), runs=2),
+    Case(
+        name="blackout of 30 s",
+        setup=stands.behind_a_network,
+        outage_s=stands.BLACKOUT_S,
+    ),
+    Case(name="store's clock 1 h forward", setup=inside(stands.set_clock_forward)),
+    Case(name="slow reader", setup=inside(stands.read_slowly), clips=4, is_first_slow=True),
+    Case(name="rolling restart of two", setup=stands.rolling, clips=12, part=0.08),
 )
 
 
-def main() -> int:
-    """Run the cases; the last line is one JSON object."""
-    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--case", action="append", help="part of a name; default: all")
-    parser.add_argument("--speed", type=float, default=1.0, help="times the pace of speech")
-    args = parser.parse_args()
-    chosen = [case for case in CASES if not args.case or any(c in case.name for c in args.case)]
-    rows = [asyncio.run(measure(case, args.runs, args.speed)) for case in chosen]
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "faults.json"
-    known = json.loads(path.read_text())["cases"] if path.exists() else []
-    names = {row["case"] for row in rows}
-    rows = [row for row in known if row["case"] not in names] + rows
-    result = summary(rows) | {"cases": rows}
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(summary(rows)))
-    return 0
+@dataclass(slots=True)
+class Laboratory:
+    """What the rows share."""
 
+    args: argparse.Namespace
+    whole: Whole
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures over all cases."""
-    gaps = [row["gap_p95_s"] for row in rows]
-    counted = ("runs", "identical", "duplicate_finals", "lost_finals", "leaked_slots")
-    return {name: sum(row[name] for row in rows) for name in counted} | {"gap_p95_s": max(gaps)}
+    def disturb(self, case: Case) -> Row:
+        """Run a case."""
+        return asyncio.run(self._disturb(case))
 
-
-async def measure(case: Case, runs: int, speed: float) -> dict[str, Any]:
-    """Run one case some times beside an undisturbed run."""
-    sounds = recordings(case)
-    with tempfile.TemporaryDirectory() as folder:
-        config = ServerConfig(
-            port=0, backend=case.backend, precision="fp32", workers=1, slots=16,
-            standby=case.standby, store=f"sqlite:{folder}/sessions.db",
-        )  # fmt: skip
-        async with running(config) as server:
-            await all_ready(server)
-            whole = [stream.finals for stream in await run(server, sounds, nothing, speed, 0.5)]
-            row: dict[str, Any] = {
-                "case": case.name,
-                "runs": runs,
-                "identical": 0,
-                "duplicate_finals": 0,
-            }
-            row |= {"lost_finals": 0, "leaked_slots": 0, "errors": 0, "same_words": 0}
-            row["differences"] = []
-            gaps = list[float]()
+    async def _disturb(self, case: Case) -> Row:
+        runs = self.args.repetitions or case.runs
+        wanted = min(case.streams, self.args.streams)
+        async with asyncio.timeout(60 * ROW_MINUTES * max(1, runs // 3)), case.setup(wanted) as at:
+            await at.ready()
+            sounds, whole = await self._undisturbed(case, at, wanted)
+            row = empty_row(case.name, runs, len(sounds)) | {"wanted_streams": case.streams}
+            if case.streams > len(sounds):
+                row["note"] = f"{len(sounds)} streams: this machine carries no more at this load"
+            gaps, phases = list[float](), list[Row]()
             for number in range(runs):
-                await all_ready(server)
-                part = PARTS[number % len(PARTS)]
-                streams = await run(server, sounds, case.blow, speed, part)
-                count(row, streams, whole)
-                gaps += [gap_of(stream) for stream in streams]
-                row["leaked_slots"] += await leaked(server)
-            row["gap_p95_s"] = round(float(np.percentile(gaps, 95)), 3)
-            row["gap_p50_s"] = round(float(np.percentile(gaps, 50)), 3)
-            row["speed"], row["load_average"] = speed, round(os.getloadavg()[0], 1)
-            return row
+                await at.ready()
+                streams = await run(at, sounds, case.part or PARTS[number % len(PARTS)])
+                compare(row, streams, whole)
+                judged = streams[1:] if case.is_first_slow else streams
+                gaps += [max(0.0, stream.gap_s - case.outage_s) for stream in judged]
+                phases.append(phases_of(at, streams))
+                row["leaked_slots"] += await at.leaked()
+                say(f"  {number + 1}/{runs}: gap p95 {p95(gaps)} s, {phases[-1]}")
+        row |= {"gap_p95_s": p95(gaps), "gap_p50_s": p50(gaps), "outage_s": case.outage_s}
+        return row | {"phases": phases, "load_average": round(os.getloadavg()[0], 1)}
+
+    async def _undisturbed(
+        self, case: Case, at: Stand, streams: int
+    ) -> tuple[list[bytes], list[list[FinalSeen]]]:
+        """Return what is said and what is heard of it when nothing happens.
+
+        Where so many streams stand still by themselves, fewer are taken.
+        """
+        material = scripted if case.is_scripted else lambda n: spoken(n, clips=case.clips)
+        key = ("scripted" if case.is_scripted else "spoken", case.clips)
+        if key not in self.whole:
+            few = material(1 if case.is_scripted else 9)
+            calm = [await one_by_one(at, sound) for sound in few]
+            self.whole[key] = calm
+        while streams > 4:
+            sounds = material(streams)
+            tried = await run(at, [sound[: 5 * 2 * RATE] for sound in sounds], None)
+            worst = p95([stream.gap_s for stream in tried]) or 0.0
+            if worst <= CARRIED_GAP_S and not any(stream.error for stream in tried):
+                break
+            say(f"  {streams} undisturbed streams stand still for {worst} s: fewer")
+            streams //= 2
+        calm = self.whole[key]
+        return material(streams), [calm[number % len(calm)] for number in range(streams)]
 
 
-def count(
-    row: dict[str, Any], streams: Sequence[Stream], whole: Sequence[list[tuple[str, int, int]]]
-) -> None:
-    """Compare the streams of one run with the undisturbed ones."""
-    pairs = list(zip(streams, whole, strict=True))
-    row["identical"] += all(stream.finals == wanted for stream, wanted in pairs)
-    row["same_words"] += all(words_of(stream.finals) == words_of(w) for stream, w in pairs)
-    row["differences"] += [
-        (got, wanted)
-        for stream, whole_one in pairs
-        for got, wanted in itertools.zip_longest(stream.finals, whole_one)
-        if got != wanted
-    ]
-    row["duplicate_finals"] += sum(len(s.ids) - len(set(s.ids)) for s in streams)
-    row["lost_finals"] += sum(
-        max(0, len(w) - len(set(s.ids))) for s, w in zip(streams, whole, strict=True)
-    )
-    row["errors"] += sum(bool(stream.error) for stream in streams)
+async def one_by_one(at: Stand, sound: bytes) -> list[FinalSeen]:
+    """Return what is heard of one stream alone."""
+    stream = Stream()
+    await talk(at.url, sound, stream, {}, FAST)
+    if stream.error:
+        raise RuntimeError(f"an undisturbed stream failed: {stream.error}")
+    return stream.finals
 
 
-def words_of(finals: Sequence[tuple[str, int, int]]) -> str:
-    """Return the words of all finals."""
-    return " ".join(text for text, _, _ in finals if text)
-
-
-def gap_of(stream: Stream) -> float:
-    """Return the longest time without progress, the usual time between two acks included."""
-    progress = [stream.acks[0]] if stream.acks else []
-    for when, done in stream.acks:
-        if done > progress[-1][1]:
-            progress.append((when, done))
-    times = [when for when, _ in progress]
-    return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
-
-
-async def run(
-    server: Running, sounds: Sequence[bytes], blow: Blow, speed: float, part: float
-) -> list[Stream]:
+async def run(at: Stand, sounds: Sequence[bytes], part: float | None) -> list[Stream]:
     """Stream all sounds at once; strike in the middle."""
     streams = [Stream() for _ in sounds]
     connections: dict[int, Connection] = {}
     talks = [
-        asyncio.create_task(talk(server, sound, stream, connections, speed))
+        asyncio.create_task(talk(at.url, sound, stream, connections))
         for sound, stream in zip(sounds, streams, strict=True)
     ]
-    longest_s = max(map(len, sounds)) / 2 / RATE / speed
-    await asyncio.sleep(longest_s * part)
-    await blow(server, list(connections.values()))
+    if part is not None:
+        await asyncio.sleep(part * max(map(len, sounds)) / 2 / RATE)
+        marks = [stream.sent for stream in streams]
+        await at.strike(list(connections.values()))
+        for stream, mark in zip(streams, marks, strict=True):
+            stream.sent_at_blow = mark
     await asyncio.gather(*talks)
     return streams
 
 
-async def talk(
-    server: Running,
-    sound: bytes,
-    stream: Stream,
-    connections: dict[int, Connection],
-    speed: float,
-) -> None:
-    """Be one client."""
-    clock = asyncio.get_running_loop().time
-    audio = AudioFormat(encoding="pcm_s16le", rate=RATE)
-    try:
-        async with connect(
-            server.addresses.websocket, come_back_s=60, audio=audio, latency="low"
-        ) as connection:
-            connections[id(stream)] = connection
-            reading = asyncio.create_task(listen(connection, stream))
-            began, size = clock(), round(RATE * PACKET_S) * 2
-            for number, begin in enumerate(range(0, len(sound), size)):
-                await asyncio.sleep(max(0.0, began + number * PACKET_S / speed - clock()))
-                await connection.send(sound[begin : begin + size])
-            await connection.stop()
-            await reading
-    except RivuletError as error:
-        stream.error = error.code
+def phases_of(at: Stand, streams: Sequence[Stream]) -> Row:
+    """Return when a server's parts were back, and its clients heard of it, after the blow."""
+    phases, struck = at.phases, at.phases.struck
+    row: Row = {"detected_s": phases.detected_s, "restored_s": phases.restored_s}
+    row["new_worker_s"] = phases.standby_s
+    if struck:
+        near = round(NEAR_S * RATE)
+        first = [next((t for t, _ in s.steps() if t > struck), None) for s in streams]
+        caught = [s.reached(s.sent_at_blow - near) for s in streams]
+        row["first_word_s"] = p95([t - struck for t in first if t])
+        row["caught_up_s"] = p95([max(0.0, t - struck) for t in caught if t])
+    return row
 
 
-async def listen(connection: Connection, stream: Stream) -> None:
-    """Keep what comes."""
-    clock = asyncio.get_running_loop().time
-    async for message in connection:
-        if isinstance(message, Final):
-            stream.finals.append((message.text, message.start_ms, message.end_ms))
-            stream.ids.append(message.id)
-        elif isinstance(message, Ack):
-            stream.acks.append((clock(), message.done))
+def rows_of(lab: Laboratory) -> list[tuple[str, Callable[[], Row]]]:
+    """Return the rows in their order: name and what measures it."""
+    cases = [(case.name, lambda case=case: lab.disturb(case)) for case in CASES]
+    room = faults_room.Room(streams=lab.args.room, seconds=lab.args.seconds)
+    return [
+        *cases,
+        ("open and close", lambda: asyncio.run(faults_room.cycles(lab.args.cycles))),
+        ("two pinned workers", faults_engine.two_workers),
+        ("checkpoints", faults_engine.checkpoints),
+        ("10 x N* connected", lambda: faults_room.parked(room)),
+        ("2 x N* offered", lambda: faults_room.offered(room)),
+    ]
 
 
-def recordings(case: Case) -> list[bytes]:
-    """Return what each stream says."""
-    if case.backend != "scripted":
-        files = sorted(SAMPLES.glob("0*.ogg"))[: case.streams]
-        return [b"".join(open_audio(path).packets()) for path in files]
-    words, pause = TEXT.split(), silence(640)
-    groups = [" ".join(words[i : i + 3]) for i in range(0, len(words), 3)]
-    parts = [part for group in groups for part in (utter(group), pause)]
-    one = (np.concatenate(parts) * 32767).astype("<i2").tobytes()
-    return [one] * case.streams
+def main() -> int:
+    """Run the rows; the last line is one JSON object."""
+    args = arguments()
+    lab, began = Laboratory(args, {}), time.monotonic()
+    path = RESULTS / "faults.json"
+    rows: list[Row] = kept(path) if args.row else []
+    for name, measure in rows_of(lab):
+        if args.row and not any(part in name for part in args.row):
+            continue
+        say(f"[{(time.monotonic() - began) / 60:4.1f} min] {name}")
+        since = time.monotonic()
+        try:
+            row = measure()
+        except (Exception, SystemExit) as failed:  # noqa: BLE001 - the other rows are worth having
+            say(traceback.format_exc())
+            row = {"failed": f"{type(failed).__name__}: {failed}"}
+        row = {"case": name} | row | {"seconds": round(time.monotonic() - since, 1)}
+        rows = [other for other in rows if other["case"] != name] + [row]
+        print(json.dumps({k: v for k, v in row.items() if k != "differences"}), flush=True)
+        minutes = round((time.monotonic() - began) / 60, 1)
+        result = summary(rows) | {"machine": machine(), "minutes": minutes, "cases": rows}
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(summary(rows) | {"minutes": round((time.monotonic() - began) / 60, 1)}))
+    return 0
 
 
-async def all_ready(server: Running) -> None:
-    """Wait until every worker is warm."""
-    while any(place.state != "ready" for place in server.manager.status()):  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
+def summary(rows: Sequence[Row]) -> Row:
+    """Return the figures over all rows; null where a row failed or was not run."""
+    by_name = {row["case"]: row for row in rows}
+    struck = [row for row in rows if "identical" in row]
+    counted = ("runs", "identical", "same_words", "duplicate_finals", "lost_finals", "errors")
+    line: Row = {name: sum(row[name] for row in struck) for name in counted}
+    line["leaked_slots"] = sum(row.get("leaked_slots", 0) for row in rows)
+    line["gap_p95_s"] = by_name.get(KILL, {}).get("gap_p95_s")
+    line["gap_p95_40_s"] = by_name.get(KILL_40, {}).get("gap_p95_s")
+    for key in faults_engine.KEYS + faults_room.KEYS:
+        line[key] = next((row[key] for row in rows if key in row), None)
+    line["failed"] = [row["case"] for row in rows if "failed" in row]
+    return line
 
 
-async def leaked(server: Running) -> int:
-    """Return the slots in use a while after the last client left."""
-    for _ in range(100):
-        if not server.manager.slots_in_use and not server.manager.sessions:
-            return 0
-        await asyncio.sleep(0.05)
-    return server.manager.slots_in_use or server.manager.sessions
+def kept(path: Path) -> list[Row]:
+    """Return the rows of the last run."""
+    return list(json.loads(path.read_text())["cases"]) if path.exists() else []
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("--repetitions", type=int, help="of each blow (3 and 1)")
+    parser.add_argument("--row", action="append", help="part of a row's name; default: all")
+    parser.add_argument("--streams", type=int, default=40, help="at most, under a blow")
+    parser.add_argument("--cycles", type=int, default=10_000, help="at most; 60 s at most")
+    parser.add_argument("--room", type=int, help="N*; default: it is searched for")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a run of the room rows")
+    return parser.parse_args()
+
+
+def say(text: str) -> None:
+    """Show progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ chunk, from samples to text. Left context is full before anything is timed.
 Does not know: what is done with the times, sockets.
 """
 
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from asr.engine import EngineConfig, load_engine
 from asr.interface import Emission, StreamingEngine
 from asr.live import Recognizer
 from asr.options import ChannelOptions
+from server.worker import link
 from tests.equivalence.models import audio
 
 FRAME_SAMPLES = 1_280
@@ -47,6 +49,18 @@ class Spec:
     precision: Numbers = "fp32"
     """Ours has no int8; NeMo computes in fp32 on a CPU whatever it is told."""
     mode: Mode = "cache"
+    core: int | None = None
+    """The only core it may run on; None: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Asked of a process with our engine: so many steps, answered with a Timing of them all."""
+
+    rows: int
+    count: int
+    save_every: int = 0
+    """Steps between two snapshots of a stream, by turns of the streams; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,14 @@ class Ours:
         """Feed a chunk to every stream of the group and run."""
         self._feed(rows, self._chunk)
         return self._drain()
+
+    def save(self, rows: int, number: int, every: int) -> int:
+        """Write snapshots as a worker does, of the streams whose turn it is; return their bytes."""
+        size = 0
+        for stream in range(number % every, rows, every):
+            blob = self._recognizer.snapshot(self._groups[rows][stream])
+            size += len(link.frame(link.Saved(stream, 0, (blob or b"",))))
+        return size
 
     def _feed(self, rows: int, count: int) -> None:
         begin = self._at[rows]
@@ -270,26 +292,43 @@ def gemm_gflops(rows: int, numbers: Numbers) -> float:
     return 2 * rows * inner * outer / seconds / 1e9
 
 
-def work(link: Connection, spec: Spec) -> None:
+def work(peer: Connection, spec: Spec) -> None:
     """Serve steps until told to end: the target of a process.
 
     Asked ``(rows, matmul)``: one step under torch's matmul precision, answered with a Timing.
-    Asked ``("gemm", rows)``: the rate of the matrix product. Asked None: over.
+    Asked ``("gemm", rows)``: the rate of the matrix product. Asked Steps: many steps of ours, with
+    the bytes of snapshots in place of tokens. Asked None: over.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if spec.core is not None:
+        os.sched_setaffinity(0, {spec.core})
     torch.set_num_threads(1)
     subject: Subject = Ours(spec) if spec.kind == "ours" else Nemo(spec)
-    link.send("ready")
-    while (asked := link.recv()) is not None:
+    peer.send("ready")
+    while (asked := peer.recv()) is not None:
+        if isinstance(asked, Steps):
+            assert isinstance(subject, Ours)
+            peer.send(many(subject, asked))
+            continue
         if asked[0] == "gemm":
-            link.send(gemm_gflops(asked[1], spec.precision))
+            peer.send(gemm_gflops(asked[1], spec.precision))
             continue
         rows, matmul = asked
         torch.set_float32_matmul_precision(matmul)
         wall, cpu = time.perf_counter(), time.process_time()
         tokens = subject.step(rows)
         times = (1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu))
-        link.send((*times, tokens))
+        peer.send((*times, tokens))
+
+
+def many(subject: Ours, asked: Steps) -> Timing:
+    """Run steps in a row, snapshots among them."""
+    wall, cpu, size = time.perf_counter(), time.process_time(), 0
+    for number in range(asked.count):
+        subject.step(asked.rows)
+        if asked.save_every:
+            size += subject.save(asked.rows, number, asked.save_every)
+    return Timing(1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu), size)
 
 
 def batches_up_to(batches: Sequence[int], most: int) -> tuple[int, ...]:
