@@ -20,9 +20,11 @@ from server.metrics import Metrics
 from server.place import Rules
 from server.store.base import StoreUnavailable
 from server.store.choice import open_store
+from server.worker.cluster import Cluster
 from server.worker.engines import EngineSpec
 from server.worker.handle import Worker
 from server.worker.process import ProcessWorker
+from server.worker.remote import PlacementError, RemoteWorker
 
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
@@ -69,8 +71,14 @@ async def running(
     config: ServerConfig, *, launch: Callable[[int], Worker] | None = None
 ) -> AsyncIterator[Running]:
     """Listen at once, get ready behind (``manager.ready()``); drain and end on the way out."""
+    async with contextlib.AsyncExitStack() as stack:
+        launch = launch or await _launcher(config, stack)
+        yield await stack.enter_async_context(_running(config, launch))
+
+
+@contextlib.asynccontextmanager
+async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> AsyncIterator[Running]:
     metrics = Metrics()
-    launch = launch or (lambda _: ProcessWorker(spec_of(config)))
     rules = Rules(
         standby=config.standby,
         overcommit=config.overcommit,
@@ -143,6 +151,21 @@ def spec_of(config: ServerConfig) -> EngineSpec:
         if config.look_ahead is None
         else config.look_ahead,
     )
+
+
+async def _launcher(
+    config: ServerConfig, stack: contextlib.AsyncExitStack
+) -> Callable[[int], Worker]:
+    """Return what starts a worker: here, or on a cluster that is left with the stack."""
+    spec = spec_of(config)
+    if not config.cluster:
+        return lambda _: ProcessWorker(spec)
+    try:
+        cluster = await Cluster.join(config.cluster)
+    except PlacementError as error:
+        raise StartError(str(error)) from error
+    stack.push_async_callback(cluster.leave)
+    return lambda _: RemoteWorker(spec, cluster)
 
 
 async def _ready_before(manager: Manager, over: asyncio.Event) -> bool:

@@ -46,6 +46,9 @@ class ServerConfig:
     """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
+    cluster: str = ""
+    """Ray cluster whose machines run the engine processes: HOST:PORT, or auto for the one that this
+    machine is part of; empty: this machine runs them."""
     standby: int = 0
     """Warm workers more, kept free for the sessions of a worker that dies."""
     store: str = "auto"

@@ -35,6 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="engine processes, one core each (default: cores, 2 at most)",
     )
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const="auto",
+        metavar="HOST:PORT",
+        help="run the engine processes on the machines of a Ray cluster, by default the one that "
+        "this machine is part of (needs the extra 'ray')",
+    )
     parser.add_argument("--slots", type=int, metavar="N", help="streams a worker holds at once")
     parser.add_argument(
         "--standby", type=int, metavar="N", help="warm workers more, for when one dies (default: 0)"
@@ -105,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         "origins": tuple(args.origin),
         "workers": args.workers,
         "slots": args.slots,
+        "cluster": args.cluster,
         "standby": args.standby,
         "rest_after_s": args.rest_after,
         "overcommit": args.overcommit,

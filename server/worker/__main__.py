@@ -1,26 +1,38 @@
-"""``python -m server.worker --fd N``: an engine host at the other end of a socket pair.
+"""``python -m server.worker``: an engine host at the other end of a link to a gateway.
+
+``--fd N`` has the link at once, from a gateway on this machine. ``--listen ADDRESS`` reads a secret
+from standard input, says its port, and waits for the gateway that proves the secret; it ends when
+standard input does: then its starter is gone.
 
 Does: read the arguments, load the engine, run the host over a non-blocking socket.
 Does not know: who started it, or why.
 """
 
 import argparse
+import os
 import signal
 import socket
 import sys
+import threading
 from typing import get_args
 
 from server import logs
 from server.worker.engines import Backend, EngineSpec, Precision, build
+from server.worker.handshake import SECRET_BYTES
 from server.worker.heart import Activity, Heart
 from server.worker.loop import Host
 from server.worker.mailbox import SocketMailbox
+from server.worker.tcp import NobodyCame, wait_for_gateway
+
+_STDIN = 0
 
 
 def main() -> int:
     """Run until the gateway says so or is gone."""
     parser = argparse.ArgumentParser(prog="python -m server.worker", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
+    ends = parser.add_mutually_exclusive_group(required=True)
+    ends.add_argument("--fd", type=int)
+    ends.add_argument("--listen", metavar="ADDRESS")
     parser.add_argument("--model", default="")
     parser.add_argument("--backend", choices=get_args(Backend), default="own")
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
@@ -32,8 +44,12 @@ def main() -> int:
     options = vars(parser.parse_args())
     logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = socket.socket(fileno=options.pop("fd"))
+    descriptor, address = options.pop("fd"), options.pop("listen")
     spec = EngineSpec(**options)
+    try:
+        link = _listen(address) if address else socket.socket(fileno=descriptor)
+    except NobodyCame:
+        return 3
     with SocketMailbox(link) as mailbox:
         try:
             engine = build(spec)
@@ -49,6 +65,19 @@ def main() -> int:
         finally:
             heart.stop()
     return 0
+
+
+def _listen(address: str) -> socket.socket:
+    """Wait for the gateway; our starter is watched from now on."""
+    secret = os.read(_STDIN, SECRET_BYTES)
+    threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()
+    return wait_for_gateway(address, secret, lambda port: print(port, flush=True))
+
+
+def _end_with_starter() -> None:
+    while os.read(_STDIN, 1):
+        pass
+    os._exit(1)  # whatever the engine does: its place is given to others
 
 
 def _sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The host's end of a socket pair: reads and writes between two steps, and a heart's beats.
+"""The host's end of a link: reads and writes between two steps, and a heart's beats.
 
 Does: non-blocking reads of commands, buffered writes of reports, waiting when there is no work.
 A beat may come from another thread; nothing else may.
@@ -85,7 +85,7 @@ class SocketMailbox:
                 data = self._peer.recv(_READ_BYTES)
             except BlockingIOError:
                 return found
-            except ConnectionError:
+            except OSError:  # reset, or over a network no answer for too long
                 data = b""
             if not data:
                 raise MailboxClosed
@@ -98,5 +98,5 @@ class SocketMailbox:
                     del self._unsent[: self._peer.send(self._unsent)]
         except BlockingIOError:
             return
-        except ConnectionError as error:
+        except OSError as error:
             raise MailboxClosed from error

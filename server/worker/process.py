@@ -17,8 +17,8 @@ from pathlib import Path
 from server.worker import link
 from server.worker.engines import EngineSpec
 from server.worker.handle import OnExit, OnReport
+from server.worker.line import Line
 
-_READ_BYTES = 256 * 1024
 _QUIT_S = 3.0
 """A step in progress may end before the process must."""
 _ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ class ProcessWorker:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._process: Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -45,28 +45,28 @@ class ProcessWorker:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *_command(self._spec, theirs.fileno()),
+                    *command(self._spec, "--fd", str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    env=_environment(),
+                    env=environment(),
                     start_new_session=True,  # Ctrl-C is for the gateway, which drains first
                 )
             except BaseException:
                 ours.close()
                 raise
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._task = asyncio.create_task(self._read(reader, on_report, on_exit))
+        self._line = Line(*await asyncio.open_connection(sock=ours))
+        self._task = asyncio.create_task(self._read(self._line, on_report, on_exit))
 
     def send(self, command: link.Command) -> None:
-        """Write a command; the socket's buffer is bounded by the flow windows of the sessions."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(link.frame(command))
+        """Write a command."""
+        if self._line is not None:
+            self._line.send(command)
 
     @property
     def queued_bytes(self) -> int:
         """Bytes the child has not taken yet."""
-        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+        return 0 if self._line is None else self._line.queued_bytes
 
     def kill(self) -> None:
         """End the child with SIGKILL, which also ends one that is stopped."""
@@ -79,23 +79,17 @@ class ProcessWorker:
     async def close(self) -> None:
         """Ask it to quit, then insist."""
         self._is_closing = True
-        if self._process is None or self._writer is None or self._task is None:
+        if self._process is None or self._line is None or self._task is None:
             return
         self.send(link.Quit())
         await _end(self._process)
         await self._task
-        self._writer.close()
+        self._line.close()
 
-    async def _read(
-        self, reader: asyncio.StreamReader, on_report: OnReport, on_exit: OnExit
-    ) -> None:
+    async def _read(self, line: Line, on_report: OnReport, on_exit: OnExit) -> None:
         process = self._process
         assert process is not None
-        reports = link.ReportReader()
-        with contextlib.suppress(ConnectionError, link.LinkError):
-            while data := await reader.read(_READ_BYTES):
-                for report in reports.feed(data):
-                    on_report(report)
+        await line.read(on_report)
         status = await _end(process)  # without its link it serves nobody
         if not self._is_closing:
             on_exit(_reason(status))
@@ -112,15 +106,17 @@ async def _end(process: Process) -> int:
         return await process.wait()
 
 
-def _command(spec: EngineSpec, descriptor: int) -> list[str]:
-    arguments = [sys.executable, "-m", "server.worker", "--fd", str(descriptor)]
+def command(spec: EngineSpec, *link_end: str) -> list[str]:
+    """Return the command line of an engine process; ``link_end`` says how it is reached."""
+    arguments = [sys.executable, "-m", "server.worker", *link_end]
     for name, value in asdict(spec).items():
         if value is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     return arguments
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment of an engine process."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 

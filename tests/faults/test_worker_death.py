@@ -167,8 +167,8 @@ async def test_an_engine_process_ends_with_its_gateway() -> None:
     async with serving(is_process=True) as server:
         worker = workers_of(server)[0]
         process = worker._process
-        assert process is not None and worker._writer is not None
+        assert process is not None and worker._line is not None
         worker._is_closing = True
-        worker._writer.transport.abort()  # as if the gateway had been killed
+        worker._line.cut()  # as if the gateway had been killed
         await process.wait()
         assert process.returncode is not None

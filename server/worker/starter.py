@@ -1,0 +1,33 @@
+"""What runs on a machine of a Ray cluster for each engine process: an actor that starts it.
+
+Does: start the engine process that a single machine runs, listening for its gateway; end with it.
+Does not know: links, engines, sessions, where else processes run.
+"""
+
+import subprocess
+
+from server.worker.engines import EngineSpec
+from server.worker.process import command, environment
+
+
+class Starter:
+    """The actor."""
+
+    def start(self, spec: EngineSpec, secret: bytes) -> tuple[str, int]:
+        """Start the process and return where it listens; it ends with this actor."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        self._process = process = subprocess.Popen(
+            command(spec, "--listen", host),
+            stdin=subprocess.PIPE,  # when we are gone it ends, and so does the process
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(secret)
+        process.stdin.flush()
+        said = process.stdout.readline()
+        if not said:
+            raise RuntimeError(f"the engine process ended with status {process.wait()}")
+        return host, int(said)
