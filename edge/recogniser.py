@@ -8,7 +8,6 @@ a node that recognises on the spot it is the node's.
 """
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Protocol
@@ -114,17 +113,6 @@ class Listener(Protocol):
 
     def progressed(self) -> None:
         """Note that ``done`` or ``safe`` moved."""
-
-
-async def warm_up(url: str, latency: LatencyClass | None) -> None:
-    """Have a server recognise a moment of silence: what it makes once delays no caller then."""
-    audio = AudioFormat(encoding="mulaw", rate=8_000)
-    with contextlib.suppress(RivuletError):  # a caller will be told
-        async with connect(url, audio=audio, latency=latency) as connection:
-            await connection.send(b"\xff" * audio.rate)
-            await connection.stop()
-            async for _ in connection:
-                pass
 
 
 class Recogniser:

@@ -30,8 +30,8 @@ from edge.node import EventKind, Node, NodeConfig, NodeLeg
 from edge.packets import decodable
 from edge.peers import PeerDoor, fetching
 from edge.places import Places
-from edge.recogniser import warm_up
 from edge.uplink import CoreAddress, Uplink
+from edge.warm import warm_up
 from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
@@ -145,7 +145,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
             except RuntimeError as error:
                 raise RunError(str(error)) from error
             local_url, keeper = server.addresses.websocket, server.keeper
-            await warm_up(local_url, settings.node.latency)
+            await warm_up(local_url, settings.node.latency, keeper)
             model = server.manager.model.name if server.manager.model else ""
         uplink = _uplink(settings, model)
         node = Node(settings.node, uplink=uplink, local_url=local_url, on_event=transcripts.event)

@@ -15,8 +15,8 @@ from edge.core import Core, CoreConfig, accepting
 from edge.moves import Moves
 from edge.node import Caller, Node, NodeConfig, NodeLeg
 from edge.peers import PeerDoor, fetching
-from edge.recogniser import warm_up
 from edge.uplink import CoreAddress, Timing, Uplink
+from edge.warm import warm_up
 from edge.wire import Hello, Policy, Result
 from server.app import Running, running
 from server.config import ServerConfig
@@ -205,7 +205,7 @@ async def a_server(slots: int, *, has_model: bool = False) -> AsyncIterator[Runn
     setup = ServerConfig(port=0, workers=1, slots=slots, precision="fp32", store="memory")
     async with running(setup) as server:
         await server.manager.ready()
-        await warm_up(server.addresses.websocket, "low")
+        await warm_up(server.addresses.websocket, "low", server.keeper)
         yield server
 
 
