@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 WELL_S = 2.0
 """A worker that served this long was well."""
+CATCH_UP_S = 5.0
+"""Others catch up with the sessions of a worker that died before it loads its model beside them."""
 RETRY_AFTER_S = 5.0
 SHORT_OF = 0.5
 """Room is short when every worker is loaded more than this."""
@@ -244,9 +246,7 @@ class Manager:
     def _choose(self, command: link.Open, claim: Claim) -> Place:
         fitting = self._fitting(command.channels, command.look_ahead, claim)
         if not fitting:
-            why = "every slot of this server is taken"
-            if not self.is_ready:
-                why = "no engine is ready"
+            why = "every slot of this server is taken" if self.is_ready else "no engine is ready"
             raise OverCapacity(why, retry_after=RETRY_AFTER_S)
         # Two at random, not the least loaded of all: many gateways would all run to that one.
         two = self._rng.sample(fitting, min(2, len(fitting)))
@@ -362,6 +362,8 @@ class Manager:
             )
         for session in list(place.sessions):
             self._detach(session)
+        if lost and self.is_ready:
+            backoff_s = max(backoff_s, CATCH_UP_S)
         self._relieve(place)
         self._changed.set()
         if not is_unfit and not self._is_closing:

@@ -18,6 +18,8 @@ from server.store.memory import KEEP_S
 
 _LOCK_S = 5.0
 _PURGE_EVERY_S = 30.0
+_JUMP_S = 1.0
+"""A clock that was set, not one that is slewed."""
 _SCHEMA = (
     "create table if not exists session(name text primary key, epoch int, token blob, "
     "previous blob, entries int, about blob, record blob, touched real) without rowid",
@@ -36,10 +38,15 @@ class SqliteStore:
     is_lasting = True
 
     def __init__(
-        self, path: Path, *, keep_s: float = KEEP_S, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        *,
+        keep_s: float = KEEP_S,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keep_s, self._clock = keep_s, clock
-        self._purged = 0.0
+        self._keep_s, self._clock, self._steady = keep_s, clock, steady
+        self._purged, self._purged_steady = 0.0, 0.0
         try:
             path.touch(mode=0o600, exist_ok=True)
             # every transaction is ours to begin; the clerk's thread is not the one that made us
@@ -160,11 +167,19 @@ class SqliteStore:
         now = self._clock()
         if now < self._purged + min(_PURGE_EVERY_S, self._keep_s):
             return
-        self._purged = now
+        if self._purged:
+            self._forgive(do, now)
+        self._purged, self._purged_steady = now, self._steady()
         query = "select name from session where touched<?"
         for (name,) in do(query, (now - self._keep_s,)).fetchall():
             for table in _TABLES:
                 do(f"delete from {table} where name=?", (name,))
+
+    def _forgive(self, do: _Execute, now: float) -> None:
+        """Let a clock that was set forward make no session old."""
+        jumped_s = now - self._purged - (self._steady() - self._purged_steady)
+        if jumped_s > _JUMP_S:
+            do("update session set touched=min(touched+?, ?)", (jumped_s, now))
 
 
 def _outcome(changed: int) -> Outcome:

@@ -8,7 +8,7 @@ import pytest
 
 from asr.events import Event, Progress
 from server.lobby import Claim
-from server.manager import Manager
+from server.manager import CATCH_UP_S, Manager
 from server.metrics import Metrics
 from server.place import Rules
 from server.wire.errors import OverCapacity
@@ -255,6 +255,16 @@ async def test_a_worker_that_was_well_is_started_again_at_once() -> None:
     house.launched[0].exit("it ended")
     await asyncio.sleep(0)
     assert house.waits == [0.0]
+
+
+async def test_a_worker_whose_sessions_catch_up_elsewhere_is_started_when_they_have() -> None:
+    house = await House(workers=1, standby=1).open()
+    for place in house.manager._places:
+        place.ready_s -= 60
+    house.attach(1)
+    house.launched[0].exit("it ended")
+    await asyncio.sleep(0)
+    assert house.waits == [CATCH_UP_S]
 
 
 async def test_a_worker_that_hangs_is_killed_and_its_sessions_are_told_once() -> None:

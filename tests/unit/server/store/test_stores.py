@@ -125,6 +125,21 @@ def test_a_session_nobody_writes_to_is_gone_after_a_while(
     assert store.acquire(session, b"t0", b"t1") is None
 
 
+def test_a_clock_that_is_set_forward_ends_no_session(tmp_path: Path) -> None:
+    now, steady = [1_000.0], [50.0]
+    store = SqliteStore(
+        tmp_path / "s.db", keep_s=100.0, clock=lambda: now[0], steady=lambda: steady[0]
+    )
+    store.create("begun before", b"token", b"")
+    now[0], steady[0] = now[0] + 3_600, steady[0] + 40
+    store.create("begun behind", b"token", b"")
+    assert store.commit("begun before", 1, 0, b"final", b"record") is WRITTEN
+    now[0], steady[0] = now[0] + 101, steady[0] + 101
+    store.create("much later", b"token", b"")
+    assert store.commit("begun before", 1, 1, b"final", b"record") is REFUSED
+    store.close()
+
+
 def test_of_many_who_take_a_session_at_once_each_gets_another_epoch(database: Path) -> None:
     session = begun(SqliteStore(database))
     epochs = list[int]()
