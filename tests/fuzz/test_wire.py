@@ -32,11 +32,13 @@ from server.wire.messages import (
     Stop,
 )
 from server.wire.native import MAX_MISTAKES, NativeClient, NativeServer, window_samples
+from tests.fuzz.lengths import MINUTES, play_on
 
 PAGE = (Path(__file__).parents[2] / "server" / "wire" / "PROTOCOL.md").read_text()
 EXAMPLES = re.findall(r"^[cs] (\{.*\})$", PAGE, re.MULTILINE)
 BY_SERVER = re.findall(r"^s (\{.*\})$", PAGE, re.MULTILINE)
-LONG = 20_000
+ROUND = 2_000
+"""Texts before the clock is looked at; a twentieth of it, of conversations."""
 LIMITS = Limits(frame_bytes=4_000, window_ms=200)
 
 json_values = st.recursive(
@@ -200,23 +202,24 @@ def test_any_text_is_a_message_or_a_named_error(text: str) -> None:
 
 
 @pytest.mark.slow
-@given(texts())
-@settings(max_examples=LONG, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_text_is_a_message_or_a_named_error_for_long(text: str) -> None:
-    check_text(text)
+def test_any_text_is_a_message_or_a_named_error_for_long() -> None:
+    @given(texts())
+    @settings(max_examples=ROUND, deadline=None, suppress_health_check=list(HealthCheck))
+    def some(text: str) -> None:
+        check_text(text)
+
+    play_on(some, minutes=MINUTES / 2)
 
 
 @pytest.mark.slow
 def test_any_order_of_messages_keeps_to_the_table_for_long() -> None:
-    run_state_machine_as_test(
-        ServerMachine,
-        settings=settings(
-            max_examples=LONG // 20,
-            stateful_step_count=100,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    some = settings(
+        max_examples=ROUND // 20,
+        stateful_step_count=100,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
+    play_on(lambda: run_state_machine_as_test(ServerMachine, settings=some), minutes=MINUTES / 2)
 
 
 @given(st.data())
