@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", required=True, dest="command", metavar="COMMAND", help="split as a shell would"
     )
-    parser.add_argument("--silence-ms", type=int, default=600, metavar="MS", help="ends a turn")
+    parser.add_argument("--silence-ms", type=int, default=700, metavar="MS", help="ends a turn")
     parser.add_argument(
         "--eager-ms", type=int, metavar="MS", help="silence that starts the command ahead; else off"
     )

@@ -64,6 +64,7 @@ class Agreement:
             "endpointing": {
                 "mode": rules.mode,
                 "silence_ms": rules.silence_ms,
+                "hesitation_ms": rules.hesitation_ms,
                 "eager_ms": rules.eager_ms,
                 "max_turn_ms": rules.max_turn_ms,
             },
@@ -113,6 +114,7 @@ def taken_up(
         endpointing=Endpointing(
             mode=rules.mode,
             silence_ms=rules.silence_ms,
+            hesitation_ms=rules.hesitation_ms,
             eager_ms=rules.eager_ms,
             max_turn_ms=rules.max_turn_ms,
         ),
@@ -161,6 +163,7 @@ def to_turns(rules: Endpointing) -> link.Turns:
     return link.Turns(
         mode=rules.mode,
         silence_ms=rules.silence_ms,
+        hesitation_ms=rules.hesitation_ms,
         eager_ms=rules.eager_ms,
         max_turn_ms=rules.max_turn_ms,
     )

@@ -41,7 +41,7 @@ class RivuletSTT(stt.STT):  # type: ignore[misc]  # the framework is not install
         token: str | None = None,
         latency: LatencyClass | Chunk = "low",
         language: str | None = None,
-        silence_ms: int = 600,
+        silence_ms: int = 700,
         eager_ms: int | None = None,
     ) -> None:
         """Choose a server; ``silence_ms`` ends a turn, ``eager_ms`` announces its likely end."""

@@ -1,7 +1,7 @@
 """Deepgram's turn-taking wire, version 2 (``/v2/listen``, Flux), server side.
 
 Does: query and Configure -> endpointing; turns, partials and finals -> numbered TurnInfo.
-Does not know: sockets, clocks. Thresholds become silences: 0.7 is our default of 600 ms.
+Does not know: sockets, clocks. Thresholds become silences: 0.7 is our default.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from server.wire.values import (
 from server.wire.wav import WavHeader
 
 DEFAULT_THRESHOLD, DEFAULT_TIMEOUT_MS = 0.7, 5_000
-MS_AT_DEFAULT, MS_PER_UNIT = 600, 1_500
+MS_AT_DEFAULT, MS_PER_UNIT = native.Endpointing().silence_ms, 1_500
 EVENTS: dict[str, str] = {
     "start": "StartOfTurn",
     "eager_end": "EagerEndOfTurn",

@@ -88,7 +88,9 @@ class Endpointing(Part, frozen=True, kw_only=True):
     """When a turn is over."""
 
     mode: EndpointingMode = "auto"
-    silence_ms: Annotated[int, Meta(ge=100, le=5_000)] = 600
+    silence_ms: Annotated[int, Meta(ge=100, le=5_000)] = 700
+    hesitation_ms: Annotated[int, Meta(ge=0, le=2_000)] = 400
+    """Waited longer behind a word that ends no sentence."""
     eager_ms: Annotated[int, Meta(ge=80, le=2_000)] | None = None
     max_turn_ms: Annotated[int, Meta(ge=1_000, le=120_000)] = 30_000
 

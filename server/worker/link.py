@@ -63,9 +63,10 @@ class Turns(Value, frozen=True, tag=True):
     """When a turn ends; None keeps the engine's default."""
 
     mode: Literal["auto", "manual"] = "auto"
-    silence_ms: int = 600
+    silence_ms: int = 700
     eager_ms: int | None = None
     max_turn_ms: int = 30_000
+    hesitation_ms: int = 400
 
 
 # ---- commands

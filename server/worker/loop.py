@@ -346,6 +346,7 @@ def _endpointing(turns: link.Turns) -> Endpointing:
     return Endpointing(
         mode=turns.mode,
         silence_ms=turns.silence_ms,
+        hesitation_ms=turns.hesitation_ms,
         eager_ms=turns.eager_ms,
         max_turn_ms=turns.max_turn_ms,
     )

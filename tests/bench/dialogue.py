@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clients.demo import read_samples
 from clients.load.material import pause
@@ -40,7 +41,7 @@ class Dialogue:
     pcm: bytes
     turns: tuple[tuple[int, int], ...]
     pauses: tuple[tuple[int, int], ...]
-    """Inside turns, between clips."""
+    """Inside turns."""
 
     @property
     def hours(self) -> float:
@@ -48,29 +49,70 @@ class Dialogue:
         return len(self.pcm) / 2 / RATE_HZ / 3600
 
 
+@dataclass(slots=True)
+class _Script:
+    """A dialogue that grows."""
+
+    parts: list[bytes] = field(default_factory=list)
+    turns: list[tuple[int, int]] = field(default_factory=list)
+    pauses: list[tuple[int, int]] = field(default_factory=list)
+    at: int = 0
+
+    def add(self, part: bytes) -> tuple[int, int]:
+        """Append audio; return when it begins and ends, in ms."""
+        self.parts.append(part)
+        began, self.at = self.at, self.at + len(part) // 2
+        return round(began * 1000 / RATE_HZ), round(self.at * 1000 / RATE_HZ)
+
+    def dialogue(self) -> Dialogue:
+        """Return what it has become."""
+        return Dialogue(b"".join(self.parts), tuple(self.turns), tuple(self.pauses))
+
+
 def compose(clips: Sequence[bytes], seconds: float, seed: int) -> Dialogue:
     """Join clips to turns until the time is full; two seconds of quiet end it."""
-    dice = random.Random(seed)
-    parts, turns, pauses = list[bytes](), list[tuple[int, int]](), list[tuple[int, int]]()
-    at = 0
-
-    def add(part: bytes) -> tuple[int, int]:
-        nonlocal at
-        parts.append(part)
-        began, at = at, at + len(part) // 2
-        return round(began * 1000 / RATE_HZ), round(at * 1000 / RATE_HZ)
-
-    add(_quiet(dice.uniform(*BETWEEN_S), dice))
-    while at < seconds * RATE_HZ:
-        first, last = add(dice.choice(clips))
+    dice, script = random.Random(seed), _Script()
+    script.add(_quiet(dice.uniform(*BETWEEN_S), dice))
+    while script.at < seconds * RATE_HZ:
+        first, last = script.add(dice.choice(clips))
         for _ in range(dice.randint(*CLIPS_A_TURN) - 1):
-            wanted = INNER_MEDIAN_S * np.exp(INNER_SIGMA * dice.gauss(0, 1))
-            pauses.append(add(_quiet(float(np.clip(wanted, *INNER_S)), dice)))
-            _, last = add(dice.choice(clips))
-        turns.append((first, last))
-        add(_quiet(dice.uniform(*BETWEEN_S), dice))
-    add(_quiet(2.0, dice))
-    return Dialogue(b"".join(parts), tuple(turns), tuple(pauses))
+            script.pauses.append(script.add(_inner(dice)))
+            _, last = script.add(dice.choice(clips))
+        script.turns.append((first, last))
+        script.add(_quiet(dice.uniform(*BETWEEN_S), dice))
+    script.add(_quiet(2.0, dice))
+    return script.dialogue()
+
+
+@dataclass(frozen=True, slots=True)
+class Hesitant:
+    """A clip and when each of its words is said, in seconds."""
+
+    samples: NDArray[np.int16]
+    words: tuple[tuple[float, float], ...]
+
+    def torn(self, dice: random.Random) -> tuple[bytes, bytes]:
+        """Return the clip in two, between any two of its words."""
+        behind = dice.randrange(1, len(self.words))
+        before, after = self.words[behind - 1][1], self.words[behind][0]
+        begin, end = round(self.words[0][0] * RATE_HZ), round(self.words[-1][1] * RATE_HZ)
+        cut = round((before + after) / 2 * RATE_HZ)
+        return self.samples[begin:cut].tobytes(), self.samples[cut:end].tobytes()
+
+
+def hesitate(clips: Sequence[Hesitant], seconds: float, seed: int) -> Dialogue:
+    """Make turns of one clip with one pause, drawn as in ``compose``, between two of its words."""
+    dice, script = random.Random(seed), _Script()
+    script.add(_quiet(dice.uniform(*BETWEEN_S), dice))
+    while script.at < seconds * RATE_HZ:
+        halves = dice.choice(clips).torn(dice)
+        first, _ = script.add(halves[0])
+        script.pauses.append(script.add(_inner(dice)))
+        _, last = script.add(halves[1])
+        script.turns.append((first, last))
+        script.add(_quiet(dice.uniform(*BETWEEN_S), dice))
+    script.add(_quiet(2.0, dice))
+    return script.dialogue()
 
 
 def clips_of(folder: Path) -> list[bytes]:
@@ -135,6 +177,12 @@ def judge(turns: Sequence[tuple[int, int]], ends_ms: Iterable[int]) -> Verdicts:
             verdicts.right[turn] = number
     verdicts.missed = len(turns) - len(verdicts.right)
     return verdicts
+
+
+def _inner(dice: random.Random) -> bytes:
+    """Return a pause inside a turn."""
+    wanted = INNER_MEDIAN_S * np.exp(INNER_SIGMA * dice.gauss(0, 1))
+    return _quiet(float(np.clip(wanted, *INNER_S)), dice)
 
 
 def _quiet(seconds: float, dice: random.Random) -> bytes:

@@ -7,7 +7,17 @@ import pytest
 
 from asr.scripted import silence, utter
 from clients.load.plan import RATE_HZ
-from tests.bench.dialogue import FRAME, Dialogue, VoiceDetector, compose, is_voice, judge, trimmed
+from tests.bench.dialogue import (
+    FRAME,
+    Dialogue,
+    Hesitant,
+    VoiceDetector,
+    compose,
+    hesitate,
+    is_voice,
+    judge,
+    trimmed,
+)
 from tests.bench.turns import finals, play, turns
 from tests.io.serving import pcm, serving
 
@@ -31,6 +41,17 @@ def test_a_dialogue_says_where_its_turns_and_their_pauses_are() -> None:
         assert voiced[end // 20 - 1]
     assert compose(CLIPS, 20, seed=3) == dialogue
     assert compose(CLIPS, 20, seed=4) != dialogue
+
+
+def test_a_hesitant_turn_is_one_clip_with_one_pause_between_two_of_its_words() -> None:
+    loud = np.full(RATE_HZ, 1_000, np.int16)
+    clip = Hesitant(loud, ((0.1, 0.3), (0.4, 0.6), (0.64, 0.9)))
+    dialogue = hesitate([clip], 20, seed=3)
+    assert len(dialogue.pauses) == len(dialogue.turns) > 5
+    for (first, last), (begin, end) in zip(dialogue.turns, dialogue.pauses, strict=True):
+        assert last - first - (end - begin) == 800
+        assert begin - first in (250, 520)
+        assert not is_voice(dialogue.pcm[32 * begin + 640 : 32 * begin + 1_280])
 
 
 def test_the_detector_names_the_last_sample_with_voice_two_tenths_later() -> None:

@@ -124,7 +124,7 @@ def confidence(job: Job) -> dict[str, Any]:
 def times(job: Job) -> dict[str, Any]:
     """Start and end of rightly heard words against what the synthesiser says, in ms."""
     starts, ends = [], []
-    clips = list(_timed_clips(TIMED_CLIPS // job.every))
+    clips = list(timed_clips(TIMED_CLIPS // job.every))
     recordings = [Recording(str(i), samples) for i, (_, _, samples) in enumerate(clips)]
     engine = load_engine(job.model, EngineConfig(slots=16))
     for heard in transcribe(engine, recordings, LOOK_AHEAD):
@@ -230,7 +230,8 @@ def _texts(words: Sequence[Word]) -> list[str]:
     return ["".join(plain_words(word.text)) for word in words]
 
 
-def _timed_clips(count: int) -> Iterator[tuple[list[str], list[list[float]], Samples]]:
+def timed_clips(count: int) -> Iterator[tuple[list[str], list[list[float]], Samples]]:
+    """Yield words, their spans in seconds and the audio of synthetic clips."""
     import soundfile
 
     rows = (json.loads(line) for line in TIMED.read_text(encoding="utf-8").splitlines())

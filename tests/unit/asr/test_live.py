@@ -191,7 +191,7 @@ def test_a_sentence_becomes_partials_a_final_and_a_turn() -> None:
     ]
     (final,) = judge.finals
     assert (final.text, final.cause) == ("turn on the kitchen light", "endpoint")
-    assert judge.of(TurnEnd) == [TurnEnd(0, 1440, final.text, "silence")]
+    assert judge.of(TurnEnd) == [TurnEnd(0, 1520, final.text, "silence")]
     assert [w.start_ms for w in final.words] == [80, 240, 400, 560, 800]
     assert [w.end_ms for w in final.words] == [160, 320, 480, 720, 880]
 
@@ -610,6 +610,21 @@ def test_open_words_are_shown_at_once_and_published_when_they_are_decided() -> N
     kinds = [type(e) for e in judge.events if not isinstance(e, Progress)]
     assert kinds.index(TurnStart) < kinds.index(Partial)
     assert [final.text for final in judge.finals] == ["turn on"], "no turn ends on open words"
+
+
+@pytest.mark.parametrize(("said", "waits_ms"), [("turn on", 0), ("turn on the", 400)])
+def test_a_turn_that_pauses_behind_an_unfinished_sentence_ends_later(
+    said: str, waits_ms: int
+) -> None:
+    def quiet_ms(hesitation_ms: int) -> int:
+        rules = Endpointing(silence_ms=400, hesitation_ms=hesitation_ms)
+        options = ChannelOptions(look_ahead=0, endpointing=rules)
+        judge = heard([utter(said), silence(2_000)], options=options)
+        (end,) = judge.of(TurnEnd)
+        assert isinstance(end, TurnEnd) and end.trigger == "silence"
+        return end.at_ms - judge.finals[0].end_ms
+
+    assert quiet_ms(400) == quiet_ms(0) + waits_ms
 
 
 def test_open_words_that_are_taken_back_leave_no_final() -> None:

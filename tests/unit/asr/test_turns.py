@@ -10,6 +10,7 @@ from asr.events import EagerEnd, TurnEnd, TurnResumed, TurnStart
 from asr.interface import FRAME_SAMPLES, Samples
 from asr.turns import Decision, Endpointing, Loudness, TurnEvent, Turns
 
+PLAIN = Endpointing(silence_ms=600)
 AUTO = Endpointing(silence_ms=600, eager_ms=300, max_turn_ms=10_000)
 
 
@@ -28,22 +29,34 @@ def first(turns: Turns, decision: Decision, *, start: int = 1000, until: int = 2
 
 
 def test_silence_ends_a_turn_when_the_sound_has_stopped_long_enough() -> None:
-    assert first(opened(Endpointing()), Decision.SILENCE) == 1500
+    assert first(opened(PLAIN), Decision.SILENCE) == 1500
+
+
+def test_both_silences_are_longer_behind_words_that_are_unfinished() -> None:
+    turns = opened(Endpointing(silence_ms=600, eager_ms=300, hesitation_ms=400))
+
+    def decided(now_ms: int) -> Decision:
+        return turns.decide(now_ms, is_unfinished=True)
+
+    assert [decided(now_ms) for now_ms in (1599, 1600)] == [Decision.NOTHING, Decision.EAGER]
+    turns.eager(1600, "x", 0.5)
+    assert [decided(now_ms) for now_ms in (1899, 1900)] == [Decision.NOTHING, Decision.SILENCE]
+    assert turns.decide(1500) is Decision.SILENCE
 
 
 def test_a_late_word_is_waited_for() -> None:
-    assert first(opened(Endpointing(), voice_ms=300), Decision.SILENCE) == 1300
+    assert first(opened(PLAIN, voice_ms=300), Decision.SILENCE) == 1300
 
 
 def test_sound_that_may_become_a_word_delays_the_end() -> None:
-    turns = opened(Endpointing())
+    turns = opened(PLAIN)
     turns.heard_voice(1590)
     assert turns.decide(1600) is Decision.NOTHING
     assert first(turns, Decision.SILENCE) == 1750
 
 
 def test_music_delays_the_end_only_so_long() -> None:
-    turns = opened(Endpointing())
+    turns = opened(PLAIN)
     for now_ms in range(1000, 10_000, 10):
         turns.heard_voice(now_ms)
         if turns.decide(now_ms) is Decision.SILENCE:
@@ -97,7 +110,9 @@ def test_a_turn_does_not_start_before_the_last_one_ended() -> None:
     [
         {"silence_ms": 99},
         {"silence_ms": 5001},
-        {"eager_ms": 600},
+        {"eager_ms": 700},
+        {"hesitation_ms": -1},
+        {"hesitation_ms": 2001},
         {"eager_ms": 10},
         {"max_turn_ms": 999},
         {"max_turn_ms": 600_001},

@@ -63,8 +63,8 @@ def test_the_trigger_has_their_name(trigger: str, named: str) -> None:
 
 
 def test_thresholds_become_silences() -> None:
-    assert Thresholds().endpointing() == Endpointing(silence_ms=600)
-    assert Thresholds(eot=0.5).endpointing().silence_ms == 300
+    assert Thresholds().endpointing() == Endpointing()
+    assert Thresholds(eot=0.5).endpointing().silence_ms == 400
     assert Thresholds(eot=0.9, timeout_ms=500).endpointing().silence_ms == 500
     rules = Thresholds(eot=0.7, eager=0.9).endpointing()
     assert rules.eager_ms is not None
