@@ -87,13 +87,13 @@ def _await_port(port: int) -> None:
 
 
 def environment() -> Path:
-    """Return the interpreter of the rival's environment, made at the first call."""
+    """Return the interpreter of the rival's environment, made anew for other packages."""
     folder = BUILD / "sherpa-env"
-    python = folder / "bin" / "python"
-    if not (folder / ".ready").exists():
+    python, ready, wanted = folder / "bin" / "python", folder / ".ready", "\n".join(PACKAGES)
+    if not ready.exists() or ready.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *PACKAGES], check=True)
-        (folder / ".ready").touch()
+        ready.write_text(wanted)
     return python
 
 
