@@ -197,12 +197,13 @@ def phases_of(at: Stand, streams: Sequence[Stream]) -> Row:
 def rows_of(lab: Laboratory) -> list[tuple[str, Callable[[], Row]]]:
     """Return the rows in their order: name and what measures it."""
     cases = [(case.name, lambda case=case: lab.disturb(case)) for case in CASES]
-    room = faults_room.Room(streams=lab.args.room, seconds=lab.args.seconds)
+    effort = faults_engine.Effort.of(small=lab.args.small)
+    room = faults_room.Room(model=effort.model, streams=lab.args.room, seconds=lab.args.seconds)
     return [
         *cases,
         ("open and close", lambda: asyncio.run(faults_room.cycles(lab.args.cycles))),
-        ("two pinned workers", faults_engine.two_workers),
-        ("checkpoints", faults_engine.checkpoints),
+        ("two pinned workers", lambda: faults_engine.two_workers(effort)),
+        ("checkpoints", lambda: faults_engine.checkpoints(effort)),
         ("10 x N* connected", lambda: faults_room.parked(room)),
         ("2 x N* offered", lambda: faults_room.offered(room)),
     ]
@@ -262,6 +263,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--row", action="append", help="part of a row's name; default: all")
     parser.add_argument("--streams", type=int, default=40, help="at most, under a blow")
     parser.add_argument("--cycles", type=int, default=10_000, help="at most; 60 s at most")
+    parser.add_argument("--small", action="store_true", help="see that the last rows run")
     parser.add_argument("--room", type=int, help="N*; default: it is searched for")
     parser.add_argument("--seconds", type=float, default=15.0, help="of a run of the room rows")
     return parser.parse_args()

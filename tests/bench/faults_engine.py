@@ -12,11 +12,13 @@ import os
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from asr.checkpoint import DEFAULT_MODEL
 from server.ledger import SNAPSHOT_EVERY_S, Ledger
 from server.store.base import Snapshot
 from server.store.sqlite import SqliteStore
@@ -33,21 +35,32 @@ ROUNDS = 4
 WRITES = 40
 
 
-def model() -> str:
-    """Return the model of 115M parameters where `make bench` built it, else the embedded one."""
-    large = capacity.BUILD / "hybrid-114m.nemo"
-    if large.exists():
-        return str(large)
-    from asr.checkpoint import DEFAULT_MODEL
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Which model, and how often."""
 
-    return DEFAULT_MODEL
+    model: str
+    rounds: int = ROUNDS
+
+    @classmethod
+    def of(cls, *, small: bool) -> "Effort":
+        """Take the 115M shape where `make bench` built it; ``small``: just see that it runs."""
+        large = capacity.BUILD / "hybrid-114m.nemo"
+        if large.exists() and not small:
+            return cls(str(large))
+        return cls(DEFAULT_MODEL, 1 if small else ROUNDS)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return Path(self.model).stem
 
 
-def spec(core: int | None = None) -> Spec:
+def spec(model: str, core: int | None = None) -> Spec:
     """Return the engine that is measured."""
     return Spec(
         kind="ours",
-        model=model(),
+        model=model,
         look_ahead=LOOK_AHEAD,
         batches=(ROWS,),
         precision=capacity.fastest(),
@@ -55,15 +68,15 @@ def spec(core: int | None = None) -> Spec:
     )
 
 
-def two_workers() -> dict[str, Any]:
+def two_workers(effort: Effort) -> dict[str, Any]:
     """Compare two engines at once with each alone."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         return {"failed": "one core only"}
     alone, both = list[Timing](), list[Timing]()
     with ExitStack() as stack:
-        links = [stack.enter_context(capacity._process(spec(core))) for core in cores]
-        for _ in range(ROUNDS):
+        links = [stack.enter_context(capacity._process(spec(effort.model, core))) for core in cores]
+        for _ in range(effort.rounds):
             for one in links:
                 alone += at_once([one])
             both += at_once(links)
@@ -74,7 +87,7 @@ def two_workers() -> dict[str, Any]:
         "two_workers_ratio": round(2 * pair / single, 3),
         "audio_s_per_s": {"one": round(single, 1), "two": round(2 * pair, 1)},
         "cpu_ms_per_audio_s": {"one": round(cpu[0], 2), "two": round(cpu[1], 2)},
-        "model": Path(model()).stem,
+        "model": effort.name,
         "note": "engines alone, pinned: gateway and load would share the two cores",
     }
 
@@ -86,12 +99,12 @@ def at_once(links: list[Connection], save_every: int = 0) -> list[Timing]:
     return [one.recv() for one in links]
 
 
-def checkpoints() -> dict[str, Any]:
+def checkpoints(effort: Effort) -> dict[str, Any]:
     """Compare steps with and without the snapshots that fall due among them."""
     every = round(SNAPSHOT_EVERY_S / CHUNK_S)
     plain, saving = list[Timing](), list[Timing]()
-    with capacity._process(spec()) as engine:
-        for _ in range(ROUNDS):
+    with capacity._process(spec(effort.model)) as engine:
+        for _ in range(effort.rounds):
             plain += at_once([engine])
             saving += at_once([engine], every)
     cpu = [median(t.cpu_ms for t in timings) for timings in (plain, saving)]
@@ -105,7 +118,7 @@ def checkpoints() -> dict[str, Any]:
         "gateway_ms_per_snapshot": round(gateway_ms, 2),
         "gateway_share_per_100_streams": round(gateway_ms / 1000 * 100 / SNAPSHOT_EVERY_S, 4),
         "every_s": SNAPSHOT_EVERY_S,
-        "model": Path(model()).stem,
+        "model": effort.name,
     }
 
 

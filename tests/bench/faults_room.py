@@ -60,9 +60,9 @@ CHUNK = Chunk(chunk_ms=CHUNK_MS)
 class Room:
     """N* of the server that these rows measure, searched for once."""
 
+    model: str
     streams: int | None
     seconds: float
-    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def traffic(self) -> Traffic:
@@ -82,7 +82,9 @@ class Room:
     def best(self) -> int:
         """Return N*: the most streams that are in time."""
         if self.streams is None:
-            with served("--slots", "400", "--admission", "slots", "--rest-after", "0") as program:
+            with served(
+                self.model, "--slots", "400", "--admission", "slots", "--rest-after", "0"
+            ) as program:
                 lab = self.lab(program.url)
                 search = lab.search(Search(most=360, start=48, confirm=0))
             self.streams = max(4, search.best)
@@ -90,9 +92,9 @@ class Room:
 
 
 @contextmanager
-def served(*options: str) -> Iterator[Program]:
+def served(model: str, *options: str) -> Iterator[Program]:
     """Start a server of the model in question with one worker."""
-    chosen = faults_engine.spec()
+    chosen = faults_engine.spec(model)
     program = Program(["--model", chosen.model, "--precision", chosen.precision, *options])
     program.add("--workers", "1", "--store", "memory")
     program.start()
@@ -185,7 +187,7 @@ def parked(room: Room) -> dict[str, Any]:
     best = room.best()
     live, wanted = max(1, best // 2), min(10 * best, MOST_CONNECTED - best)
     options = ("--slots", str(best + best // 6 + 4), "--rest-after", str(REST_AFTER_S))
-    with served(*options, "--overcommit", "20") as program:
+    with served(room.model, *options, "--overcommit", "20") as program:
         before = program.memory_bytes
         still = Still(program.url, wanted)
         with Crowd(still.main):
@@ -200,7 +202,7 @@ def parked(room: Room) -> dict[str, Any]:
     (figures,) = point.classes.values()
     lag = figures.chunk_lag.p99 if figures.chunk_lag else None
     return {
-        "model": Path(faults_engine.model()).stem,
+        "model": Path(room.model).stem,
         "n_star": best,
         "wanted": wanted,
         "connected": connected,
@@ -243,7 +245,9 @@ class Knocker:
 def offered(room: Room) -> dict[str, Any]:
     """Offer twice N*: who is admitted keeps the delay, the others are told at once."""
     best = room.best()
-    with served("--slots", str(2 * best + best // 3 + 8), "--rest-after", "0") as program:
+    with served(
+        room.model, "--slots", str(2 * best + best // 3 + 8), "--rest-after", "0"
+    ) as program:
         # before anybody speaks nobody knows what a step costs
         room.lab(program.url).run(max(2, best // 2))
         traffic = room.traffic
@@ -257,7 +261,7 @@ def offered(room: Room) -> dict[str, Any]:
     lags = np.asarray(tally.lags[str(CHUNK_MS)].within((begin, end)).values)
     in_time = float((lags <= LAG_S).sum()) * CHUNK_MS / 1000 / (end - begin)
     return {
-        "model": Path(faults_engine.model()).stem,
+        "model": Path(room.model).stem,
         "n_star": best,
         "offered": 2 * best,
         "served": round(len(lags) * CHUNK_MS / 1000 / (end - begin), 1),
