@@ -379,7 +379,8 @@ async def accepting(core: Core) -> AsyncIterator[int]:
         assert task is not None
         serving.add(task)
         try:
-            await _Connection(core, reader, writer).run()
+            with contextlib.suppress(asyncio.CancelledError):  # our end: nobody awaits this task
+                await _Connection(core, reader, writer).run()
         finally:
             serving.discard(task)
 

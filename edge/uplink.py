@@ -377,3 +377,5 @@ def _tune(writer: asyncio.StreamWriter) -> None:
     writer.transport.set_write_buffer_limits(high=_UNSENT_BYTES, low=_UNSENT_BYTES // 2)
     raw = writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _UNSENT_BYTES)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # else new audio waits behind what the kernel holds
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)

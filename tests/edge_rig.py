@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from server.app import Running, running
 from server.config import ServerConfig
 from tests.io.serving import serving
 from tests.link import Link, linked
+from tests.netlink import Namespaces
 
 RATE_HZ = 8_000
 PACKET = 160
@@ -72,6 +74,7 @@ class Rig:
     server: Running
     core: Core
     link: Link
+    """Or a PacketLink, which has of it what a cut needs."""
     node: Node
     uplink: Uplink
     moves: Moves
@@ -138,10 +141,12 @@ async def rig(
     has_model: bool = False,
     is_apart: bool = False,
     tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+    between: Namespaces | None = None,
 ) -> AsyncIterator[Rig]:
     """A running core, link and node; ``has_model``: the embedded model instead of the script.
 
-    ``is_apart``: the node has a server of its own, as real ones have.
+    ``is_apart``: the node has a server of its own, as real ones have. ``between``: the link is one
+    between network namespaces.
     """
     async with contextlib.AsyncExitStack() as stack:
         server = local = await stack.enter_async_context(a_server(slots, has_model=has_model))
@@ -149,13 +154,17 @@ async def rig(
             local = await stack.enter_async_context(a_server(slots, has_model=has_model))
         url = server.addresses.websocket
         core_tls, node_tls = tls or (None, None)
-        core = Core(CoreConfig(url=url, port=0, window_ms=window_ms, tls=core_tls))
-        port = await stack.enter_async_context(accepting(core))
+        host = between.host if between else "127.0.0.1"
+        setup = CoreConfig(url=url, host=host, port=0, window_ms=window_ms, tls=core_tls)
+        core = Core(setup)
+        with between.listening() if between else contextlib.nullcontext():
+            port = await stack.enter_async_context(accepting(core))
+        carrying: Any = between.linked if between else linked
         link = await stack.enter_async_context(
-            linked(port, delay_s=delay_s, loss=loss, rto_s=rto_s)
+            carrying(port, delay_s=delay_s, loss=loss, rto_s=rto_s)
         )
         uplink = Uplink(
-            CoreAddress(host="127.0.0.1", port=link.port, tls=node_tls, name="core.test"),
+            CoreAddress(host=host, port=link.port, tls=node_tls, name="core.test"),
             lambda epoch: Hello(node="n1", epoch=epoch),
             timing=timing,
         )

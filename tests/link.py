@@ -64,6 +64,9 @@ class Link:
         self.is_cut = False
         self._healed.set()
 
+    def count(self) -> None:
+        """Bring ``up`` and ``down`` up to date, as they always are here."""
+
     def drop_all(self) -> None:
         """End every connection, as a middle box does that forgot them."""
         for writer in [*self._dead_until, *self._hanging]:

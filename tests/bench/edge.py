@@ -9,155 +9,65 @@ words lost are counted all the same.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 from clients.connection import connect
 from clients.load.host import machine
 from edge import doctor
-from edge.node import NodeLeg
 from edge.uplink import Timing
 from edge.wire import Frame
 from server.cli import ModelChoice
 from server.wire.messages import Ack, AudioFormat
+from tests.bench.edge_calls import telephony
+from tests.bench.edge_cuts import (
+    DELAY_S,
+    LOSS,
+    PACKET_S,
+    calls_of,
+    catch_up_rate,
+    cut,
+    ended,
+    fed,
+)
+from tests.bench.edge_legs import recognised, relayed
 from tests.bench.edge_moves import state_handovers
 from tests.edge_rig import (
     PACKET,
     RATE_HZ,
-    Rig,
     another_node,
     keep,
     rig,
     sentences,
     spoken,
 )
+from tests.netlink import Namespaces, NotPermitted, namespaces
 
 RESULTS = Path(__file__).parent / "results" / "edge.json"
-PACKET_S = PACKET / RATE_HZ
 PCM_KBPS = (32_000 + 50 * 66 + 50 * 52) * 8 / 1000
 """16 kHz PCM in packets of 20 ms over a WebSocket and TCP, bare acks included."""
-DELAY_S, LOSS = 0.02, 0.005
+PACKETS = "packets between two network namespaces, late and lost in a process of ours (no netem)"
 PART_S = 300.0
+NODE_S = 6.0
+"""For each number of legs of one node process."""
 
 
-@dataclass(slots=True)
-class Call:
-    """A leg that is fed at the pace of speech."""
-
-    leg: NodeLeg
-    audio: bytes
-    text: str
-    born: float
-    at: int = 0
-    acked: list[tuple[float, int]] = field(default_factory=list)
-    """When the core was seen to have the samples up to there, those ahead of a backlog included."""
-
-    def feed(self, now: float) -> None:
-        """Append what is due."""
-        due = min(len(self.audio), int((now - self.born) * RATE_HZ) // PACKET * PACKET)
-        while self.at < due:
-            packet = self.audio[self.at : self.at + PACKET]
-            self.leg.append(len(packet), packet)
-            self.at += len(packet)
-        if self.at >= len(self.audio) and not self.leg.leg.ring.is_ended:
-            self.leg.end()
-        newest = self.leg.leg.newest_acked
-        if not self.acked or newest > self.acked[-1][1]:
-            self.acked.append((now, newest))
-
-    def lost_words(self) -> int:
-        """Count words that are missing or too many."""
-        said, heard = self.text.split(), self.leg.leg.transcript.final_text().split()
-        if said == heard:
-            return 0
-        return max(1, abs(len(said) - len(heard)))
-
-
-def calls_of(r: Rig, count: int, seconds: float) -> list[Call]:
-    """So many calls, each with its own words."""
-    texts = [sentences(max(1, round(seconds / 1.8)), seed=n) for n in range(count)]
-    now = asyncio.get_running_loop().time()
-    return [Call(r.open(), spoken(t), " ".join(t), now + n * 0.007) for n, t in enumerate(texts)]
-
-
-@contextlib.asynccontextmanager
-async def fed(calls: list[Call]) -> AsyncIterator[None]:
-    """Feed the calls for the time of the block."""
-
-    async def feeding() -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(PACKET_S / 4)
-            for call in calls:
-                call.feed(clock())
-
-    task = asyncio.create_task(feeding())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def ended(calls: list[Call], timeout_s: float) -> None:
-    """Wait until every call is over."""
-    async with asyncio.timeout(timeout_s):
-        await asyncio.gather(*(call.leg.is_over.wait() for call in calls))
-
-
-async def cut(seconds: float, legs: int, folder: Path) -> dict[str, Any]:
-    """Cut the link in mid-sentence; what was lost, and how soon it was live again."""
-    before_s, after_s = 3.0, 5.0
-    clock = time.monotonic
-    async with rig(
-        timing=Timing(), delay_s=DELAY_S, loss=LOSS, spill=folder, memory_ms=40_000, slots=legs + 16
-    ) as r:
-        calls = calls_of(r, legs, before_s + seconds + after_s)
-        async with fed(calls):
-            await asyncio.sleep(before_s)
-            r.link.cut()
-            await asyncio.sleep(seconds)
-            loop = asyncio.get_running_loop()
-            heads, healed = [call.leg.leg.ring.head for call in calls], loop.time()
-            r.link.heal()
-            begun = clock()
-            await ended(calls, 120 + 2 * seconds)
-            caught_up_s = clock() - begun
-        first, live = [], []
-        for call, head in zip(calls, heads, strict=True):
-            later = [(at - healed, n) for at, n in call.acked if at > healed]
-            first.append(later[0][0] if later else None)
-            live.append(next((at for at, n in later if n > head), None))
-        known = [value for value in live if value is not None]
-        return {
-            "cut_s": seconds,
-            "legs": legs,
-            "words": sum(len(call.text.split()) for call in calls),
-            "words_lost": sum(call.lost_words() for call in calls),
-            "first_ack_s": _p95([value for value in first if value is not None]),
-            "new_audio_acked_s": _p95(known),
-            "never_acked": len(live) - len(known),
-            "all_ended_s": round(caught_up_s, 2),
-            "spilled_samples_lost": sum(r.node.losses.values()),
-        }
-
-
-async def backhaul(legs: int, seconds: float) -> float:
-    """Kilobits per second and stream on the link, both ways, headers estimated."""
-    async with rig(timing=Timing(), delay_s=DELAY_S, slots=legs + 16) as r:
+async def backhaul(legs: int, seconds: float, between: Namespaces | None) -> float:
+    """Kilobits per second and stream on the link, both ways, headers of TCP and IP included."""
+    async with rig(timing=Timing(), delay_s=DELAY_S, slots=legs + 16, between=between) as r:
         calls = calls_of(r, legs, seconds + 2)
         async with fed(calls):
             await asyncio.sleep(1.0)
+            r.link.count()
             before = r.link.up.on_the_link + r.link.down.on_the_link
             await asyncio.sleep(seconds)
+            r.link.count()
             spent = r.link.up.on_the_link + r.link.down.on_the_link - before
     return round(spent * 8 / 1000 / seconds / legs, 1)
 
@@ -254,10 +164,6 @@ async def handovers(count: int) -> dict[str, float]:
     }
 
 
-def _p95(values: list[float]) -> float | None:
-    return round(sorted(values)[int(0.95 * (len(values) - 1))], 3) if values else None
-
-
 async def in_time(part: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """Give a part up that takes too long: a busy machine may never catch up with speech."""
     try:
@@ -267,40 +173,55 @@ async def in_time(part: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         return {"why": f"not measured within {PART_S:g} s"}
 
 
+async def sustained(
+    part: Callable[[int, float], Coroutine[Any, Any, dict[str, Any]]], counts: list[int]
+) -> dict[str, Any]:
+    """Measure one node process with so many legs, one count after the other."""
+    rows = [await part(count, NODE_S) for count in counts]
+    return {"rows": rows, "one_core": max(row["on_one_core"] for row in rows)}
+
+
 async def carries() -> dict[str, Any]:
     """What one node on one core takes: measured costs, with a third of the core kept free."""
     findings = await asyncio.to_thread(doctor.examine, ModelChoice(model="", slots=16), None)
     return {found.name: found.value for found in findings}
 
 
-async def measure(args: argparse.Namespace) -> dict[str, Any]:
+async def measure(
+    args: argparse.Namespace, between: Namespaces | None, medium: str
+) -> dict[str, Any]:
     """Measure everything; parts that fail say so and do not stop the others."""
     legs = 4 if args.quick else args.legs
     cuts = [1.0, 4.0] if args.quick else args.cuts
-    result: dict[str, Any] = {"machine": machine(), "medium": "loopback proxy (userspace)"}
+    result: dict[str, Any] = {"machine": machine(), "medium": medium}
     result |= {"delay_ms": DELAY_S * 2000, "loss": LOSS, "legs": legs, "engine": "scripted"}
     with tempfile.TemporaryDirectory() as folder:
-        result["cuts"] = []
+        result["cuts"], rate = [], await catch_up_rate(legs, between)
         for seconds in cuts:
-            row = await cut(seconds, legs, Path(folder))
+            row = await cut(seconds, legs, Path(folder), rate, between)
             print(json.dumps(row), flush=True)
             result["cuts"].append(row)
-    for name, part in _parts(args, legs):
+    for name, part in _parts(args, legs, between):
         result[name] = await part
         print(json.dumps({name: result[name]}), flush=True)
     return result
 
 
-def _parts(args: argparse.Namespace, legs: int) -> Iterator[tuple[str, Any]]:
+def _parts(
+    args: argparse.Namespace, legs: int, between: Namespaces | None
+) -> Iterator[tuple[str, Any]]:
     seconds = 4.0 if args.quick else 15.0
-    yield "backhaul_kbps", backhaul(legs, seconds)
-    yield "backhaul_kbps_one_leg", backhaul(1, seconds)
+    yield "backhaul_kbps", backhaul(legs, seconds, between)
+    yield "backhaul_kbps_one_leg", backhaul(1, seconds, between)
     yield "edge_policy", edge_policy(legs, seconds)
     yield "latency", added_latency_ms(seconds)
     yield "handover", handovers(20 if args.quick else 100)
     yield "handover_state", in_time(state_handovers(5 if args.quick else 100))
     model = state_handovers(3 if args.quick else 30, has_model=True)
     yield "handover_state_model", in_time(model)
+    yield "relay_one_node", in_time(sustained(relayed, [50] if args.quick else [100, 200, 400]))
+    yield "local_one_node", in_time(sustained(recognised, [8] if args.quick else [40, 80]))
+    yield "calls", in_time(telephony(8.0 if args.quick else 25.0))
     yield "carries", carries()
 
 
@@ -312,6 +233,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "added_latency_ms": round(latency["relayed_p50"] - latency["direct_send_p50"], 2),
         "seconds_to_live": max(row["first_ack_s"] or 0.0 for row in cuts),
         "new_audio_acked_s": max(row["new_audio_acked_s"] or 0.0 for row in cuts),
+        "words_caught_up_in_bound": all(row["is_within_bound"] for row in cuts),
         "handover_gap_p99_ms": result["handover"]["gap_p99_ms"],
         "handover_state_gap_p99_ms": result["handover_state"].get("gap_p99_ms"),
         "handover_state_model_gap_p99_ms": result["handover_state_model"].get("gap_p99_ms"),
@@ -326,6 +248,13 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "is_text_identical_after_state_handovers": result["handover_state"].get(
             "is_text_identical"
         ),
+        "legs_one_core_relayed": result["relay_one_node"].get("one_core"),
+        "streams_one_core_local": result["local_one_node"].get("one_core"),
+        "call_wer_against_clean": {
+            name: row["wer_clean"]
+            for name, row in result["calls"].items()
+            if isinstance(row, dict) and "wer_clean" in row
+        },
         "one_core": result["carries"],
         "backhaul_kbps": result["backhaul_kbps"],
         "backhaul_share_of_pcm": round(result["backhaul_kbps"] / PCM_KBPS, 3),
@@ -344,7 +273,12 @@ def main() -> int:
     parser.add_argument("--legs", type=int, default=20)
     parser.add_argument("--cuts", type=float, nargs="*", default=[1.0, 8.0, 30.0, 120.0])
     args = parser.parse_args()
-    result = asyncio.run(measure(args))
+    try:
+        with namespaces() as between:
+            result = asyncio.run(measure(args, between, PACKETS))
+    except NotPermitted as error:
+        medium = f"loopback proxy (userspace); no network namespaces: {error}"
+        result = asyncio.run(measure(args, None, medium))
     result["load_average"] = round(os.getloadavg()[1], 1)
     result["summary"] = summary(result)
     RESULTS.parent.mkdir(exist_ok=True)
