@@ -300,7 +300,10 @@ class RtpReceiver(asyncio.DatagramProtocol):
                 return
             self._senders[addr] = sender
         else:
+            bad = sender.stream.bad
             sender.take(sender.stream.receive(data, now=now), now)
+            if sender.stream.bad > bad:
+                self._counters.refuse("rtp datagram")
         if sender.is_refused:
             self._counters.refuse("rtp")
             del self._senders[addr]

@@ -89,6 +89,33 @@ async def test_a_sender_whose_clock_jumps_goes_on_without_a_hole(jump: int) -> N
         assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
 
 
+@pytest.mark.parametrize("size", [1, 7, 12], ids=["one byte", "half a head", "a head alone"])
+async def test_truncated_rtp_in_mid_call_is_counted_and_costs_no_word(size: int) -> None:
+    async with rig() as r:
+        listeners = Listeners(
+            FeedConfig(rtp_port=0, idle_s=1.0, window_s=5.0), r.node, respond=lambda _: None
+        )
+        async with listeners.listening() as ports:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+            )
+            cut = 0
+            for number in range(len(AUDIO) // PACKET):
+                head = struct.pack(">BBHII", 0x80, 0, number & 0xFFFF, number * PACKET, 7)
+                packet = head + AUDIO[number * PACKET : (number + 1) * PACKET]
+                transport.sendto(packet)
+                if number % 50 == 7:
+                    transport.sendto(packet[:size])
+                    cut += 1
+                if number % 4 == 0:
+                    await asyncio.sleep(0.001)
+            await r.until(lambda: any(kind == "closed" for _, kind, _ in r.events))
+            transport.close()
+        assert listeners.counters.refused == {"rtp datagram": cut}
+        assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
+
+
 async def test_a_feed_that_claims_a_year_of_silence_goes_on_where_it_is() -> None:
     async with rig() as r:
         call = Feed(r.node)
