@@ -5,6 +5,7 @@ scripted. Ray is not in the tests' environment: without it the last test makes o
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -44,17 +45,23 @@ NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that runs no engine, and two nodes with one core each."""
+    """A head that runs no engine; nodes are added by ``nodes``."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0})
     try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, **NODE)
         yield cluster
     finally:
         cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster: Any) -> Any:
+    """The cluster with three nodes of one core each: one more than there are workers."""
+    while len(cluster.worker_nodes) < 3:
+        cluster.add_node(num_cpus=1, **NODE)
+    return cluster
 
 
 def below(parent: int) -> set[int]:
@@ -73,19 +80,31 @@ def below(parent: int) -> set[int]:
     return found - {parent}
 
 
-def driver_of_ray() -> int:
-    """The process of our server that talks to Ray."""
-    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(os.getpid())}
-    return next(pid for pid, line in lines.items() if b"server.worker.driver" in line)
+def running_below(parent: int, module: bytes) -> int | None:
+    """A descendant that runs one of our modules."""
+    for pid in below(parent):
+        with contextlib.suppress(OSError):  # it has just ended
+            if module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                return pid
+    return None
+
+
+def strike(pids: set[int], how: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+
+
+def raylet_of(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def lose(cluster: Any, how: signal.Signals) -> set[int]:
-    """Strike a worker node and all that runs on it; return what may still be there."""
-    node = sorted(cluster.worker_nodes, key=id)[0]
-    raylet = node.all_processes["raylet"][0].process.pid
+    """Strike a node that runs an engine and all else there; return what may still be there."""
+    node = next(n for n in cluster.worker_nodes if running_below(raylet_of(n), b"server.worker"))
+    raylet = raylet_of(node)
     all_there = below(raylet) | {raylet}
-    for pid in all_there:
-        os.kill(pid, how)
+    strike(all_there, how)
     cluster.remove_node(node, allow_graceful=False)
     return all_there - {raylet}
 
@@ -121,14 +140,9 @@ async def survive(cluster: Any, how: signal.Signals) -> None:
             for socket in (first, second):
                 assert transcript(await rest(socket)) == expected == TEXT
                 assert socket.close_code == 1000
-        for pid in left:  # the node comes back from its sleep, and is nobody
-            try:
-                os.kill(pid, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
+        strike(left, signal.SIGCONT)  # the node comes back from its sleep, and is nobody
         await a_restart(server)
-        await asyncio.to_thread(lambda: cluster.add_node(num_cpus=1, **NODE))
-        await all_ready(server)
+        await all_ready(server)  # on the node that was idle
         assert transcript(await talk(server, speech("here we are"))) == "here we are"
         await all_slots_free(server)
 
@@ -136,17 +150,19 @@ async def survive(cluster: Any, how: signal.Signals) -> None:
 @NEEDS_RAY
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_session_says_the_same_once_when_its_node_is_lost(
-    cluster: Any, how: signal.Signals
+    nodes: Any, how: signal.Signals
 ) -> None:
-    asyncio.run(asyncio.wait_for(survive(cluster, how), LIMIT_S))
+    asyncio.run(asyncio.wait_for(survive(nodes, how), LIMIT_S))
 
 
 @NEEDS_RAY
-def test_a_server_outlives_the_process_that_talks_to_ray(cluster: Any) -> None:
+def test_a_server_outlives_the_process_that_talks_to_ray(nodes: Any) -> None:
     async def run() -> None:
-        async with running(config(workers=2, cluster=cluster.address)) as server:
+        async with running(config(workers=2, cluster=nodes.address)) as server:
             await all_ready(server)
-            os.kill(driver_of_ray(), signal.SIGKILL)  # its actors end with it
+            driver = running_below(os.getpid(), b"server.worker.driver")
+            assert driver is not None
+            os.kill(driver, signal.SIGKILL)  # its actors end with it
             await a_restart(server)
             await all_ready(server)
             assert transcript(await talk(server, speech("here we are"))) == "here we are"
