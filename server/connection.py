@@ -151,12 +151,6 @@ class Connection:
         is_open = self._is_attached and self._is_logged and self.session.close_code is None
         return is_open and self.session.phase in (Phase.STREAMING, Phase.PAUSED)
 
-    def settle(self) -> None:
-        """Have all words so far become finals: the client may be one that does not come back."""
-        number = self.session.identity.number
-        if not self._keeper.has_nothing_to_say(number):
-            self._keeper.send(link.Finalize(number, "leaving"), number)
-
     def hand_over(self) -> None:
         """Leave the session in the store and close."""
         self._is_attached = False

@@ -142,12 +142,8 @@ class Gateway:
         await self._server.wait_closed()
 
     async def _hand_over(self) -> None:
-        """Leave sessions in the store for whoever serves them next; their words so far are said."""
-        leaving = [connection for connection in self._connections if connection.may_come_back]
-        for connection in leaving:
-            connection.settle()
-        await self._keeper.settled(FLUSH_S)
-        for connection in leaving:
+        """Leave sessions in the store for whoever serves them next, in the middle of a word."""
+        for connection in list(self._connections):
             if connection.may_come_back:
                 connection.hand_over()
         await self._keeper.settled(FLUSH_S)

@@ -292,11 +292,6 @@ class Keeper:
         one = self._tenants.get(session)
         return one is not None and one.is_served
 
-    def has_nothing_to_say(self, session: int) -> bool:
-        """Whether a session rests between two turns: a finalize would bring no word."""
-        one = self._tenants.get(session)
-        return one is not None and one.has_nothing_to_say
-
     @property
     def is_lasting(self) -> bool:
         """Whether sessions can be come back to when this server was started again."""

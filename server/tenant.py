@@ -125,11 +125,6 @@ class Tenant:
         """Whether it has given its slots back and its client is there."""
         return self._state is _State.RESTING
 
-    @property
-    def has_nothing_to_say(self) -> bool:
-        """Whether a finalize would bring no word."""
-        return self.is_resting and not self._still.is_speaking
-
     # ---- the session's side
 
     def enter(self, opening: link.Open) -> None:
