@@ -23,8 +23,9 @@ State = dict[str, Any]
 def pack(state: State, blob: bytes) -> bytes:
     """Return magic, crc32 of the rest, length of the values, values, blob."""
     values = json.dumps(state, separators=(",", ":")).encode()
-    body = len(values).to_bytes(4, "little") + values + blob
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    head = len(values).to_bytes(4, "little") + values
+    crc = zlib.crc32(blob, zlib.crc32(head))
+    return b"".join([_MAGIC, crc.to_bytes(4, "little"), head, blob])  # one copy: it is large
 
 
 def unpack(packed: bytes) -> tuple[State, bytes]:
