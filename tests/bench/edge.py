@@ -210,7 +210,7 @@ async def measure(
 def _parts(
     args: argparse.Namespace, legs: int, between: Namespaces | None
 ) -> Iterator[tuple[str, Any]]:
-    seconds = 4.0 if args.quick else 15.0
+    seconds = 4.0 if args.quick else 8.0
     yield "backhaul_kbps", backhaul(legs, seconds, between)
     yield "backhaul_kbps_one_leg", backhaul(1, seconds, between)
     yield "edge_policy", edge_policy(legs, seconds)
@@ -219,7 +219,7 @@ def _parts(
     yield "handover_state", in_time(state_handovers(5 if args.quick else 100))
     model = state_handovers(3 if args.quick else 30, has_model=True)
     yield "handover_state_model", in_time(model)
-    yield "relay_one_node", in_time(sustained(relayed, [50] if args.quick else [100, 200, 400]))
+    yield "relay_one_node", in_time(sustained(relayed, [50] if args.quick else [200, 400]))
     yield "local_one_node", in_time(sustained(recognised, [8] if args.quick else [40, 80]))
     yield "calls", in_time(telephony(8.0 if args.quick else 25.0))
     yield "carries", carries()
