@@ -126,6 +126,11 @@ class Crowd:
         asyncio.set_event_loop(self._loop)
         self._task = self._loop.create_task(self._main())
         self._loop.run_until_complete(asyncio.wait([self._task]))
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
 
 
 # ---- many at rest
