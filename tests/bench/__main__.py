@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clients.console import table
 from clients.errors import CommandError
@@ -29,6 +29,8 @@ MINUTES = 40.0
 ROW_MINUTES = 5.0
 """What a row may take."""
 STEADY_S = 120.0
+RIVAL_START = 8
+"""Streams with which the search for a rival's N* begins."""
 KEYS = (
     *(f"ratio_{rival}_{ms}" for rival in ("nemo", "nemo_medium", "sherpa") for ms in (160, 560)),
     *("ratio_nocache_560", "ratio_buffered_560", "ratio_sherpa_server_560"),
@@ -46,7 +48,8 @@ class Row:
     """Empty: the embedded one."""
     precision: str
     chunk_ms: int
-    is_rival: bool = False
+    rival: Literal["", "sherpa-onnx", "nemo"] = ""
+    """nemo: NeMo's pipeline behind our own sockets."""
     steady_s: float = 0.0
 
 
@@ -117,10 +120,11 @@ def _plan(large: str, *, quick: bool) -> list[Row]:
     fastest = capacity.fastest()
     return [
         Row(large, fastest, 560, steady_s=STEADY_S),
-        Row(large, "int8", 560, is_rival=True),
+        Row(large, "int8", 560, rival="sherpa-onnx"),
         Row(large, fastest, 160),
         Row("", "auto", 560),
         Row("", "auto", 160),
+        Row(large, "fp32", 560, rival="nemo"),
         Row("", "fp32", 560),
         Row("", "auto", 1120),
         Row("", "auto", 80),
@@ -134,15 +138,19 @@ def _measure(row: Row, effort: Effort, found: Sustained) -> None:
         wer_rise=None if row.precision == "fp32" else streams.WER_RISE,
         steady_s=row.steady_s,
     )
-    if row.is_rival:
+    if row.rival:
+        effort = replace(effort, start=RIVAL_START)
+    if row.rival == "sherpa-onnx":
         with sherpa.server(Path(row.model), row.chunk_ms // 80 - 1) as url:
             report = measure(url, row.chunk_ms, effort, wire="sherpa-onnx")
         known = {"model": Path(row.model).stem, "backend": "sherpa-onnx", "precision": "int8"}
         found.add(known | flat_report(report), report)
         return
-    options = ["--precision", row.precision, *(["--model", row.model] if row.model else [])]
+    backend = row.rival or "own"
+    options = ["--backend", backend, "--precision", row.precision]
+    options += ["--model", row.model] if row.model else []
     for report in streams.of_server(options, [row.chunk_ms], effort, 1):
-        found.add(streams.as_row(report, "own", _precision(report)), report)
+        found.add(streams.as_row(report, backend, _precision(report)), report)
 
 
 def _write(result: dict[str, Any], found: Sustained) -> None:
@@ -172,7 +180,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     }
     for (model, backend, chunk_ms), row in found.items():
         name = "streams_embedded" if model == "rivulet-en" else "streams"
-        line[f"{name}{'_sherpa' if backend != 'own' else ''}_{chunk_ms}"] = row["streams"]
+        rival = "" if backend == "own" else f"_{backend.partition('-')[0]}"
+        line[f"{name}{rival}_{chunk_ms}"] = row["streams"]
     line["gateway_packets_per_s"] = result["gateway"].get("packets_per_s_of_a_core")
     ours, theirs = line.get("streams_560"), line.get("streams_sherpa_560")
     if ours is not None and theirs:

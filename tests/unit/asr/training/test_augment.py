@@ -30,4 +30,4 @@ def test_another_vocal_tract_moves_a_formant_along_the_bands_and_not_in_time() -
     assert mel[:, 5:].abs().max() == 0.0
     assert where.min() >= 32
     assert where.max() <= 48
-    assert where.unique().numel() > 5
+    assert len(set(where.tolist())) > 5
