@@ -178,8 +178,7 @@ class Keeper:
 
     def release(self, session: int) -> None:
         """Forget a session and free its slots at once. Idempotent."""
-        one = self._tenants.pop(session, None)
-        if one is None:
+        if (one := self._tenants.pop(session, None)) is None:
             return
         self._stay(session)
         self._quota.give(session)
@@ -289,8 +288,7 @@ class Keeper:
 
     def is_served(self, session: int) -> bool:
         """Whether a worker has the session."""
-        one = self._tenants.get(session)
-        return one is not None and one.is_served
+        return (one := self._tenants.get(session)) is not None and one.is_served
 
     @property
     def is_lasting(self) -> bool:
