@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
 from server.gateway import Gateway
@@ -159,7 +159,8 @@ async def _launcher(
     """Return what starts a worker: here, or on a cluster that is left with the stack."""
     spec = spec_of(config)
     if not config.cluster:
-        return lambda _: ProcessWorker(spec)
+        devices = config.devices or (spec.device,)
+        return lambda number: ProcessWorker(replace(spec, device=devices[number % len(devices)]))
     try:
         cluster = await Cluster.join(config.cluster)
     except PlacementError as error:

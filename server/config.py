@@ -5,6 +5,7 @@ Does not know: argv, environment, engines, sockets.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from server.wire.messages import Limits
 LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 """Encoder frames of right context that each latency class means."""
 
+DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
 
@@ -46,6 +48,8 @@ class ServerConfig:
     """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
+    devices: tuple[str, ...] = ()
+    """Devices of the workers in turn: cpu, cpu:N (that core and no other) or cuda:N; empty: cpu."""
     cluster: str = ""
     """Ray cluster whose machines run the engine processes: HOST:PORT, or auto for the one that this
     machine is part of; empty: this machine runs them."""
@@ -93,6 +97,7 @@ class ServerConfig:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        self._check_devices()
         if self.keys and self.wyoming_port is not None:
             raise ConfigError("Wyoming has no keys: --wyoming-port and --keys exclude each other")
         if self.announce and self.wyoming_port is None:
@@ -106,6 +111,15 @@ class ServerConfig:
             raise ConfigError(f"slots must be at least 2 (a stream and a fork), not {self.slots}")
         if self.look_ahead is not None and self.look_ahead < 0:
             raise ConfigError(f"look_ahead must not be negative, not {self.look_ahead}")
+
+    def _check_devices(self) -> None:
+        for device in self.devices:
+            if not DEVICE.fullmatch(device):
+                raise ConfigError(f"devices are cpu, cpu:N or cuda:N, not {device!r}")
+        if self.devices and self.cluster:
+            raise ConfigError(
+                "devices are those of this machine: cluster and they exclude each other"
+            )
 
     def _check_ports(self) -> None:
         for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):

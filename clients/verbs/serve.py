@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="engine processes, one core each (default: cores, 2 at most)",
     )
     parser.add_argument(
+        "--devices",
+        type=lambda text: tuple(text.split(",")),
+        metavar="LIST",
+        help="a worker on each: cuda:0,cuda:1, or cores that it has to itself, cpu:0,cpu:1",
+    )
+    parser.add_argument(
         "--cluster",
         nargs="?",
         const="auto",
@@ -111,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "backend": args.backend,
         "origins": tuple(args.origin),
-        "workers": args.workers,
+        "workers": len(args.devices) if args.devices and args.workers is None else args.workers,
+        "devices": args.devices,
         "slots": args.slots,
         "cluster": args.cluster,
         "standby": args.standby,

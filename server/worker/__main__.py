@@ -34,6 +34,7 @@ def main() -> int:
     ends.add_argument("--fd", type=int)
     ends.add_argument("--listen", metavar="ADDRESS")
     parser.add_argument("--model", default="")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--backend", choices=get_args(Backend), default="own")
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--slots", type=int, default=64)

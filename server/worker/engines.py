@@ -4,10 +4,11 @@ Does: EngineSpec -> StreamingEngine, importing torch or NeMo only when it is ask
 Does not know: workers, links, sessions.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
-from asr.interface import StreamingEngine
+from asr.interface import EngineError, StreamingEngine
 from asr.scripted import ScriptedEngine
 
 Backend = Literal["own", "nemo", "scripted"]
@@ -20,6 +21,8 @@ class EngineSpec:
 
     model: str = ""
     """Path or name; empty: the embedded model."""
+    device: str = "cpu"
+    """cpu: any core; cpu:N: core N and no other; cuda:N."""
     backend: Backend = "own"
     precision: Precision = "auto"
     slots: int = 64
@@ -33,7 +36,11 @@ class EngineSpec:
 
 
 def build(spec: EngineSpec) -> StreamingEngine:
-    """Load the model (seconds) and return its engine."""
+    """Load the model (seconds) and return its engine; may pin this process to a core.
+
+    Raises EngineError when the machine lacks the device.
+    """
+    device = _taken(spec.device)
     if spec.backend == "scripted":
         return ScriptedEngine(slots=spec.slots)
     import torch  # a light process (scripted engine, gateway) does without
@@ -42,7 +49,10 @@ def build(spec: EngineSpec) -> StreamingEngine:
     from asr.engine import EngineConfig, load_engine
 
     torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EngineError(f"torch sees no GPU here for the device {device}")
     config = EngineConfig(
+        device=device,
         slots=spec.slots,
         precision=spec.precision,
         lm=spec.lm,
@@ -50,3 +60,15 @@ def build(spec: EngineSpec) -> StreamingEngine:
         beam=spec.beam,
     )
     return load_engine(spec.model or DEFAULT_MODEL, config, backend=spec.backend)
+
+
+def _taken(device: str) -> str:
+    """Pin this process when the device is one core; return the device as torch names it."""
+    kind, _, core = device.partition(":")
+    if kind != "cpu" or not core:
+        return device
+    try:
+        os.sched_setaffinity(0, {int(core)})
+    except OSError as error:
+        raise EngineError(f"there is no core {core} for us on this machine") from error
+    return kind
