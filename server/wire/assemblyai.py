@@ -18,8 +18,8 @@ from server.wire.values import (
     number_in,
     phrases_in,
     read_json,
-    silence,
     spread,
+    turns_after,
 )
 
 ENCODINGS: dict[str, str] = {"pcm_s16le": "pcm_s16le", "pcm_mulaw": "mulaw"}
@@ -175,5 +175,5 @@ def _audio_of(hello: Hello) -> native.AudioFormat:
 def _endpointing_of(value: JsonObject) -> native.Endpointing:
     for name in _SILENCES:
         if value.get(name) is not None:
-            return native.Endpointing(silence_ms=silence(number_in(value[name], name)))
+            return turns_after(number_in(value[name], name))
     return native.Endpointing()

@@ -21,8 +21,8 @@ from server.wire.values import (
     phrases_in,
     read_json,
     seconds,
-    silence,
     spread,
+    turns_after,
 )
 from server.wire.wav import WavHeader
 
@@ -98,7 +98,7 @@ def endpointing_of(hello: Hello) -> native.Endpointing:
         return native.Endpointing(mode="manual")
     if wish in ("", "true"):
         return native.Endpointing()
-    return native.Endpointing(silence_ms=silence(hello.number("endpointing", 0)))
+    return turns_after(hello.number("endpointing", 0))
 
 
 class DeepgramServer(Adapter):

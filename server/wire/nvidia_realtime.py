@@ -24,6 +24,7 @@ from server.wire.values import (
     read_json,
     silence,
     text_in,
+    turns_after,
 )
 from server.wire.wav import WavHeader
 
@@ -88,7 +89,7 @@ class Settings:
 
     def endpointing(self) -> native.Endpointing | None:
         """Return when an utterance is over; None: as the server thinks."""
-        return None if self.silence_ms is None else native.Endpointing(silence_ms=self.silence_ms)
+        return None if self.silence_ms is None else turns_after(self.silence_ms)
 
     def to_json(self, hello: Hello) -> JsonObject:
         """Return the session as clients read it, and send it back changed."""

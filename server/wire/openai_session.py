@@ -10,7 +10,7 @@ from typing import Any
 from server.wire import messages as native
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, UnsupportedAudio
-from server.wire.values import audio_format, integer_in, number_in, object_in, silence, text_in
+from server.wire.values import audio_format, integer_in, number_in, object_in, text_in, turns_after
 
 SESSION_S = 14_400
 DEFAULT_RATE = 24_000
@@ -68,10 +68,9 @@ class Settings:
         """Return when a turn is over."""
         if self.turns is None:
             return native.Endpointing(mode="manual", max_turn_ms=120_000)
-        wanted_ms = self.turns.silence_ms
         if self.turns.type == "semantic_vad":
-            wanted_ms = _EAGERNESS_MS.get(self.turns.eagerness, 600)
-        return native.Endpointing(silence_ms=silence(wanted_ms))
+            return native.Endpointing(silence_ms=_EAGERNESS_MS.get(self.turns.eagerness, 600))
+        return turns_after(self.turns.silence_ms)
 
     def must_restart(self, before: "Settings") -> bool:
         """Whether the engine's session cannot go on with these."""

@@ -12,7 +12,7 @@ from server.wire import protobuf as pb
 from server.wire.adapter import Adapter, Hello
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.rest import FileServer, Recording
-from server.wire.values import audio_format, phrase, silence
+from server.wire.values import audio_format, phrase, turns_after
 
 ENCODINGS: dict[int, str] = {1: "pcm_s16le", 3: "mulaw", 20: "alaw"}
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL, DEADLINE_EXCEEDED = 3, 8, 13, 4
@@ -58,7 +58,7 @@ def read_config(fields: pb.Fields) -> Config:
         found = [phrase(text, weight if weight > 0 else 2.0) for text in context.texts(1)]
         phrases += [boost for boost in found if boost is not None]
     stop_ms = fields.message(25).integer(3)  # EndpointingConfig.stop_history
-    endpointing = native.Endpointing(silence_ms=silence(stop_ms)) if stop_ms > 0 else None
+    endpointing = turns_after(stop_ms) if stop_ms > 0 else None
     return Config(
         encoding=fields.integer(1),
         rate=fields.integer(2),

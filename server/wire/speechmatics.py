@@ -17,9 +17,9 @@ from server.wire.values import (
     phrases_in,
     read_json,
     seconds,
-    silence,
     spread,
     text_in,
+    turns_after,
 )
 from server.wire.wav import WavHeader
 
@@ -126,7 +126,7 @@ class SpeechmaticsServer(Adapter):
         trigger = number_in(talk.get("end_of_utterance_silence_trigger") or 0, "trigger")
         if trigger > 0:
             self._has_utterances = True
-            self._wish = native.Endpointing(silence_ms=silence(trigger * 1_000))
+            self._wish = turns_after(trigger * 1_000)
         audio = object_in(value.get("audio_format"))
         if audio.get("type") == "raw":
             self._open(_audio_of(audio))

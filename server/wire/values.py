@@ -89,6 +89,11 @@ def silence(milliseconds: float) -> int:
     return round(min(max(milliseconds, SHORTEST_SILENCE_MS), LONGEST_SILENCE_MS))
 
 
+def turns_after(milliseconds: float) -> native.Endpointing:
+    """Return rules for a silence that the client named itself: not longer behind any word."""
+    return native.Endpointing(silence_ms=silence(milliseconds), hesitation_ms=0)
+
+
 def phrases_in(value: object) -> list[native.Boost]:
     """Return the phrases of a list (or of JSON in a string); others are left out."""
     if isinstance(value, str) and value.startswith("["):

@@ -50,7 +50,7 @@ def test_terminate_is_answered_before_the_close() -> None:
 
 def test_the_query_and_updates_become_rules() -> None:
     played = table(encoding="pcm_mulaw", min_turn_silence=900, keyterms_prompt='["moon"]')
-    assert played.start.endpointing == Endpointing(silence_ms=900)
+    assert played.start.endpointing == Endpointing(silence_ms=900, hesitation_ms=0)
     assert played.start.audio.encoding == "mulaw"
     assert [boost.phrase for boost in played.start.boost or ()] == ["moon"]
     played.hear({"type": "UpdateConfiguration", "min_turn_silence": 100}, {"type": "ForceEndpoint"})

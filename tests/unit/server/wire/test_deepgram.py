@@ -29,7 +29,7 @@ def test_the_query_becomes_a_start() -> None:
         keywords=["moon:3.5", "sun", "bad:weight"],
     ).start
     assert (asked.audio.encoding, asked.audio.rate, asked.audio.channels) == ("mulaw", 8_000, 2)
-    assert asked.endpointing == Endpointing(silence_ms=900)
+    assert asked.endpointing == Endpointing(silence_ms=900, hesitation_ms=0)
     assert asked.language == "en-US"
     assert asked.boost == (
         Boost(phrase="Zürich"),
@@ -42,10 +42,10 @@ def test_the_query_becomes_a_start() -> None:
 @pytest.mark.parametrize(
     ("wish", "rules"),
     [
-        ("25", Endpointing(silence_ms=200)),
+        ("25", Endpointing(silence_ms=200, hesitation_ms=0)),
         ("false", Endpointing(mode="manual")),
         ("true", Endpointing()),
-        ("99999", Endpointing(silence_ms=5_000)),
+        ("99999", Endpointing(silence_ms=5_000, hesitation_ms=0)),
     ],
 )
 def test_endpointing_is_brought_into_reach(wish: str, rules: Endpointing) -> None:

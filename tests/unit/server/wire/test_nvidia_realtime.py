@@ -136,7 +136,7 @@ def test_boosted_words_and_the_silence_that_ends_an_utterance_are_heeded() -> No
         append(),
     )
     assert played.start.boost == (native.Boost(phrase="moon", weight=4.0),)
-    assert played.start.endpointing == native.Endpointing(silence_ms=800)
+    assert played.start.endpointing == native.Endpointing(silence_ms=800, hesitation_ms=0)
     assert played.start.language == "en-US"
 
 

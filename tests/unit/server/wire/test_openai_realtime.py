@@ -139,7 +139,7 @@ def test_beta_has_its_own_names() -> None:
     session = played.said()[1]["session"]
     assert session["input_audio_format"] == "g711_ulaw"
     assert (played.start.audio.encoding, played.start.audio.rate) == ("mulaw", 8_000)
-    assert played.start.endpointing == Endpointing(silence_ms=300)
+    assert played.start.endpointing == Endpointing(silence_ms=300, hesitation_ms=0)
 
 
 @pytest.mark.parametrize(

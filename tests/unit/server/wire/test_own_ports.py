@@ -286,7 +286,7 @@ def test_riva_config_is_read() -> None:
     found = read_config(pb.Fields(raw))
     assert (found.audio.encoding, found.audio.rate, found.audio.channels) == ("mulaw", 8_000, 2)
     assert [(boost.phrase, boost.weight) for boost in found.phrases] == [("moon", 4.0)]
-    assert found.endpointing == Endpointing(silence_ms=900)
+    assert found.endpointing == Endpointing(silence_ms=900, hesitation_ms=0)
 
 
 def test_riva_without_a_session_ends_well() -> None:

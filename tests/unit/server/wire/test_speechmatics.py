@@ -47,7 +47,7 @@ def test_partials_and_ends_of_utterance_come_only_when_asked_for() -> None:
     assert [value["message"] for value in played.said()] == ["RecognitionStarted"]
     asked = table(conversation_config={"end_of_utterance_silence_trigger": 0.5})
     asked.tell(ready(), turn("end", at_ms=900, text="a"))
-    assert asked.start.endpointing == Endpointing(silence_ms=500)
+    assert asked.start.endpointing == Endpointing(silence_ms=500, hesitation_ms=0)
     assert asked.said(message="EndOfUtterance")[0]["metadata"]["end_time"] == 0.9
 
 
