@@ -80,9 +80,9 @@ class Stream:
         was_ready = self.chunks_ready() > 0
         self.features.hear(samples)
         self.arrived = now
-        if not was_ready:
+        if not was_ready and self.chunks_ready():
             # A backlog sent at once is due at the pace of speech: it pushes no live stream aside.
-            self.due = max(now, self.due) + self.chunk_s
+            self.due = max(now + self.chunk_s, self.due)
 
     def finish(self) -> None:
         """No more audio comes."""

@@ -1,6 +1,8 @@
-"""The host's end of a link: reads and writes between two steps, and a heart's beats.
+"""The host's end of a link: reads between two steps, writes at any time, and a heart's beats.
 
 Does: non-blocking reads of commands, buffered writes of reports, waiting when there is no work.
+What the socket does not take at once is written by a thread while the engine computes: a snapshot
+is many times what a socket holds, and the words behind it would wait a step for each part of it.
 A beat may come from another thread; nothing else may.
 Does not know: engines, what commands mean.
 """
@@ -17,6 +19,8 @@ from server.worker.loop import MailboxClosed
 
 _READ_BYTES = 256 * 1024
 _FLUSH_S = 2.0
+_LOOK_S = 0.5
+"""Until the thread looks whether it is to end though the gateway reads nothing."""
 
 
 class SocketMailbox:
@@ -30,8 +34,11 @@ class SocketMailbox:
         self._peer = peer
         self._reader = link.CommandReader()
         self._unsent = bytearray()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         """Of what is not sent."""
+        self._is_over = False
+        self._writer = threading.Thread(target=self._write_on, name="reports", daemon=True)
+        self._writer.start()
 
     def __enter__(self) -> Self:
         return self
@@ -42,31 +49,34 @@ class SocketMailbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        self._writer.join()
         self._peer.close()
 
     def receive(self, *, may_wait: bool) -> list[link.Command]:
         """Return the commands that came."""
         while True:
-            self._write()
             commands = self._read()
             if commands or not may_wait:
                 return commands
-            select.select([self._peer], [self._peer] if self._unsent else [], [])
+            select.select([self._peer], [], [])
 
     def send(self, report: link.Report) -> None:
-        """Write what the socket takes now, keep the rest."""
+        """Write what the socket takes now, leave the rest to the thread."""
         frame = link.frame(report)
-        with self._lock:
+        with self._changed:
             self._unsent += frame
-        self._write()
+            self._write()
 
     def beat(self, pulse: link.Pulse) -> None:
         """Send a sign of life, unless older reports wait: they are one when they are read."""
-        with self._lock:
+        with self._changed:
             if not self._unsent:
                 self._unsent += link.frame(pulse)
-        with contextlib.suppress(MailboxClosed, OSError):  # the host's own read ends it
-            self._write()
+                with contextlib.suppress(MailboxClosed):  # the host's own read ends it
+                    self._write()
 
     def give_up(self, reason: str) -> None:
         """Say why there will be no engine."""
@@ -75,8 +85,8 @@ class SocketMailbox:
 
     def flush(self) -> None:
         """Wait for the last writes, two seconds at most."""
-        while self._unsent and any(select.select([], [self._peer], [], _FLUSH_S)):
-            self._write()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unsent or self._is_over, _FLUSH_S)
 
     def _read(self) -> list[link.Command]:
         found = list[link.Command]()
@@ -92,11 +102,29 @@ class SocketMailbox:
             found += self._reader.feed(data)
 
     def _write(self) -> None:
+        """Write what the socket takes; the lock is held."""
         try:
-            with self._lock:
-                while self._unsent:
-                    del self._unsent[: self._peer.send(self._unsent)]
+            while self._unsent:
+                del self._unsent[: self._peer.send(self._unsent)]
         except BlockingIOError:
-            return
+            pass
         except OSError as error:
             raise MailboxClosed from error
+        finally:
+            self._changed.notify_all()
+
+    def _write_on(self) -> None:
+        """Write as soon as the socket takes more, until all is over: the thread."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._unsent or self._is_over)
+                if self._is_over:
+                    return
+            select.select([], [self._peer], [], _LOOK_S)
+            with self._changed:
+                try:
+                    self._write()
+                except MailboxClosed:  # the host's own read ends it
+                    self._is_over = True
+                    self._changed.notify_all()
+                    return

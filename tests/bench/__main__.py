@@ -73,17 +73,16 @@ def main() -> int:
     began = time.monotonic()
     large = str(capacity.random_model("hybrid"))
     quick = bool(args.quick)
-    compared = capacity.compare(
-        capacity.Plan(
-            model=large,
-            batches=(1, 4, 8, 16) if quick else capacity.BATCHES,
-            rounds=3 if quick else args.rounds,
-            look_aheads=(6,) if quick else (6, 1),
-            rivals=("nemo",) if quick else capacity.RIVALS,
-        )
+    plan = capacity.Plan(
+        model=large,
+        batches=(1, 4, 8, 16) if quick else capacity.BATCHES,
+        rounds=3 if quick else args.rounds,
+        look_aheads=(6,) if quick else (6, 1),
+        rivals=("nemo",) if quick else capacity.RIVALS,
     )
+    compared = _known_capacity() if args.keep_capacity else capacity.compare(plan)
     print(capacity.table_of(compared["periods"]), flush=True)
-    if not quick:
+    if not quick and not args.keep_capacity:
         capacity.write(compared)
     found = Sustained()
     result = {
@@ -193,6 +192,14 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(KEYS) | line
 
 
+def _known_capacity() -> dict[str, Any]:
+    path = RESULTS / "capacity.json"
+    if not path.exists():
+        raise CommandError(f"{path} is not there: measure it, without --keep-capacity")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def _precision(report: dict[str, Any]) -> str:
     return str((report["models"] or [{}])[0].get("precision", "auto"))
 
@@ -200,6 +207,9 @@ def _precision(report: dict[str, Any]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one period, one rival, short runs")
+    parser.add_argument(
+        "--keep-capacity", action="store_true", help="take it from results/capacity.json"
+    )
     parser.add_argument("--rounds", type=int, default=4, help="of each engine and batch")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run through sockets")
     return parser.parse_args()

@@ -1,0 +1,46 @@
+"""When the chunks of a stream are due: what the earliest deadline first is to be fair by."""
+
+import numpy as np
+import pytest
+import torch
+
+from asr.features import FrontEnd
+from asr.stream import Stream
+
+LOOK_AHEAD, CHUNK_S = 6, 0.56
+
+
+def stream() -> Stream:
+    front_end = FrontEnd(torch.hann_window(400, periodic=False), torch.rand(80, 257))
+    return Stream.start(front_end, LOOK_AHEAD, None)
+
+
+def speak(one: Stream, packet_ms: int, until_s: float) -> list[float]:
+    """Speak at the pace of speech, decoding at once; how long each ready chunk had left."""
+    left, packet_s = list[float](), packet_ms / 1000
+    for number in range(1, round(until_s / packet_s) + 1):
+        now = number * packet_s
+        one.feed(np.zeros(16 * packet_ms, np.float32), now)
+        while one.chunks_ready():
+            left.append(one.due - now)
+            one.take(LOOK_AHEAD + 1)
+    return left
+
+
+@pytest.mark.parametrize("packet_ms", [10, 20, 100, 400])
+def test_a_live_chunk_is_due_one_chunk_after_it_came_however_small_the_packets(
+    packet_ms: int,
+) -> None:
+    left = speak(stream(), packet_ms, 20.0)
+    assert len(left) > 30
+    assert min(left) >= CHUNK_S - 1e-6
+    assert max(left) <= CHUNK_S + packet_ms / 1000 + 1e-6
+
+
+def test_a_backlog_is_due_at_the_pace_of_speech() -> None:
+    one, left = stream(), list[float]()
+    one.feed(np.zeros(16_000 * 10, np.float32), 5.0)
+    while one.chunks_ready():
+        left.append(one.due - 5.0)
+        one.take(LOOK_AHEAD + 1)
+    assert left == pytest.approx([CHUNK_S * (k + 1) for k in range(len(left))])
