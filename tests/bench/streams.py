@@ -28,7 +28,8 @@ WER_RISE = 0.05
 DEFINITION = (
     "N*: the most streams with p99 chunk lag <= min(chunk, 200 ms), p99 finalize delay <= 300 ms, "
     "lag grows by at most 10 ms a minute and, in fp32, no transcript changes under load "
-    "(in 16 bits near ties fall by the rows of a batch: WER of the calls may differ by 5 points)"
+    "(in 16 bits near ties fall by the rows of a batch: WER of the calls may differ by 5 points; "
+    "others' servers are judged by delay alone)"
 )
 HEADER = ("model", "chunk", "precision", "streams", "lag p50", "p95", "p99", "finalize", "cpu/s")
 
