@@ -20,8 +20,9 @@ from server.keys import Account
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.outbox import Outbox, OutboxFull
+from server.patience import RETRY_AFTER_S, Phase
 from server.rooms import Rooms, Voice
-from server.session import RETRY_AFTER_S, Phase, Session
+from server.session import Session
 from server.store.base import StoreUnavailable
 from server.wire.conversation import Audio
 from server.wire.errors import (

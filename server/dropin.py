@@ -20,7 +20,7 @@ from server.guard import Entrance, caller_of, query_of, refusal_of
 from server.http import json_response
 from server.keys import Account
 from server.metrics import Conversation
-from server.session import RETRY_AFTER_S
+from server.patience import RETRY_AFTER_S
 from server.talk import House, Line, Talk
 from server.wire.adapter import Adapter, Frame, Hello, Refused
 from server.wire.assemblyai import AssemblyServer

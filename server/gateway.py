@@ -29,10 +29,11 @@ from server.keys import Account, Keyring, Scope
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics, Rest
 from server.negotiation import chunk_ms
+from server.patience import RETRY_AFTER_S
 from server.ports import Ports
 from server.posts import Posts
 from server.rooms import Rooms
-from server.session import RETRY_AFTER_S, Identity, Session
+from server.session import Identity, Session
 from server.talk import House
 from server.wire.errors import OverCapacity, WireError
 from server.wire.messages import SUBPROTOCOL

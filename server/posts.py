@@ -20,7 +20,7 @@ from server.dropin import DropIns
 from server.guard import Caller, Guard, query_of, status_of
 from server.http import Site
 from server.keys import MAX_TOKEN_S, Account
-from server.session import RETRY_AFTER_S
+from server.patience import RETRY_AFTER_S
 from server.wire import deepgram_files, nvidia_realtime, openai_files
 from server.wire.adapter import Adapter, Hello, Refused
 from server.wire.codec import JsonObject

@@ -1,43 +1,37 @@
 """One client's conversation with an engine, without I/O: time comes in as ``now``.
 
 Does: requests + events of the engine -> wire messages + worker commands; owns the sample counters
-(at, done, durable), acks, deadlines (start, idle, pause, age, flush), lag, requests in flight.
+(at, done, durable), acks, lag, requests in flight.
 Does not know: sockets, JSON, which worker serves it, how speech becomes words.
 Legal order and the flow window are the wire's; what comes here is legal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from asr.events import Event, Finalized, Partial, Progress, Stopped
 from server import negotiation, translation
+from server.asked import Asked
 from server.config import ServerConfig
 from server.lag import Lag
 from server.negotiation import Agreement
+from server.patience import RETRY_AFTER_S, Patience, Phase
 from server.readable import Writer
 from server.wire import messages as wire
 from server.wire.conversation import Audio
 from server.wire.errors import (
     BadRequest,
-    IdleTimeout,
     InternalError,
     OverCapacity,
     Quarantined,
-    RateLimited,
-    SessionLimit,
     UnsupportedAudio,
     WireError,
 )
 from server.worker import link
 
-MAX_WAITING_FINALIZES = 16
 ACK_MS = 80
 """Progress is acknowledged at most this often, in audio time."""
 ACK_AT_LEAST_MS = 1_000
-RETRY_AFTER_S = 5.0
-GOAWAY_SHARE = 20
-"""The last twentieth of a session's age begins with a goaway."""
 
 Request = wire.ClientMessage | Audio
 
@@ -49,17 +43,6 @@ _FAILURES: dict[link.FailureCode, type[WireError]] = {
 }
 
 
-class Phase(Enum):
-    """Where the session stands."""
-
-    NEW = "new"
-    OPENING = "opening"
-    STREAMING = "streaming"
-    PAUSED = "paused"
-    FLUSHING = "flushing"
-    CLOSED = "closed"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Names of a session: ours, the client's, and the secret that resumes it."""
@@ -67,13 +50,6 @@ class Identity:
     number: int
     name: str
     token: str
-
-
-@dataclass(slots=True)
-class _Finalizing:
-    req: str | None
-    waiting: int
-    at: int
 
 
 class Session:
@@ -101,15 +77,14 @@ class Session:
         self._held: list[wire.ServerMessage] = []
         """Said before ``ready`` is."""
         self._commands: list[link.Command] = []
-        self._born = self._since = self._heard = now
-        self._is_warned_of_age = self._is_leaving = False
+        self._patience = Patience(config, now=now)
+        self._is_leaving = False
         self._acked_at = self._acked_done = 0
         self._decoded: list[int] = []
         self._stopped: dict[int, int] = {}
         self._is_stop_heard = False
         """By the client that is here now: it would not understand ``done`` otherwise."""
-        self._finalizing: dict[str, _Finalizing] = {}
-        self._next_finalize = 0
+        self._asked = Asked()
         self._lag = Lag()
         self._is_ready = False
         self._writer: Writer | None = None
@@ -138,7 +113,7 @@ class Session:
         """Take a legal request. ``model`` is what serves a ``start``; None: nothing does yet."""
         if self.phase is Phase.CLOSED:
             return
-        self._heard = now
+        self._patience.heard(now)
         try:
             if isinstance(request, Audio):
                 self._audio(request.data, now)
@@ -215,7 +190,8 @@ class Session:
         elif self.phase is not Phase.FLUSHING:
             self._enter(Phase.STREAMING, now)
         self.close_code, self._is_stop_heard = None, False
-        self._since = self._heard = now
+        self._patience.entered(now)
+        self._patience.heard(now)
         self._agree(self.agreement)  # finals are said again: the text begins anew
         self._out, self._held = [self._ready(is_resumed=True)], []
         self._is_ready = True
@@ -243,9 +219,11 @@ class Session:
         if isinstance(event, Progress):
             self._progress(channel, event.done_samples, now)
         elif isinstance(event, Finalized):
-            self._finalized(event)
+            if (answer := self._asked.answered(event.req)) is not None:
+                self._say(answer)
         elif isinstance(event, Stopped):
-            self._stop_of(channel, event.finals)
+            self._stopped[channel] = event.finals
+            self._finish()
         else:
             self._say(translation.to_wire(channel, event))
 
@@ -271,42 +249,16 @@ class Session:
 
     def next_deadline(self) -> float:
         """When ``handle_timer`` has something to do, at the latest."""
-        limits, age_s = self._limits, self._limits.session_ms / 1000
-        age = self._born + age_s * (1 if self._is_warned_of_age else 1 - 1 / GOAWAY_SHARE)
-        match self.phase:
-            case Phase.NEW | Phase.OPENING:
-                return self._since + self._config.start_timeout_s
-            case Phase.STREAMING:
-                return min(age, self._heard + limits.idle_ms / 1000)
-            case Phase.PAUSED:
-                return min(age, self._since + limits.pause_ms / 1000)
-            case Phase.FLUSHING:
-                return self._since + self._config.flush_timeout_s
-            case Phase.CLOSED:
-                return float("inf")
+        return self._patience.deadline(self.phase)
 
     def handle_timer(self, *, now: float) -> None:
         """Act on the deadlines that have passed."""
-        if self.next_deadline() > now:
-            return
-        limits, age_ms = self._limits, (now - self._born) * 1000
-        if self.phase is Phase.NEW:
-            self.fail(IdleTimeout(f"no 'start' within {self._config.start_timeout_s:g} s"))
-        elif self.phase is Phase.OPENING:
-            self.fail(InternalError("the engine did not answer in time", retry_after=RETRY_AFTER_S))
-        elif self.phase is Phase.FLUSHING:
-            self.fail(InternalError("the last audio was not decoded in time"))
-        elif age_ms >= limits.session_ms:
-            self.fail(SessionLimit(f"a session lasts at most {limits.session_ms} ms"))
-        elif self.phase is Phase.STREAMING and now >= self._heard + limits.idle_ms / 1000:
-            self.fail(IdleTimeout(f"nothing came for {limits.idle_ms} ms"))
-        elif self.phase is Phase.PAUSED and now >= self._since + limits.pause_ms / 1000:
-            self.fail(IdleTimeout(f"paused for more than {limits.pause_ms} ms"))
-        else:
-            self._is_warned_of_age = True
-            left = max(0, round(limits.session_ms - age_ms))
+        due = self._patience.due(self.phase, now)
+        if isinstance(due, WireError):
+            self.fail(due)
+        elif due is not None:
             token = self.identity.token
-            self._say(wire.GoAway(reason="session_limit", deadline_ms=left, token=token))
+            self._say(wire.GoAway(reason="session_limit", deadline_ms=due, token=token))
 
     # ---- requests
 
@@ -376,12 +328,7 @@ class Session:
         self._say(wire.Configured(req=wish.req, at=self.at, applied=applied))
 
     def _finalize(self, req: str | None) -> None:
-        if len(self._finalizing) >= MAX_WAITING_FINALIZES:
-            text = f"{MAX_WAITING_FINALIZES} finalize requests wait already"
-            raise RateLimited(text, is_fatal=False, req=req)
-        key = str(self._next_finalize)
-        self._next_finalize += 1
-        self._finalizing[key] = _Finalizing(req, len(self._decoded), self.at)
+        key = self._asked.ask(req, channels=len(self._decoded), at=self.at)
         self._command(link.Finalize(self.identity.number, key))
 
     # ---- events
@@ -393,25 +340,12 @@ class Session:
         if done <= self.done:
             return
         self.done = done
-        self._heard = max(self._heard, now)  # who waits for acks is not idle
+        self._patience.heard(now)  # who waits for acks is not idle
         rate = self.agreement.audio.rate
         if level := self._lag.decoded(done, now):
             self._say(wire.Lag(ms=self._lag.ms, level=level))
         if (self.done - self._acked_done) * 1000 >= ACK_MS * rate:
             self._ack()
-
-    def _finalized(self, event: Finalized) -> None:
-        asked = self._finalizing.get(event.req)
-        if asked is None:
-            return
-        asked.waiting -= 1
-        if asked.waiting == 0:
-            del self._finalizing[event.req]
-            self._say(wire.Finalized(req=asked.req, at=asked.at))
-
-    def _stop_of(self, channel: int, finals: int) -> None:
-        self._stopped[channel] = finals
-        self._finish()
 
     def _finish(self) -> None:
         """End when every channel has stopped and the client knows that it asked for it."""
@@ -457,7 +391,8 @@ class Session:
         self._commands.append(command)
 
     def _enter(self, phase: Phase, now: float) -> None:
-        self.phase, self._since = phase, now
+        self.phase = phase
+        self._patience.entered(now)
 
     def _end(self, close_code: int) -> None:
         self.phase, self.close_code = Phase.CLOSED, close_code

@@ -19,8 +19,10 @@ from asr.events import (
     TurnStart,
     Word,
 )
+from server.asked import MAX_WAITING
 from server.config import ServerConfig
-from server.session import MAX_WAITING_FINALIZES, Identity, Phase, Session
+from server.patience import Phase
+from server.session import Identity, Session
 from server.wire import messages as wire
 from server.wire.codec import decode_client
 from server.wire.conversation import Audio
@@ -158,7 +160,7 @@ def test_finalize_of_two_channels_is_answered_once_both_have() -> None:
 def test_too_many_waiting_finalizes_are_refused_without_ending() -> None:
     table = Table()
     table.opened()
-    table.hear(*[request("finalize", req="a")] * (MAX_WAITING_FINALIZES + 1))
+    table.hear(*[request("finalize", req="a")] * (MAX_WAITING + 1))
     assert (table.error().code, table.error().fatal, table.error().req) == (
         "rate_limited",
         False,
