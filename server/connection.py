@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from asr.events import Event
 from server.config import ServerConfig
-from server.keeper import Keeper, Ticket
+from server.keeper import Keeper
 from server.keys import Account
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
@@ -24,6 +24,7 @@ from server.patience import RETRY_AFTER_S, Phase
 from server.rooms import Rooms, Voice
 from server.session import Session
 from server.store.base import StoreUnavailable
+from server.ticket import Ticket
 from server.wire.conversation import Audio
 from server.wire.errors import (
     BadRequest,

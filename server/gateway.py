@@ -24,7 +24,7 @@ from server.door import door
 from server.dropin import DropIns, subprotocols_of
 from server.guard import Caller, Guard, caller_of, refusal_of
 from server.http import STREAM_PATH, Answer, Site, json_answer
-from server.keeper import Keeper, Ticket
+from server.keeper import Keeper
 from server.keys import Account, Keyring, Scope
 from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics, Rest
@@ -35,6 +35,7 @@ from server.posts import Posts
 from server.rooms import Rooms
 from server.session import Identity, Session
 from server.talk import House
+from server.ticket import Ticket
 from server.wire.errors import OverCapacity, WireError
 from server.wire.messages import SUBPROTOCOL
 

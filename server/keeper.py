@@ -4,13 +4,11 @@ Does: give a session a tenant, and where asked an owner in the store; put sessio
 is gone; bring them back by their token, from here or from the store; forget them in time.
 Does not know: sockets, wires, how workers are chosen, what a session says.
 
-A token is ``name.secret``; the store has only the secret's hash. Each return issues a new one; the
-old one works until the client shows that it has the new one, so that a lost reply locks nobody out.
+Each return issues a new token; the old one works until the client shows that it has the new one,
+so that a lost reply locks nobody out.
 """
 
 import asyncio
-import hashlib
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +28,7 @@ from server.store import moving
 from server.store.base import Kept, Outcome, Snapshot, Store
 from server.store.clerk import Clerk
 from server.tenant import Tenant
+from server.ticket import Ticket
 from server.worker import link
 
 POLL_S = 0.01
@@ -59,35 +58,6 @@ class Holder(tenant.Listener, Protocol):
     def fenced(self) -> None:
         """Drop the session and say nothing: another server has it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """The secret of one session."""
-
-    name: str
-    secret: str
-
-    @classmethod
-    def new(cls, name: str) -> "Ticket":
-        """Make a ticket."""
-        return cls(name, secrets.token_urlsafe(32))
-
-    @classmethod
-    def read(cls, token: str) -> "Ticket | None":
-        """Return the ticket in a token; None when it is none of ours."""
-        name, dot, secret = token.partition(".")
-        return cls(name, secret) if name and dot and secret and len(token) < 256 else None
-
-    @property
-    def token(self) -> str:
-        """What the client keeps."""
-        return f"{self.name}.{self.secret}"
-
-    @property
-    def hash(self) -> bytes:
-        """What the store keeps."""
-        return hashlib.sha256(self.secret.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,16 +191,13 @@ class Keeper:
         if kept is None:
             return None
         finals = [from_entry(body) for body in kept.log]
-        known = self._named.get(ticket.name)
+        known = self._current(ticket.name, kept.epoch)
         session = None
         if known is None:
             known = number
             self._rebuild(known, kept, ticket.name, holder)
         else:
             session = self._take_over(known, holder)
-        gate = self._tenants[known].gate
-        if gate is not None:  # two clients came at once: the later one is the owner
-            gate.owner.epoch = max(gate.owner.epoch, kept.epoch)
         books = self._tenants[known].ledger
         if account is not None:
             self._quota.take(known, account, books.opening.channels)
@@ -329,11 +296,23 @@ class Keeper:
 
         def acquire(store: Store) -> Kept | None:
             kept = store.acquire(ticket.name, ticket.hash, new.hash)
-            if kept is not None and gate is not None:
+            if kept is not None and gate is not None and kept.epoch == gate.owner.epoch + 1:
                 gate.owner.epoch = kept.epoch  # before the next write, which waits for this thread
             return kept
 
         return acquire
+
+    def _current(self, name: str, epoch: int) -> int | None:
+        """Return the session as it is here, unless another server had it meanwhile."""
+        known = self._named.get(name)
+        gate = self._tenants[known].gate if known is not None else None
+        if known is None or gate is None:
+            return None
+        if epoch > gate.owner.epoch + 1:
+            self._fenced(known)  # what we have of it is old
+            return None
+        gate.owner.epoch = max(gate.owner.epoch, epoch)  # of two that come at once the later one
+        return known
 
     def _own(self, session: int, one: Tenant, owner: Owner, holder: Holder) -> None:
         self._holders[session] = holder

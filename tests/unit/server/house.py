@@ -6,13 +6,14 @@ from collections.abc import Callable
 from asr.events import Event, Final
 from asr.interface import StreamingEngine
 from asr.scripted import ScriptedEngine
-from server.keeper import Holder, Keeper, Ticket
+from server.keeper import Holder, Keeper
 from server.manager import Manager
 from server.metrics import Metrics
 from server.place import Rules
 from server.session import Session
 from server.store.base import Store
 from server.store.memory import MemoryStore
+from server.ticket import Ticket
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
 from server.worker.loop import Host

@@ -10,12 +10,13 @@ from websockets.exceptions import ConnectionClosedError
 from asr.events import Final
 from server.config import ServerConfig
 from server.connection import Connection
-from server.keeper import Keeper, Ticket
+from server.keeper import Keeper
 from server.manager import Manager
 from server.metrics import Metrics
 from server.rooms import Rooms
 from server.session import Identity, Session
 from server.store.memory import MemoryStore
+from server.ticket import Ticket
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
 

@@ -239,6 +239,37 @@ async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     assert client.notes[1] == ("internal", "the store of sessions does not answer")
 
 
+async def test_who_has_an_old_copy_of_a_session_goes_on_with_what_the_store_has() -> None:
+    store, client = MemoryStore(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    for packet in PACKETS[:8]:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await first.settle()
+    first.keeper.put_away(1, client)
+    await first.settle()
+    sent, number = 8, 2
+    for house, until in ((second, 30), (first, len(PACKETS))):
+        found = await house.keeper.come_back(ticket.token, client, number)
+        assert found is not None
+        ticket = found.ticket
+        house.keeper.resume(number)
+        sent = house.keeper._tenants[number].ledger.at // PACKET
+        for packet in PACKETS[sent:until]:
+            house.keeper.send(link.Audio(number, packet, 0.0), number)
+        await house.settle()
+        number += 1
+    assert first.keeper.away == 0
+    first.keeper.send(link.Stop(3), 3)
+    await first.settle()
+    assert client.finals() == EXPECTED
+    assert second.keeper._tenants  # it does not know yet, and says nothing
+    second.keeper.send(link.Stop(2), 2)
+    await second.settle()
+    assert client.finals() == EXPECTED
+    assert client.notes[-1] == "fenced"
+
+
 async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> None:
     house, client = await House().open(), Client()
     ticket = house.begin(client)

@@ -10,12 +10,13 @@ import pytest
 from asr.events import Final, Progress, Stopped
 from server import talk as module
 from server.config import ServerConfig
-from server.keeper import Keeper, Ticket
+from server.keeper import Keeper
 from server.manager import Manager
 from server.metrics import Metrics
 from server.session import Identity
 from server.store.memory import MemoryStore
 from server.talk import House, Talk
+from server.ticket import Ticket
 from server.wire import messages as native
 from server.wire.adapter import Adapter, Frame, Hello
 from server.wire.messages import Limits
