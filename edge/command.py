@@ -107,6 +107,9 @@ def _add_feeds(group: Any) -> None:
     group.add_argument("--twilio-url", default="", help="wss://... as Twilio knows it")
     group.add_argument("--twilio-token-file", type=Path)
     group.add_argument("--audiohook-key-file", type=Path, help="API key that Genesys sends")
+    group.add_argument(
+        "--audiohook-secret-file", type=Path, help="client secret: signatures are demanded"
+    )
     group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, G.722, L16, Opus")
     group.add_argument(
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
@@ -198,6 +201,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         twilio_url=args.twilio_url,
         twilio_secret=_secret(args.twilio_token_file),
         audiohook_key=_secret(args.audiohook_key_file),
+        audiohook_secret=_client_secret(args.audiohook_secret_file),
         rtp_port=args.rtp,
         codecs=codecs,
         window_s=args.window_ms / 1000,
@@ -251,6 +255,18 @@ def _secret(path: Path | None) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
+
+
+def _client_secret(path: Path | None) -> str:
+    from edge.adapters.signature import Signatures
+
+    secret = _secret(path)
+    if path is not None:
+        try:
+            Signatures(secret)
+        except ValueError as error:
+            raise CommandError(f"{path}: {error}") from error
+    return secret
 
 
 # ---- core

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -25,6 +26,7 @@ from edge.adapters.audiosocket import HANG_UP, AudioSocket
 from edge.adapters.events import FeedError, Started
 from edge.adapters.l16 import L16
 from edge.adapters.rtp import STATIC, Codec, RtpStream
+from edge.adapters.signature import Signatures
 from edge.adapters.twilio import Twilio
 from edge.feeds import Feed
 from edge.media import Piece
@@ -54,6 +56,8 @@ class FeedConfig:
     twilio_secret: str = ""
     audiohook_key: str = ""
     """The API key that Genesys sends; without one the feed is off."""
+    audiohook_secret: str = ""
+    """The client secret that goes with it; where there is one, every request must be signed."""
     rtp_port: int | None = None
     codecs: dict[int, Codec] = field(default_factory=lambda: dict(STATIC))
     window_s: float = 0.06
@@ -96,6 +100,8 @@ class Listeners:
         self._config, self._node, self._respond = config, node, respond
         self._calls: set[asyncio.Task[None]] = set()
         self._native = NativeClients(node, fetch)
+        secret = config.audiohook_secret
+        self._signatures = Signatures(secret) if secret else None
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[Listening]:
@@ -198,10 +204,17 @@ class Listeners:
 
     def _keyed(self, request: Request) -> Response | None:
         given, key = request.headers.get("X-API-KEY", ""), self._config.audiohook_key
-        if key and hmac.compare_digest(given.encode(), key.encode()):
+        if not key or not hmac.compare_digest(given.encode(), key.encode()):
+            self.counters.refuse("audiohook key")
+            return json_response({"error": "the API key is not ours"}, HTTPStatus.UNAUTHORIZED)
+        if self._signatures is None:
             return None
-        self.counters.refuse("audiohook key")
-        return json_response({"error": "the API key is not ours"}, HTTPStatus.UNAUTHORIZED)
+        headers = {name.lower(): value for name, value in request.headers.raw_items()}
+        refusal = self._signatures.refusal(request.path, headers, now=time.time())
+        if not refusal:
+            return None
+        self.counters.refuse("audiohook signature")
+        return json_response({"error": refusal}, HTTPStatus.UNAUTHORIZED)
 
     async def _websocket(self, socket: ServerConnection) -> None:
         assert socket.request is not None

@@ -2,8 +2,7 @@
 
 Does: open and opened (one of the offered media, chosen before any audio), sequence numbers,
 interleaved PCMU or L16 at 8 kHz (each channel is a track), discarded and resumed time, ping, close.
-Does not know: sockets. The API key is checked by the listener; the HTTP signature is not checked
-yet: keep the address private.
+Does not know: sockets; API key and signature are checked before (``edge.adapters.signature``).
 """
 
 import re

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import struct
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,6 +26,7 @@ from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners, Listening
 from edge.peers import fetching
 from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
+from tests import audiohook
 from tests.edge_rig import (
     PACKET,
     RATE_HZ,
@@ -106,6 +108,39 @@ async def test_an_audiosocket_of_an_unknown_call_is_hung_up() -> None:
         assert listeners.counters.refused == {"audiosocket": 1}
         assert not r.node.legs
         writer.close()
+
+
+HOOK_SECRET = base64.b64encode(b"client secret").decode()
+
+
+def audiohook_headers(ports: Listening, nonce: str) -> dict[str, str]:
+    """What Genesys sends with a request, signed now."""
+    headers = {"host": f"127.0.0.1:{ports.web}", "x-api-key": SECRET}
+    headers |= {f"audiohook-{name}-id": name for name in ("organization", "session", "correlation")}
+    parameters = f';keyid="{SECRET}";nonce="{nonce}";created={int(time.time())}'
+    headers |= audiohook.signed("/audiohook", headers, HOOK_SECRET, parameters)
+    del headers["host"]  # the client sends it
+    return headers
+
+
+async def test_an_audiohook_call_must_be_signed_where_a_secret_is_known() -> None:
+    settings = {"audiohook_key": SECRET, "audiohook_secret": HOOK_SECRET}
+    async with rig() as r, feeding(r, **settings) as (ports, listeners):
+        address = f"ws://127.0.0.1:{ports.web}/audiohook"
+        with pytest.raises(InvalidStatus, match="401"):
+            await connect(address, additional_headers={"X-API-KEY": SECRET})
+        headers = audiohook_headers(ports, "first")
+        async with connect(address, additional_headers=headers) as socket:
+            media = [{"type": "audio", "format": "L16", "channels": ["external"], "rate": 8000}]
+            opening = {"version": "2", "id": "x", "type": "open", "seq": 1}
+            await socket.send(json.dumps(opening | {"parameters": {"media": media}}))
+            assert json.loads(await socket.recv())["type"] == "opened"
+            await send_linear(socket)
+            await socket.send(json.dumps(opening | {"type": "close", "seq": 2, "parameters": {}}))
+            await told(r)
+        with pytest.raises(InvalidStatus, match="401"):  # said again by somebody who listened
+            await connect(address, additional_headers=headers)
+        assert listeners.counters.refused == {"audiohook signature": 2}
 
 
 def signed(url: str = URL, secret: str = SECRET) -> dict[str, str]:
