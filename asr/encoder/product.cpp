@@ -26,34 +26,37 @@ struct alignas(64) Config {
   uint16_t row_bytes[16] = {};
   uint8_t rows[16] = {};
 
-  Config() {
-    for (int i = 0; i < 8; i++) row_bytes[i] = 64, rows[i] = ROWS;
+  // Weights (6, 7) are whole tiles; where all rows fit into less than a tile, the others are as small.
+  explicit Config(int64_t few) {
+    for (int i = 0; i < 8; i++) row_bytes[i] = LINE, rows[i] = i < 6 ? few : ROWS;
   }
 };
 
 enum Activation : int64_t { NONE, RELU, SWISH };
 
-// As in native.cpp: Cephes' expf.
-inline __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.0f)), _mm512_set1_ps(-87.0f));
-  const __m512 n = _mm512_roundscale_ps(
-      _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                  5.0000001201e-1f})
+// x / (1 + e^-x). What leaves is bf16, of which a step is 4e-3: degree 4 (4e-6) and a reciprocal of
+// 14 bits will do.
+inline __m512 swish(__m512 x) {
+  __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+  y = _mm512_min_ps(y, _mm512_set1_ps(126.0f));
+  const __m512 r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_set1_ps(9.6181291e-3f);
+  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  p = _mm512_fmadd_ps(_mm512_mul_ps(p, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(p, n);
+  p = _mm512_scalef_ps(p, _mm512_sub_ps(y, r));
+  return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f))));
 }
 
 inline __m512 activated(__m512 x, int64_t activation) {
   if (activation == RELU) return _mm512_max_ps(x, _mm512_setzero_ps());
-  if (activation != SWISH) return x;
-  const __m512 one = _mm512_set1_ps(1.0f);
-  return _mm512_div_ps(x, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+  return activation == SWISH ? swish(x) : x;
 }
+
+// Sums of some rows in a panel of columns, and how many of the rows have become results.
+struct Sums {
+  alignas(LINE) float at[2 * ROWS * PANEL];
+  int64_t row = 0, column = 0, rows = 0, done = 0;
+};
 
 struct Product {
   int64_t rows, outer, inner, activation;
@@ -61,17 +64,18 @@ struct Product {
   const float *bias;  // to whole panels
   uint16_t *out;
 
-  // One panel of columns for up to two tiles of rows.
+  // One panel of columns for up to two tiles of rows. While tiles multiply, what the block before
+  // left is finished, some rows with each tile.
   template <int TILES>
   inline void block(const uint16_t *left, const char *weights, const char *ahead, int64_t lines,
-                    float *sums) const {
+                    Sums &sums, Sums &before) const {
     _tile_zero(0);
     _tile_zero(1);
     if (TILES == 2) {
       _tile_zero(2);
       _tile_zero(3);
     }
-    const int64_t stride = inner * 2;
+    const int64_t stride = inner * 2, share = (before.rows * INNER + inner - 1) / inner;
     for (int64_t k = 0; k < inner; k += INNER, weights += 2 * TILE) {
       for (int64_t i = 0; i < lines; i++, ahead += LINE) _mm_prefetch(ahead, _MM_HINT_T1);
       _tile_loadd(6, weights, LINE);
@@ -84,49 +88,59 @@ struct Product {
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
+      finish(before, share);
     }
     constexpr int64_t WIDE = PANEL * sizeof(float);
-    _tile_stored(0, sums, WIDE);
-    _tile_stored(1, sums + COLUMNS, WIDE);
+    _tile_stored(0, sums.at, WIDE);
+    _tile_stored(1, sums.at + COLUMNS, WIDE);
     if (TILES == 2) {
-      _tile_stored(2, sums + ROWS * PANEL, WIDE);
-      _tile_stored(3, sums + ROWS * PANEL + COLUMNS, WIDE);
+      _tile_stored(2, sums.at + ROWS * PANEL, WIDE);
+      _tile_stored(3, sums.at + ROWS * PANEL + COLUMNS, WIDE);
     }
   }
 
   // Whole cache lines: rows lie a power of two apart and drive each other out of the cache.
-  inline void finish(const float *sums, int64_t row, int64_t count, int64_t column) const {
-    const __m512 low = _mm512_loadu_ps(bias + column), high = _mm512_loadu_ps(bias + column + COLUMNS);
-    const __mmask32 mask = outer - column >= PANEL ? ~0u : (1u << (outer - column)) - 1;
-    uint16_t *into = out + row * outer + column;
-    for (int64_t r = 0; r < count; r++, sums += PANEL, into += outer) {
-      const __m512 first = activated(_mm512_add_ps(_mm512_load_ps(sums), low), activation);
-      const __m512 second =
-          activated(_mm512_add_ps(_mm512_load_ps(sums + COLUMNS), high), activation);
-      _mm512_mask_storeu_epi16(into, mask, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+  inline void finish(Sums &sums, int64_t count) const {
+    const float *low = bias + sums.column, *high = low + COLUMNS;
+    const int64_t left = outer - sums.column;
+    const __mmask32 mask = left >= PANEL ? ~0u : (1u << left) - 1;
+    const int64_t until = sums.done + count < sums.rows ? sums.done + count : sums.rows;
+    for (; sums.done < until; sums.done++) {
+      const float *row = sums.at + sums.done * PANEL;
+      const __m512 first = _mm512_add_ps(_mm512_load_ps(row), _mm512_loadu_ps(low));
+      const __m512 second = _mm512_add_ps(_mm512_load_ps(row + COLUMNS), _mm512_loadu_ps(high));
+      const __m512bh both =
+          _mm512_cvtne2ps_pbh(activated(second, activation), activated(first, activation));
+      uint16_t *into = out + (sums.row + sums.done) * outer + sums.column;
+      _mm512_mask_storeu_epi16(into, mask, (__m512i)both);
     }
   }
 
   // `tail`: the last rows, filled up to a tile, where rows do not fill tiles.
   void run(const char *weights, const uint16_t *tail) const {
-    alignas(LINE) float sums[2 * ROWS * PANEL];
+    Sums sums[2];
+    int turn = 0;
     const int64_t whole = rows / ROWS * ROWS, bytes = PANEL * inner * 2;
     const int64_t blocks = (rows + 2 * ROWS - 1) / (2 * ROWS);
     // Each block of rows asks for its share of the next panel; alone, reading straight on is faster.
     const int64_t lines = rows <= ROWS ? 0 : (2 * TILE / LINE + blocks - 1) / blocks;
     for (int64_t column = 0; column < outer; column += PANEL, weights += bytes) {
       const char *ahead = weights + bytes;
-      int64_t row = 0;
-      for (; row + 2 * ROWS <= whole; row += 2 * ROWS, ahead += lines * LINE * inner / INNER) {
-        block<2>(x + row * inner, weights, ahead, lines, sums);
-        finish(sums, row, 2 * ROWS, column);
-      }
-      for (; row < rows; row += ROWS, ahead += lines * LINE * inner / INNER) {
-        const bool is_whole = row < whole;
-        block<1>(is_whole ? x + row * inner : tail, weights, ahead, lines, sums);
-        finish(sums, row, is_whole ? ROWS : rows - row, column);
+      for (int64_t row = 0; row < rows; turn ^= 1, ahead += lines * LINE * inner / INNER) {
+        Sums &now = sums[turn], &before = sums[turn ^ 1];
+        const uint16_t *left = row < whole ? x + row * inner : tail;
+        const bool is_pair = row + 2 * ROWS <= whole;
+        if (is_pair)
+          block<2>(left, weights, ahead, lines, now, before);
+        else
+          block<1>(left, weights, ahead, lines, now, before);
+        const int64_t most = is_pair ? 2 * ROWS : ROWS;
+        now.row = row, now.column = column, now.done = 0;
+        now.rows = rows - row < most ? rows - row : most;
+        row += most;
       }
     }
+    finish(sums[turn ^ 1], 2 * ROWS);
   }
 };
 
@@ -158,7 +172,7 @@ extern "C" void product(const int64_t *shape, const uint16_t *x, const uint16_t 
   const int64_t over = product.rows % ROWS, inner = product.inner;
   // What lies below the last row is never looked at: a row of a product comes from its own alone.
   std::memcpy(tail, x + (product.rows - over) * inner, over * inner * 2);
-  static const Config config;
+  const Config config(product.rows < ROWS ? product.rows : ROWS);
   _tile_loadconfig(&config);
   product.run((const char *)weights, tail);
   _tile_release();

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from asr.encoder.pages import Pages
 from asr.native import library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 ACTIVATIONS = ("none", "relu", "swish")
 ROWS, PANEL, INNER = 16, 32, 32
 """Rows of a tile; outputs made at once; inputs taken at once."""
+_pages = Pages()
 
 
 class TiledLinear:
@@ -32,7 +34,7 @@ class TiledLinear:
         self._shape = (ctypes.c_int64 * 4)(0, *weight.shape, ACTIVATIONS.index(activation))
         padding = -self._outer % PANEL
         self._bias = F.pad(torch.zeros(self._outer) if bias is None else bias.float(), (0, padding))
-        self._packed = torch.empty(self._outer + padding, self._inner, dtype=torch.bfloat16)
+        self._packed = _pages.empty(self._outer + padding, self._inner, dtype=torch.bfloat16)
         weight = weight.to(torch.bfloat16).contiguous()
         functions.product_pack(self._outer, self._inner, weight.data_ptr(), self._packed.data_ptr())
         self._run = functions.product
