@@ -20,7 +20,7 @@ from typing import Any
 
 from clients.connection import Connection
 from clients.load.host import machine
-from tests.bench import faults_engine, faults_room
+from tests.bench import faults_engine, faults_ray, faults_room
 from tests.bench import faults_stands as stands
 from tests.bench.faults_callers import (
     NEAR_S,
@@ -91,6 +91,13 @@ CASES = (
     ),
     Case(name="store's clock 1 h forward", setup=inside(stands.set_clock_forward)),
     Case(name="slow reader", setup=inside(stands.read_slowly), clips=4, is_first_slow=True),
+    Case(name="node loss under Ray", setup=faults_ray.node_loss("SIGKILL")),
+    Case(name="node silent under Ray", setup=faults_ray.node_loss("SIGSTOP")),
+    Case(
+        name="node loss under Ray, scripted",
+        setup=faults_ray.node_loss("SIGKILL", is_scripted=True),
+        is_scripted=True,
+    ),
     Case(name="rolling restart of two", setup=stands.rolling, clips=12, part=0.08),
 )
 
@@ -109,7 +116,7 @@ class Laboratory:
     async def _disturb(self, case: Case) -> Row:
         runs = self.args.repetitions or case.runs
         wanted = min(case.streams, self.args.streams)
-        async with asyncio.timeout(60 * ROW_MINUTES * max(1, runs // 3)), case.setup(wanted) as at:
+        async with asyncio.timeout(60 * ROW_MINUTES * max(1, runs / 3)), case.setup(wanted) as at:
             await at.ready()
             sounds, whole = await self._undisturbed(case, at, wanted)
             row = empty_row(case.name, runs, len(sounds)) | {"wanted_streams": case.streams}
@@ -222,6 +229,9 @@ def main() -> int:
         since = time.monotonic()
         try:
             row = measure()
+        except faults_ray.NoRay as missing:
+            say(str(missing))
+            row = {"not_run": str(missing)}
         except (Exception, SystemExit) as failed:  # noqa: BLE001 - the other rows are worth having
             say(traceback.format_exc())
             row = {"failed": f"{type(failed).__name__}: {failed}"}
@@ -247,7 +257,8 @@ def summary(rows: Sequence[Row]) -> Row:
     line["gap_p95_40_s"] = by_name.get(KILL_40, {}).get("gap_p95_s")
     for key in faults_engine.KEYS + faults_room.KEYS:
         line[key] = next((row[key] for row in rows if key in row), None)
-    line["failed"] = [row["case"] for row in rows if "failed" in row]
+    for key in ("failed", "not_run"):
+        line[key] = [row["case"] for row in rows if key in row]
     return line
 
 

@@ -85,8 +85,15 @@ class Proxy:
 class Program:
     """``rivulet serve`` in a process of its own, to be killed and started again on its port."""
 
-    def __init__(self, options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        options: Sequence[str],
+        *,
+        python: str | Path = sys.executable,
+        module: str = "clients",
+    ) -> None:
         self.port = free_port()
+        self._python, self._module = python, module
         self._options = list(options)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +103,7 @@ class Program:
 
     def start(self) -> None:
         """Launch it."""
-        command = [sys.executable, "-m", "clients", "serve", "--port", str(self.port)]
+        command = [self._python, "-m", self._module, "serve", "--port", str(self.port)]
         self._process = subprocess.Popen(
             [*command, *self._options],
             stdout=subprocess.DEVNULL,

@@ -61,19 +61,20 @@ class Phases:
 
         def see_gone(place: Place, reason: str) -> None:
             if self.struck and self.detected_s is None:
-                self.detected_s = self._now()
+                self.detected_s = self.now()
             gone(place, reason)
 
         def see_report(place: Place, said: link.Report) -> None:
             if self.detected_s is not None and isinstance(said, link.Opened):
-                self.restored_s = self._now()
+                self.restored_s = self.now()
             if self.detected_s is not None and isinstance(said, link.Ready):
-                self.standby_s = self.standby_s or self._now()
+                self.standby_s = self.standby_s or self.now()
             report(place, said)
 
         manager._gone, manager._report = see_gone, see_report
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Return the seconds since the blow."""
         return round(time.monotonic() - self.struck, 3)
 
 
@@ -251,7 +252,7 @@ async def with_redis(streams: int) -> AsyncIterator[Stand]:
 async def killed_gateway(streams: int) -> AsyncIterator[Stand]:
     """Set up a gateway with its store in a file; it is killed and started again at once."""
     with tempfile.TemporaryDirectory() as folder:
-        program = Program(_options(folder, streams))
+        program = Program(options(folder, streams))
         program.start()
         try:
             phases = Phases()
@@ -261,7 +262,7 @@ async def killed_gateway(streams: int) -> AsyncIterator[Stand]:
                 await asyncio.to_thread(program.kill)
                 program.start()
                 await program.ready()
-                phases.standby_s = phases._now()
+                phases.standby_s = phases.now()
 
             yield Stand(
                 url=program.url,
@@ -278,7 +279,7 @@ async def killed_gateway(streams: int) -> AsyncIterator[Stand]:
 async def rolling(streams: int) -> AsyncIterator[Stand]:
     """Set up two servers with one store behind a balancer; each is restarted in its turn."""
     with tempfile.TemporaryDirectory() as folder:
-        programs = [Program(_options(folder, streams)) for _ in range(2)]
+        programs = [Program(options(folder, streams)) for _ in range(2)]
         for program in programs:
             program.start()
         try:
@@ -303,7 +304,8 @@ async def rolling(streams: int) -> AsyncIterator[Stand]:
                 await program.end()
 
 
-def _options(folder: str, streams: int) -> list[str]:
+def options(folder: str, streams: int) -> list[str]:
+    """Return those of a server program: one worker, a store in a file."""
     slots = str(streams + streams // 4 + 4)
     options = ["--workers", "1", "--precision", "fp32", "--slots", slots, "--admission", "slots"]
     return [*options, "--store", f"sqlite:{folder}/sessions.db"]
