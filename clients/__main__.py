@@ -41,6 +41,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "serve": Verb("clients.verbs.serve", "serve speech recognition over WebSocket and HTTP"),
+    "worker": Verb("clients.verbs.worker", "an engine process that registers with a server"),
     "captions": Verb("clients.captions", "live captions of files or the microphone"),
     "assistant": Verb("clients.assistant", "run a command of yours on every turn of speech"),
     "meeting": Verb("clients.meeting", "one live transcript of many speakers, with a link to it"),

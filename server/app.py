@@ -22,8 +22,10 @@ from server.store.base import StoreUnavailable
 from server.store.choice import open_store
 from server.worker.cluster import Cluster
 from server.worker.engines import EngineSpec
+from server.worker.external import ExternalWorker, Registry
 from server.worker.handle import Worker
 from server.worker.process import ProcessWorker
+from server.worker.registration import SecretError, shared_secret
 from server.worker.remote import PlacementError, RemoteWorker
 
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -156,8 +158,11 @@ def spec_of(config: ServerConfig) -> EngineSpec:
 async def _launcher(
     config: ServerConfig, stack: contextlib.AsyncExitStack
 ) -> Callable[[int], Worker]:
-    """Return what starts a worker: here, or on a cluster that is left with the stack."""
+    """Return what starts a worker: here, elsewhere, or somebody else does."""
     spec = spec_of(config)
+    if config.external:
+        registry = await _registry(config, stack)
+        return lambda _: ExternalWorker(registry)
     if not config.cluster:
         devices = config.devices or (spec.device,)
         return lambda number: ProcessWorker(replace(spec, device=devices[number % len(devices)]))
@@ -167,6 +172,22 @@ async def _launcher(
         raise StartError(str(error)) from error
     stack.push_async_callback(cluster.leave)
     return lambda _: RemoteWorker(spec, cluster)
+
+
+async def _registry(config: ServerConfig, stack: contextlib.AsyncExitStack) -> Registry:
+    """Listen for workers until the stack ends; raises StartError."""
+    try:
+        registry = Registry(shared_secret(config.secret_file))
+    except SecretError as error:
+        raise StartError(str(error)) from error
+    host, _, port = config.external.rpartition(":")
+    try:
+        await registry.open(host.strip("[]") or "127.0.0.1", int(port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StartError(f"cannot wait for workers on {config.external}: {why}") from error
+    stack.push_async_callback(registry.close)
+    return registry
 
 
 async def _ready_before(manager: Manager, over: asyncio.Event) -> bool:

@@ -173,6 +173,35 @@ def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
         raise CliError(str(error)) from error
 
 
+def work(choice: ModelChoice, device: str, where: str, secret_file: str) -> None:
+    """Serve a gateway elsewhere until it says that we are of no use."""
+    from asr.checkpoint import CheckpointError
+    from server import logs
+    from server.config import LOOK_AHEAD_OF_CLASS
+    from server.worker import join
+    from server.worker.engines import EngineSpec, build
+    from server.worker.registration import SecretError, shared_secret
+
+    logs.configure()
+    first = LOOK_AHEAD_OF_CLASS["balanced"] if choice.look_ahead is None else choice.look_ahead
+    spec = EngineSpec(
+        model=choice.model,
+        device=device,
+        backend=choice.backend,
+        precision=choice.precision,
+        slots=choice.slots,
+        lm=choice.lm,
+        lm_weight=choice.lm_weight,
+        beam=choice.beam,
+        look_ahead=first,
+    )
+    try:
+        address, secret = join.Address.of(where), shared_secret(secret_file)
+        join.serve(build(spec), spec, address, secret)
+    except (join.JoinError, SecretError, CheckpointError, EngineError) as error:
+        raise CliError(str(error)) from error
+
+
 def add_key(path: Path, name: str, scopes: Sequence[str], streams: int | None) -> str:
     """Make a key and return it, this once."""
     from server import keys

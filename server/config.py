@@ -15,6 +15,7 @@ LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 """Encoder frames of right context that each latency class means."""
 
 DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
+EXTERNAL = re.compile(r"([^:\[\]]*|\[[0-9a-fA-F:]+\]):\d{1,5}")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
 
@@ -53,6 +54,10 @@ class ServerConfig:
     cluster: str = ""
     """Ray cluster whose machines run the engine processes: HOST:PORT, or auto for the one that this
     machine is part of; empty: this machine runs them."""
+    external: str = ""
+    """[HOST]:PORT where workers that others start register themselves; empty: we start them."""
+    secret_file: str = ""
+    """What those workers prove; empty: the variable RIVULET_WORKER_SECRET has it."""
     standby: int = 0
     """Warm workers more, kept free for the sessions of a worker that dies."""
     store: str = "auto"
@@ -97,7 +102,7 @@ class ServerConfig:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        self._check_devices()
+        self._check_workers()
         if self.keys and self.wyoming_port is not None:
             raise ConfigError("Wyoming has no keys: --wyoming-port and --keys exclude each other")
         if self.announce and self.wyoming_port is None:
@@ -112,14 +117,19 @@ class ServerConfig:
         if self.look_ahead is not None and self.look_ahead < 0:
             raise ConfigError(f"look_ahead must not be negative, not {self.look_ahead}")
 
-    def _check_devices(self) -> None:
+    def _check_workers(self) -> None:
         for device in self.devices:
             if not DEVICE.fullmatch(device):
                 raise ConfigError(f"devices are cpu, cpu:N or cuda:N, not {device!r}")
-        if self.devices and self.cluster:
+        if self.devices and (self.cluster or self.external):
+            other = "cluster" if self.cluster else "external_workers"
             raise ConfigError(
-                "devices are those of this machine: cluster and they exclude each other"
+                f"devices are those of this machine: {other} and they exclude each other"
             )
+        if self.external and self.cluster:
+            raise ConfigError("workers are the cluster's or external ones, not both")
+        if self.external and not EXTERNAL.fullmatch(self.external):
+            raise ConfigError(f"external_workers register at [HOST]:PORT, not {self.external!r}")
 
     def _check_ports(self) -> None:
         for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):

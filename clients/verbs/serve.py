@@ -49,6 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the engine processes on the machines of a Ray cluster, by default the one that "
         "this machine is part of (needs the extra 'ray')",
     )
+    parser.add_argument(
+        "--external-workers",
+        metavar="[HOST]:PORT",
+        help="wait there for workers that others start with `rivulet worker`, as many as --workers "
+        "says (without HOST: this machine's)",
+    )
+    parser.add_argument(
+        "--secret-file",
+        metavar="FILE",
+        help="what those workers must prove (default: the variable RIVULET_WORKER_SECRET)",
+    )
     parser.add_argument("--slots", type=int, metavar="N", help="streams a worker holds at once")
     parser.add_argument(
         "--standby", type=int, metavar="N", help="warm workers more, for when one dies (default: 0)"
@@ -121,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         "devices": args.devices,
         "slots": args.slots,
         "cluster": args.cluster,
+        "external": args.external_workers,
+        "secret_file": args.secret_file,
         "standby": args.standby,
         "rest_after_s": args.rest_after,
         "overcommit": args.overcommit,

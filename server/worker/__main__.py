@@ -2,7 +2,8 @@
 
 ``--fd N`` has the link at once, from a gateway on this machine. ``--listen ADDRESS`` reads a secret
 from standard input, says its port, and waits for the gateway that proves the secret; it ends when
-standard input does: then its starter is gone.
+standard input does: then its starter is gone. ``--join HOST:PORT`` dials a gateway, again and again
+(``rivulet worker`` is the same for people).
 
 Does: read the arguments, load the engine, run the host over a non-blocking socket.
 Does not know: who started it, or why.
@@ -16,12 +17,16 @@ import sys
 import threading
 from typing import get_args
 
+from asr.interface import EngineError
 from server import logs
+from server.worker import join
 from server.worker.engines import Backend, EngineSpec, Precision, build
 from server.worker.handshake import SECRET_BYTES
 from server.worker.heart import Activity, Heart
+from server.worker.join import JoinError
 from server.worker.loop import Host
 from server.worker.mailbox import SocketMailbox
+from server.worker.registration import SecretError, shared_secret
 from server.worker.tcp import NobodyCame, wait_for_gateway
 
 _STDIN = 0
@@ -33,6 +38,8 @@ def main() -> int:
     ends = parser.add_mutually_exclusive_group(required=True)
     ends.add_argument("--fd", type=int)
     ends.add_argument("--listen", metavar="ADDRESS")
+    ends.add_argument("--join", metavar="HOST:PORT")
+    parser.add_argument("--secret-file", default="")
     parser.add_argument("--model", default="")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--backend", choices=get_args(Backend), default="own")
@@ -46,7 +53,10 @@ def main() -> int:
     logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor, address = options.pop("fd"), options.pop("listen")
+    where, secret_file = options.pop("join"), options.pop("secret_file")
     spec = EngineSpec(**options)
+    if where:
+        return _join(spec, where, secret_file)
     try:
         link = _listen(address) if address else socket.socket(fileno=descriptor)
     except NobodyCame:
@@ -66,6 +76,16 @@ def main() -> int:
         finally:
             heart.stop()
     return 0
+
+
+def _join(spec: EngineSpec, where: str, secret_file: str) -> int:
+    """Serve whatever gateway is there until we are of no use."""
+    try:
+        address, secret = join.Address.of(where), shared_secret(secret_file)
+        join.serve(build(spec), spec, address, secret)
+    except (JoinError, SecretError, EngineError) as error:
+        print(error, file=sys.stderr)
+    return 2
 
 
 def _listen(address: str) -> socket.socket:

@@ -1,9 +1,9 @@
 """How the two ends of a link over a network show each other that they belong together.
 
-Does: what each end says before the first frame; refuse who does not know the secret of this one
-launch, and a build whose frames are others.
-Does not know: sockets, time, Ray. Nothing is encrypted: whoever can listen on that network hears
-the audio, so it has to be a private one.
+Does: what each end says before the first frame; refuse who does not know the secret (of this one
+launch, or of all workers that start themselves), and a build whose frames are others.
+Does not know: sockets, time, who dials, Ray. Nothing is encrypted: whoever can listen on that
+network hears the audio, so it has to be a private one.
 
 Both ends prove the secret over two fresh nonces and neither says it, so an old answer is worth
 nothing and a port that pretends to be the other end learns nothing.
@@ -35,7 +35,7 @@ def link_version() -> bytes:
 
 
 class Gateway:
-    """The end that dials: ``hello``, then ``answered`` with what came."""
+    """The end with the sessions: ``hello``, then ``answered`` with what came."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -53,7 +53,7 @@ class Gateway:
 
 
 class Host:
-    """The end that listens: ``answer`` to the hello, then ``check`` of the last word."""
+    """The end with the engine: ``answer`` to the hello, then ``check`` of the last word."""
 
     def __init__(self, secret: bytes, hello: bytes) -> None:
         self._secret, self._hello = secret, hello

@@ -6,6 +6,7 @@ What one session does wrong ends that session only.
 Does not know: processes, sockets, wires. A failing step is a failing engine: it ends the host.
 """
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -93,14 +94,13 @@ class Host:
         """Warm the default class, say ready, serve until Quit or the gateway is gone."""
         self._activity.begin("warming")
         self._engine.warm(self._cold.popleft())
-        self._mailbox.send(link.Ready(self._model()))
-        while not self._is_quitting:
-            self._activity.begin("waiting")
-            try:
-                commands = self._mailbox.receive(may_wait=not self._has_work())
-            except MailboxClosed:
-                return
-            self.turn(commands)
+        with contextlib.suppress(MailboxClosed):
+            self._mailbox.send(link.Ready(self._model()))
+            while not self._is_quitting:
+                self._activity.begin("waiting")
+                self.turn(self._mailbox.receive(may_wait=not self._has_work()))
+        for number in list(self._sessions):  # another gateway may come to this engine
+            self._forget(number)
 
     def turn(self, commands: Iterable[link.Command]) -> None:
         """Obey the commands, then step, or warm a look-ahead while nobody is served."""

@@ -1,5 +1,7 @@
 """A link over TCP: the engine process listens for its one gateway, the gateway dials.
 
+An engine process that dials (server.worker.join) greets with the same words.
+
 Does: connect both ends, have each prove itself (server.worker.handshake), let the kernel end a link
 whose other machine is gone.
 Does not know: engines, what goes over the link, who told the gateway the address.
@@ -47,7 +49,7 @@ def wait_for_gateway(host: str, secret: bytes, tell_port: Callable[[int], None])
             except TimeoutError:
                 break
             try:
-                _greet(peer, secret)
+                greet(peer, secret)
             except (OSError, HandshakeError):
                 peer.close()
             else:
@@ -64,7 +66,7 @@ async def dial(host: str, port: int, secret: bytes) -> Line:
             writer.write(gateway.hello)
             answer = await reader.readexactly(ANSWER_BYTES)
             writer.write(gateway.answered(answer))
-            _end_with_its_machine(writer.get_extra_info("socket"))
+            end_with_its_machine(writer.get_extra_info("socket"))
         except asyncio.IncompleteReadError:
             writer.transport.abort()
             raise HandshakeError("an engine process hung up before it had proved itself") from None
@@ -74,16 +76,23 @@ async def dial(host: str, port: int, secret: bytes) -> Line:
     return Line(reader, writer)
 
 
-def _greet(peer: socket.socket, secret: bytes) -> None:
-    peer.settimeout(GREET_S)
-    host = Host(secret, _read(peer, HELLO_BYTES))
+def greet(peer: socket.socket, secret: bytes, *, within_s: float = GREET_S) -> None:
+    """Be the host on a new connection; raises OSError, HandshakeError."""
+    peer.settimeout(within_s)
+    host = Host(secret, read_exactly(peer, HELLO_BYTES))
     peer.sendall(host.answer)
-    host.check(_read(peer, PROOF_BYTES))
+    try:
+        last = read_exactly(peer, PROOF_BYTES)
+    except ConnectionAbortedError:
+        why = "it has another secret, or runs another version of rivulet"
+        raise HandshakeError(f"the gateway did not take our proof: {why}") from None
+    host.check(last)
     peer.settimeout(None)
-    _end_with_its_machine(peer)
+    end_with_its_machine(peer)
 
 
-def _read(peer: socket.socket, count: int) -> bytes:
+def read_exactly(peer: socket.socket, count: int) -> bytes:
+    """Read so many bytes; raises OSError, ConnectionAbortedError where the other end hung up."""
     data = bytearray()
     while len(data) < count:
         part = peer.recv(count - len(data))
@@ -93,7 +102,7 @@ def _read(peer: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def _end_with_its_machine(peer: socket.socket) -> None:
+def end_with_its_machine(peer: socket.socket) -> None:
     """Have the kernel ask an idle machine for life, and end the link when no answer comes."""
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

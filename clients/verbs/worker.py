@@ -1,0 +1,44 @@
+"""``rivulet worker``: an engine process that registers itself with a server.
+
+Does: arguments.
+Does not know: engines, links.
+"""
+
+import argparse
+
+from clients.glue import add_model_arguments, choice_of, engine_side
+
+EXAMPLES = """\
+examples:
+  rivulet serve --external-workers 10.0.0.1:8771 --workers 8     the server: places for eight
+  rivulet worker --join 10.0.0.1:8771                            on any machine of that network
+  rivulet worker --join 10.0.0.1:8771 --device cuda:1
+Both have the same secret in RIVULET_WORKER_SECRET, or in --secret-file FILE."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "--join", required=True, metavar="HOST:PORT", help="where the server waits for workers"
+    )
+    parser.add_argument(
+        "--secret-file",
+        default="",
+        metavar="FILE",
+        help="the secret of the server's workers (default: the variable RIVULET_WORKER_SECRET)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="cpu: any core; cpu:N: that core and no other; cuda:N"
+    )
+    parser.add_argument(
+        "--slots", type=int, default=64, metavar="N", help="streams it holds at once (default: 64)"
+    )
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until the server has no use for us."""
+    with engine_side() as side:
+        choice = choice_of(side, args, slots=args.slots)
+        side.work(choice, args.device, args.join, args.secret_file)
+    return 0

@@ -1,0 +1,117 @@
+"""An engine process that whoever likes has started: it dials a gateway and serves it.
+
+Does: dial with an engine that is loaded, prove the secret, register, run the host; after the end of
+the link dial again, until a gateway says that it is of no use.
+Does not know: who started it, sessions. Of the sessions of a link that ended nothing is left here:
+the gateway has what it takes to go on with them elsewhere.
+"""
+
+import logging
+import random
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from asr.interface import StreamingEngine
+from server.worker import registration
+from server.worker.engines import EngineSpec
+from server.worker.handshake import HandshakeError
+from server.worker.heart import Activity, Heart
+from server.worker.loop import Host
+from server.worker.mailbox import SocketMailbox
+from server.worker.registration import Admitted, Register
+from server.worker.tcp import DIAL_S, greet, read_exactly
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = (0.3, 1.5)
+"""Between the end of a link, or a dial in vain, and the next dial: not all workers at once."""
+
+
+class JoinError(Exception):
+    """The gateway will not have this worker; the text is one sentence."""
+
+
+class _Later(Exception):
+    """There is no place now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the gateway waits for workers."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, text: str) -> "Address":
+        """Read HOST:PORT; raises JoinError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise JoinError(f"a gateway is HOST:PORT, not {text!r}")
+        return cls(host.strip("[]") or "127.0.0.1", int(port))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: bytes) -> None:
+    """Serve the gateway that is there, time and again; raises JoinError."""
+    about = Register(
+        process=secrets.token_hex(8),
+        machine=socket.gethostname(),
+        device=spec.device,
+        model=engine.info.model,
+        fingerprint=engine.info.fingerprint,
+    )
+    told = ""
+    while True:
+        try:
+            with _registered(where, secret, about) as peer:
+                told = ""
+                _run(engine, peer, spec.look_ahead)
+            why = "the link ended"
+        except (OSError, _Later) as error:
+            why = str(error)
+        if why != told:  # once, however often it is tried
+            logger.warning("no gateway", extra={"at": str(where), "reason": why})
+            told = why
+        time.sleep(random.uniform(*AGAIN_S))
+
+
+@contextmanager
+def _registered(where: Address, secret: bytes, about: Register) -> Iterator[socket.socket]:
+    """Give a link on which commands follow; raises OSError, _Later, JoinError."""
+    with socket.create_connection((where.host, where.port), DIAL_S) as peer:
+        try:
+            greet(peer, secret, within_s=DIAL_S)
+        except HandshakeError as error:
+            raise JoinError(f"{where} refused this worker: {error}") from error
+        peer.settimeout(DIAL_S)
+        peer.sendall(registration.frame(about))
+        try:
+            size = registration.length(read_exactly(peer, registration.HEAD_BYTES))
+            answer = registration.answer_of(read_exactly(peer, size))
+        except ValueError as error:
+            raise JoinError(f"{where} is no gateway of this version") from error
+        if isinstance(answer, Admitted):
+            logger.info("joined", extra={"at": str(where), "epoch": answer.epoch})
+            yield peer
+        elif answer.is_final:
+            raise JoinError(f"{where} refused this worker: {answer.reason}")
+        else:
+            raise _Later(answer.reason)
+
+
+def _run(engine: StreamingEngine, peer: socket.socket, look_ahead: int | None) -> None:
+    with SocketMailbox(peer) as mailbox:
+        activity = Activity()
+        heart = Heart(activity, mailbox.beat)
+        heart.start()
+        try:
+            Host(engine, mailbox, first_look_ahead=look_ahead, activity=activity).run()
+        finally:
+            heart.stop()
