@@ -7,7 +7,7 @@ Does not know: arguments, terminals.
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
@@ -18,7 +18,7 @@ from server.keys import KeyFileError
 from server.manager import Manager
 from server.metrics import Metrics
 from server.place import Rules
-from server.store.base import StoreUnavailable
+from server.store.base import Store, StoreUnavailable
 from server.store.choice import open_store
 from server.worker.cluster import Cluster
 from server.worker.engines import EngineSpec
@@ -80,37 +80,31 @@ async def running(
 
 @contextlib.asynccontextmanager
 async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> AsyncIterator[Running]:
-    metrics = Metrics()
+    metrics = Metrics(gateway=config.gateway)
     rules = Rules(
         standby=config.standby,
         overcommit=config.overcommit,
         is_by_cost=config.admission == "cost",
     )
     manager = Manager(launch, config.workers, observer=metrics, rules=rules)
-    limits = config.limits
-    keep_s = (limits.resume_ms + limits.pause_ms) / 1000
-    try:
-        keeper = Keeper(
-            manager,
-            open_store(config.store, keep_s),
-            away_s=limits.resume_ms / 1000,
-            rest_after_s=config.rest_after_s,
-        )
-    except StoreUnavailable as error:
-        raise StartError(str(error)) from error
+    keeper = Keeper(
+        manager,
+        store_of(config),
+        away_s=config.limits.resume_ms / 1000,
+        rest_after_s=config.rest_after_s,
+    )
     try:
         gateway = Gateway(config, manager, keeper, metrics)
     except KeyFileError as error:
         await keeper.close()
         raise StartError(str(error)) from error
     try:
-        await gateway.start()
-    except OSError as error:
-        await keeper.close()
-        raise StartError(_why(config, error)) from error
-    try:
+        is_one_of_several = config.gateway is not None
+        if not is_one_of_several:
+            await _listen(config, gateway)
         await manager.start()
-        yield Running(Addresses(config.host, gateway.port), manager, gateway, keeper)
+        port = config.port if is_one_of_several else gateway.port
+        yield Running(Addresses(config.host, port), manager, gateway, keeper)
     finally:
         await gateway.stop()
         await manager.close()
@@ -124,19 +118,36 @@ async def serve(
     stop: asyncio.Event | None = None,
 ) -> int:
     """Serve until SIGINT, SIGTERM or ``stop``; raises StartError."""
-    over = stop or asyncio.Event()
+    with signalled(stop or asyncio.Event()) as over:
+        async with running(config) as server:
+            if await _ready_before(server.manager, over):
+                if config.gateway is not None:  # who comes to one of several can be served
+                    await _listen(config, server.gateway)
+                on_ready(server.addresses)
+                await over.wait()
+    return 0
+
+
+@contextlib.contextmanager
+def signalled(over: asyncio.Event) -> Iterator[asyncio.Event]:
+    """Have SIGINT and SIGTERM set an event."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
     try:
-        async with running(config) as server:
-            if await _ready_before(server.manager, over):
-                on_ready(server.addresses)
-                await over.wait()
+        yield over
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-    return 0
+
+
+def store_of(config: ServerConfig) -> Store:
+    """Open the store that a configuration asks for; raises StartError."""
+    limits = config.limits
+    try:
+        return open_store(config.store, (limits.resume_ms + limits.pause_ms) / 1000)
+    except StoreUnavailable as error:
+        raise StartError(str(error)) from error
 
 
 def spec_of(config: ServerConfig) -> EngineSpec:
@@ -207,6 +218,15 @@ async def _ready_before(manager: Manager, over: asyncio.Event) -> bool:
         ended.cancel()
 
 
-def _why(config: ServerConfig, error: OSError) -> str:
+async def _listen(config: ServerConfig, gateway: Gateway) -> None:
+    try:
+        await gateway.start()
+    except OSError as error:
+        raise cannot_listen(config, error) from error
+
+
+def cannot_listen(config: ServerConfig, error: OSError) -> StartError:
+    """Return what is said of a port that is not to be had."""
     where = f"{config.host}:{config.port}"
-    return f"cannot listen on {where}: {error.strerror or error}; choose another --host or --port"
+    why = error.strerror or error
+    return StartError(f"cannot listen on {where}: {why}; choose another --host or --port")

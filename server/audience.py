@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from server.rooms import Rooms, Viewer
-from server.wire.errors import OverCapacity
+from server.wire.errors import BadRequest, OverCapacity
 
 _PATH = re.compile(r"/v1/meeting/([A-Za-z0-9_-]{1,64})")
 TRY_LATER, READ_ONLY, GOING_AWAY = 1013, 1003, 1001
@@ -39,6 +39,9 @@ class Audience:
             viewer = self._rooms.watch(name)
         except OverCapacity as error:
             await socket.close(TRY_LATER, error.message)
+            return True
+        except BadRequest as error:
+            await socket.close(error.close_code, error.message)
             return True
         listener = asyncio.create_task(_listen(socket, viewer))
         try:

@@ -160,14 +160,15 @@ def inspect_model(source: str) -> dict[str, Any]:
 
 def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
     """Run a server until it is told to end; ``on_ready`` gets its ``websocket`` and ``page``."""
-    from server import logs
+    from server import app, gateways, logs
     from server.app import StartError
-    from server.app import serve as run
-    from server.config import ConfigError, ServerConfig
+    from server.config import ConfigError, ServerConfig, default_workers
 
     logs.configure()
     try:
-        config = ServerConfig(**settings)
+        most = max(default_workers(), settings.get("gateways", 1))
+        config = ServerConfig(**{"workers": most, **settings})
+        run = app.serve if config.gateways == 1 else gateways.serve
         return asyncio.run(run(config, on_ready=on_ready))
     except (ConfigError, StartError) as error:
         raise CliError(str(error)) from error

@@ -15,6 +15,7 @@ LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 """Encoder frames of right context that each latency class means."""
 
 DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
+PORTS = ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port")
 EXTERNAL = re.compile(r"([^:\[\]]*|\[[0-9a-fA-F:]+\]):\d{1,5}")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
@@ -51,6 +52,10 @@ class ServerConfig:
     """Engine processes; each loads the model and runs on one core."""
     devices: tuple[str, ...] = ()
     """Devices of the workers in turn: cpu, cpu:N (that core and no other) or cuda:N; empty: cpu."""
+    gateways: int = 1
+    """Processes that share the ports, each with its share of the workers."""
+    gateway: int | None = None
+    """Which of them this is; None: the only one, or nobody yet."""
     cluster: str = ""
     """Ray cluster whose machines run the engine processes: HOST:PORT, or auto for the one that this
     machine is part of; empty: this machine runs them."""
@@ -98,7 +103,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         self._check_ports()
-        for name in ("workers", "max_connections", "opens_per_minute", "overcommit"):
+        for name in ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -118,6 +123,10 @@ class ServerConfig:
             raise ConfigError(f"look_ahead must not be negative, not {self.look_ahead}")
 
     def _check_workers(self) -> None:
+        if self.gateway is None and self.workers < self.gateways:
+            raise ConfigError(
+                f"{self.gateways} gateways need as many workers at least, not {self.workers}"
+            )
         for device in self.devices:
             if not DEVICE.fullmatch(device):
                 raise ConfigError(f"devices are cpu, cpu:N or cuda:N, not {device!r}")
@@ -128,11 +137,13 @@ class ServerConfig:
             )
         if self.external and self.cluster:
             raise ConfigError("workers are the cluster's or external ones, not both")
+        if self.external and self.gateways > 1:
+            raise ConfigError("external workers register with one gateway: gateways must be 1")
         if self.external and not EXTERNAL.fullmatch(self.external):
             raise ConfigError(f"external_workers register at [HOST]:PORT, not {self.external!r}")
 
     def _check_ports(self) -> None:
-        for name in ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port"):
+        for name in PORTS:
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65_535:
                 raise ConfigError(f"{name} must be 0..65535, not {port}")

@@ -294,7 +294,7 @@ class Connection:
             self.session.ignore(self._wire.ignored)
             try:
                 self._enter_meeting(request)
-            except OverCapacity as error:
+            except (OverCapacity, BadRequest) as error:
                 self.session.fail(error)
                 return
         if self._is_new_token_unused:

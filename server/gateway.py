@@ -65,7 +65,7 @@ class Gateway:
         self._is_empty.set()
         self._is_draining = False
         self._server: Server | None = None
-        self._rooms = Rooms()
+        self._rooms = Rooms(is_open=config.gateways == 1)
         self._audience = Audience(self._rooms, stalled_s=config.stalled_reader_s)
         self._guard = Guard(config, Keyring(Path(config.keys)) if config.keys else None)
         self._dropins = DropIns(
@@ -85,6 +85,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
+        number = self._config.gateway
         posts = Posts(self._dropins, self._site, self._guard)
         self._server = await serve(
             self._serve,
@@ -100,7 +101,8 @@ class Gateway:
             ping_timeout=PING_S,
             process_request=self._process_request,
             select_subprotocol=_select_subprotocol,
-            server_header=None,
+            server_header=None if number is None else f"rivulet gateway {number}",
+            reuse_port=number is not None,
             logger=_quiet_logger(),
         )
         try:
@@ -244,6 +246,8 @@ class Gateway:
                 for place in self._manager.status()
             ],
         }
+        if self._config.gateway is not None:
+            body["gateway"] = self._config.gateway
         return json_answer(body, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _figures(self) -> Answer:

@@ -4,10 +4,11 @@ Does: counters, histograms and gauges, labelled by latency class; never text, ne
 Does not know: how the figures come about; gauges are read from the snapshot it is given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 
 from server.negotiation import class_of
 from server.place import PlaceStatus
@@ -46,8 +47,9 @@ NOBODY = Rest()
 class Metrics:
     """One registry per server, so that two servers in one process do not mix."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gateway: int | None = None) -> None:
         self._registry = registry = CollectorRegistry()
+        self._all = registry if gateway is None else _Labelled(registry, gateway)
         self._slots = Gauge(
             "rivulet_slots_in_use", "Engine slots taken, finalize forks included", registry=registry
         )
@@ -180,4 +182,17 @@ class Metrics:
         for talk in conversations:
             self._streams.labels(talk.latency).inc(talk.channels)
             self._backlog.labels(talk.latency).inc(talk.backlog_s)
-        return generate_latest(self._registry)
+        return generate_latest(self._all)
+
+
+class _Labelled(CollectorRegistry):
+    """The figures of one gateway of several: all have its number, or scrapes would mix."""
+
+    def __init__(self, registry: CollectorRegistry, gateway: int) -> None:
+        super().__init__()
+        self._inner, self._label = registry, {"gateway": str(gateway)}
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._inner.collect():
+            family.samples = [s._replace(labels=self._label | s.labels) for s in family.samples]
+            yield family

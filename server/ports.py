@@ -85,7 +85,10 @@ class Ports:
         config = self._config
         if config.wyoming_port is not None:
             self._servers["wyoming"] = await asyncio.start_server(
-                self._serve_stream, config.host, config.wyoming_port
+                self._serve_stream,
+                config.host,
+                config.wyoming_port,
+                reuse_port=config.gateway is not None,
             )
         if config.vosk_port is not None:
             self._servers["vosk"] = await self._websocket(VoskServer, config.vosk_port)
@@ -155,6 +158,7 @@ class Ports:
             ping_timeout=PING_S,
             process_request=check,
             server_header=None,
+            reuse_port=self._config.gateway is not None,
             logger=logging.getLogger("server.websockets"),
         )
 

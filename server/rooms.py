@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from server.wire.errors import OverCapacity
+from server.wire.errors import BadRequest, OverCapacity
 from server.wire.messages import Final, Meeting, Partial, ServerMessage
 
 MAX_ROOMS = 256
@@ -262,7 +262,8 @@ class Room:
 class Rooms:
     """All rooms of a server, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_open: bool = True) -> None:
+        self._is_open = is_open
         self._rooms: dict[str, Room] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -270,7 +271,7 @@ class Rooms:
         return len(self._rooms)
 
     def enter(self, meeting: Meeting, session: str) -> Voice:
-        """Let a session speak in a room; raises OverCapacity."""
+        """Let a session speak in a room; raises OverCapacity, BadRequest."""
         return self._room(meeting.id).enter(session, meeting.speakers)
 
     def back(self, session: str) -> Voice | None:
@@ -288,7 +289,7 @@ class Rooms:
         self._left(voice.room)
 
     def watch(self, name: str) -> Viewer:
-        """Let somebody read, also before the first speaker comes; raises OverCapacity."""
+        """Let somebody read, also before the first speaker comes; raises as enter."""
         if sum(len(room.viewers) for room in self._rooms.values()) >= MAX_VIEWERS:
             raise OverCapacity(f"{MAX_VIEWERS} people read along", retry_after=RETRY_AFTER_S)
         room = self._room(name)
@@ -309,6 +310,8 @@ class Rooms:
             room.close()
 
     def _room(self, name: str) -> Room:
+        if not self._is_open:  # speakers and readers would be in different processes
+            raise BadRequest("a server with several gateways holds no meetings", param="meeting")
         room = self._rooms.get(name)
         if room is None:
             if len(self._rooms) >= MAX_ROOMS:

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a worker on each: cuda:0,cuda:1, or cores that it has to itself, cpu:0,cpu:1",
     )
     parser.add_argument(
+        "--gateways",
+        type=int,
+        metavar="N",
+        help="processes that share the ports, each with its share of the workers (default: 1)",
+    )
+    parser.add_argument(
         "--cluster",
         nargs="?",
         const="auto",
@@ -130,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
         "origins": tuple(args.origin),
         "workers": len(args.devices) if args.devices and args.workers is None else args.workers,
         "devices": args.devices,
+        "gateways": args.gateways,
         "slots": args.slots,
         "cluster": args.cluster,
         "external": args.external_workers,
