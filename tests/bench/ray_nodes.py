@@ -81,10 +81,6 @@ class Raylets:
         """Strike everything there at once."""
         strike(self._there, how)
 
-    def wake(self) -> None:
-        """Let what was only stopped go on."""
-        strike(self._there, signal.SIGCONT)
-
     def end(self) -> None:
         """End all of it."""
         strike(self._there, signal.SIGKILL)

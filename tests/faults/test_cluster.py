@@ -5,20 +5,18 @@ scripted. Ray is not in the tests' environment: without it the last test makes o
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import os
 import signal
-import site
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from server.app import Running, running
+from tests.bench.faults_ray import NoRay, environment
+from tests.bench.ray_nodes import Raylets, running_below
 from tests.io.serving import (
     all_slots_free,
     config,
@@ -40,73 +38,29 @@ pytestmark = [pytest.mark.io, pytest.mark.slow]
 TEXT = "turn on the kitchen light please thank you"
 LIMIT_S = 400
 """Ray starts a dozen processes; on a busy machine they take their time."""
-NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster() -> Iterator[Raylets]:
     """A head that runs no engine; nodes are added by ``nodes``."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0})
+    cluster = Raylets()
     try:
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.end()
 
 
 @pytest.fixture
-def nodes(cluster: Any) -> Any:
+def nodes(cluster: Raylets) -> Raylets:
     """The cluster with three nodes of one core each: one more than there are workers."""
-    while len(cluster.worker_nodes) < 3:
-        cluster.add_node(num_cpus=1, **NODE)
+    cluster.fill(3)
     return cluster
 
 
-def below(parent: int) -> set[int]:
-    """All descendants of a process."""
-    parents = dict[int, int]()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    found, new = set[int](), {parent}
-    while new:
-        found |= new
-        new = {pid for pid, of in parents.items() if of in new} - found
-    return found - {parent}
-
-
-def running_below(parent: int, module: bytes) -> int | None:
-    """A descendant that runs one of our modules."""
-    for pid in below(parent):
-        with contextlib.suppress(OSError):  # it has just ended
-            if module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return pid
-    return None
-
-
-def strike(pids: set[int], how: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, how)
-
-
-def raylet_of(node: Any) -> int:
-    return int(node.all_processes["raylet"][0].process.pid)
-
-
-def lose(cluster: Any, how: signal.Signals) -> set[int]:
-    """Strike a node that runs an engine and all else there; return what may still be there."""
-    node = next(n for n in cluster.worker_nodes if running_below(raylet_of(n), b"server.worker"))
-    raylet = raylet_of(node)
-    all_there = below(raylet) | {raylet}
-    strike(all_there, how)
-    cluster.remove_node(node, allow_graceful=False)
-    return all_there - {raylet}
+def lose(cluster: Raylets, how: signal.Signals) -> None:
+    """Strike a node that runs an engine, and all that runs there."""
+    cluster.aim()
+    cluster.strike(how)
 
 
 async def all_ready(server: Running) -> None:
@@ -119,7 +73,7 @@ async def a_restart(server: Running) -> None:
         await asyncio.sleep(0.05)
 
 
-async def survive(cluster: Any, how: signal.Signals) -> None:
+async def survive(cluster: Raylets, how: signal.Signals) -> None:
     """Hold two sessions, one on each node, over the loss of one of them."""
     said, began = speech(TEXT), 40_000
     async with running(config(workers=2, cluster=cluster.address)) as server:
@@ -132,7 +86,7 @@ async def survive(cluster: Any, how: signal.Signals) -> None:
                 await socket.send(said[:began])
                 await read_until(socket, "partial")
             assert [len(place.sessions) for place in server.manager._places] == [1, 1]
-            left = await asyncio.to_thread(lose, cluster, how)
+            await asyncio.to_thread(lose, cluster, how)
             for socket in (first, second):
                 for begin in range(began, len(said), 32_000):
                     await socket.send(said[begin : begin + 32_000])
@@ -140,7 +94,7 @@ async def survive(cluster: Any, how: signal.Signals) -> None:
             for socket in (first, second):
                 assert transcript(await rest(socket)) == expected == TEXT
                 assert socket.close_code == 1000
-        strike(left, signal.SIGCONT)  # the node comes back from its sleep, and is nobody
+        cluster.strike(signal.SIGCONT)  # the node comes back from its sleep, and is nobody
         await a_restart(server)
         await all_ready(server)  # on the node that was idle
         assert transcript(await talk(server, speech("here we are"))) == "here we are"
@@ -150,13 +104,13 @@ async def survive(cluster: Any, how: signal.Signals) -> None:
 @NEEDS_RAY
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_session_says_the_same_once_when_its_node_is_lost(
-    nodes: Any, how: signal.Signals
+    nodes: Raylets, how: signal.Signals
 ) -> None:
     asyncio.run(asyncio.wait_for(survive(nodes, how), LIMIT_S))
 
 
 @NEEDS_RAY
-def test_a_server_outlives_the_process_that_talks_to_ray(nodes: Any) -> None:
+def test_a_server_outlives_the_process_that_talks_to_ray(nodes: Raylets) -> None:
     async def run() -> None:
         async with running(config(workers=2, cluster=nodes.address)) as server:
             await all_ready(server)
@@ -172,19 +126,10 @@ def test_a_server_outlives_the_process_that_talks_to_ray(nodes: Any) -> None:
 
 @pytest.mark.skipif(HAS_RAY, reason="the package ray is installed: the tests above were run")
 def test_in_an_environment_that_has_ray() -> None:
-    folder = ROOT / "build" / "ray"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=600)
-            ours = next(folder.glob("lib/python*/site-packages")) / "ours.pth"
-            ours.write_text(f"{site.getsitepackages()[0]}\n{ROOT}\n")
-            pinned = str(ROOT / "constraints.txt")
-            install = [str(python), "-m", "pip", "install", "-q", "-c", pinned, "ray"]
-            subprocess.run(install, check=True, timeout=900, capture_output=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"the package ray cannot be installed ({type(error).__name__})")
-        (folder / "ready").touch()
+    try:
+        python = environment()
+    except NoRay as error:
+        pytest.skip(str(error))
     again = [str(python), "-m", "pytest", "-q", "-m", "slow", __file__]
     done = subprocess.run(again, cwd=ROOT, timeout=4 * LIMIT_S, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4_000:]
