@@ -6,25 +6,23 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from asr import snapshot
 from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
-from asr.decoder.base import Heard
 from asr.decoder.decoding import Decoding, Setup
-from asr.encoder.batch import StepInput
 from asr.encoder.encoder import Encoder, Parts
 from asr.encoder.linear import DTYPES
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
 from asr.features import FFT, FrontEnd
+from asr.graphs import recorder
 from asr.interface import (
     NO_BIASING,
     BadBiasing,
@@ -41,7 +39,8 @@ from asr.interface import (
     UnsupportedLookAhead,
 )
 from asr.precision import choose_precision
-from asr.schedule import BUCKETS, Limits, Plan, Ready, bucket, plan_step
+from asr.runner import Batch, EagerRunner, GraphRunner, Machine, Runner
+from asr.schedule import BUCKETS, GPU_LIMITS, Limits, Plan, Ready, bucket, plan_step
 from asr.stream import Stream, Take
 from asr.tokenizer import Tokenizer
 
@@ -69,9 +68,12 @@ class EngineConfig:
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
     """Its share where a stream names none; None: LM_WEIGHT."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits | None = None
+    """None: what suits the device."""
     parts: Parts = "auto"
     """``plain``: what lies between matrix products in torch, even where C++ could be compiled."""
+    graphs: bool | None = None
+    """Run steps over fixed memory, recorded on a GPU (``asr.graphs``); None: on a GPU."""
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -94,7 +96,8 @@ class Engine:
             checkpoint.tensors[FRONT_END + "window"].float(),
             checkpoint.tensors[FRONT_END + "fb"].float().squeeze(0),
         )
-        widest = max(max(spec.look_aheads) + 1, config.limits.max_steps)
+        self._limits = config.limits or (GPU_LIMITS if self._device.type == "cuda" else Limits())
+        widest = max(max(spec.look_aheads) + 1, self._limits.max_steps)
         self._encoder = Encoder(
             tensors, spec, precision=self._precision, max_steps=widest, parts=config.parts
         )
@@ -112,6 +115,7 @@ class Engine:
             parts=config.parts,
         )
         self._decoding = Decoding(checkpoint, tensors, setup)
+        self._runner = self._make_runner()
         self._streams: dict[int, Stream] = {}
         self._free = list(range(config.slots - 1, -1, -1))
         self.last_step: StepStats | None = None
@@ -237,21 +241,21 @@ class Engine:
                 for slot, stream in self._streams.items()
                 if (chunks := stream.chunks_ready())
             ],
-            self._config.limits,
+            self._limits,
         )
         return done + (self._run(plan) if plan else [])
 
     @torch.inference_mode()
     def warm(self, look_ahead: int) -> None:
         """Run every batch bucket once through the streaming path on the spare slot."""
-        spare = self._pool.spare
-        most = min(self._config.limits.max_rows, self._config.slots)
-        steps = look_ahead + 1
-        for rows in [size for size in BUCKETS if size < most] + [bucket(most)]:
-            none, windows = torch.zeros(0, self._spec.mel_bins), torch.zeros(8 * steps, FFT)
-            take = Take(0, none, windows, steps, (0, 0), (4 * steps, 2 * steps))
-            step = self._batch([take] * rows, [spare] * rows, look_ahead, steps)
-            self._decode(self._encode(step, [0] * rows), step, [])
+        spare, steps = self._pool.spare, look_ahead + 1
+        most = max(1, min(self._limits.most_rows(steps), self._config.slots))
+        none, windows = torch.zeros(0, self._spec.mel_bins), torch.zeros(8 * steps, FFT)
+        take = Take(0, none, windows, steps, (0, 0), (4 * steps, 2 * steps))
+        # The largest first: the others find its memory there.
+        for rows in [bucket(most), *reversed([size for size in BUCKETS if size < most])]:
+            batch = Batch([take] * rows, [spare] * rows, [0] * rows, [], look_ahead, steps)
+            self._runner.warm(batch)
         self._pool.clear(spare)
         self._decoding.clear(spare)
 
@@ -260,10 +264,15 @@ class Engine:
         steps = plan.chunks * (plan.look_ahead + 1)
         streams = [self._streams[slot] for slot in plan.streams]
         takes = [stream.take(steps) for stream in streams]
-        step = self._batch(takes, list(plan.streams), plan.look_ahead, steps)
-        x = self._encode(step, [stream.prompt or 0 for stream in streams])
-        silent = [row for row, s in enumerate(streams) if s.frames <= s.decode_from]
-        rows = self._decode(x, step, silent)
+        batch = Batch(
+            takes,
+            slots=list(plan.streams),
+            prompts=[stream.prompt or 0 for stream in streams],
+            silent=[row for row, s in enumerate(streams) if s.frames <= s.decode_from],
+            look_ahead=plan.look_ahead,
+            steps=steps,
+        )
+        x, rows = self._runner.run(batch)
         if self.trace:
             for row, (slot, take) in enumerate(zip(plan.streams, takes, strict=True)):
                 self.trace(slot, x[row, : take.valid])
@@ -285,52 +294,14 @@ class Engine:
         )
         return emissions
 
-    def _batch(self, takes: list[Take], slots: list[int], look_ahead: int, steps: int) -> StepInput:
-        """Make mel rows and stack them, padded to a bucket with the spare slot."""
-        mel = self._mel(takes, steps)
-        padding = bucket(len(takes)) - len(takes)
-        if padding:
-            none = takes[0].rows[:0]
-            empty = Take(0, none, none, 0, (0, 0), (0, 0))
-            takes, slots = takes + [empty] * padding, slots + [self._pool.spare] * padding
-
-        def tensor(values: object) -> Tensor:
-            return torch.tensor(values, device=self._device)
-
-        return StepInput(
-            mel_BTF=mel.to(self._device),
-            slots_B=tensor(slots),
-            valid_B=tensor([take.valid for take in takes]),
-            stage_from=tensor([take.stage_from for take in takes]).T,
-            stage_until=tensor([take.stage_until for take in takes]).T,
-            look_ahead=look_ahead,
+    def _make_runner(self) -> Runner:
+        on_gpu = self._device.type == "cuda"
+        is_fixed = on_gpu if self._config.graphs is None else self._config.graphs
+        front_end = self._front_end.to(self._device) if is_fixed else self._front_end
+        machine = Machine(
+            front_end, self._encoder, self._prompt, self._pool, self._decoding, self._device
         )
-
-    def _mel(self, takes: list[Take], steps: int) -> Tensor:
-        """Return [bucket, 8 T, bins]: the rows of all streams are made at once."""
-        made = self._front_end.log_mel(torch.cat([take.windows for take in takes]))
-        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._spec.mel_bins), 0
-        for into, take in zip(mel, takes, strict=False):
-            first, count = take.missing + len(take.rows), len(take.windows)
-            into[take.missing : first] = take.rows
-            into[first : first + count] = made[at : at + count]
-            at += count
-        return mel
-
-    def _encode(self, step: StepInput, prompts: list[int]) -> Tensor:
-        x = self._encoder.step(self._pool, step)
-        if self._prompt is None:
-            return x
-        ids = torch.tensor(prompts, device=self._device)
-        return self._prompt(x, F.pad(ids, (0, len(x) - len(ids))))
-
-    def _decode(self, x_BTD: Tensor, step: StepInput, silent: list[int]) -> list[Heard]:
-        """Decode all rows but the silent ones, whose decoder is ahead of them."""
-        first, valid_B = self._pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
-        if silent:
-            valid_B = valid_B.clone()
-            valid_B[silent] = 0
-        return self._decoding.step(x_BTD, step.slots_B, valid_B, first)
+        return GraphRunner(machine, recorder(self._device)) if is_fixed else EagerRunner(machine)
 
     def _end(self, slot: int) -> Emission:
         frames, tokens = self._streams[slot].frames, self._decoding.flush(slot)

@@ -41,6 +41,10 @@ class FrontEnd:
         """Samples a frame needs after its centre."""
         return self.window.shape[0] // 2
 
+    def to(self, device: torch.device) -> "FrontEnd":
+        """Return the same on a device."""
+        return FrontEnd(self.window.to(device), self.filterbank.to(device))
+
     @cached_property
     def padded_window(self) -> Tensor:
         """The window centred in the FFT length."""

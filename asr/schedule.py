@@ -7,7 +7,7 @@ Does not know: audio, weights, how a step is computed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Batch sizes with kernels built at start; others are padded up to the next."""
 
 
@@ -40,6 +40,14 @@ class Limits:
     max_frames: int = 448
     """Rows x encoder frames."""
 
+    def most_rows(self, steps: int) -> int:
+        """Rows of a batch of so many frames each."""
+        return max(1, min(self.max_rows, self.max_frames // steps))
+
+
+GPU_LIMITS = Limits(max_rows=512, max_frames=7168)
+"""Of a device that hardly notices a batch of 64."""
+
 
 def plan_step(ready: Sequence[Ready], limits: Limits) -> Plan | None:
     """Pick the class of the most urgent stream and fill the batch with its like.
@@ -54,7 +62,7 @@ def plan_step(ready: Sequence[Ready], limits: Limits) -> Plan | None:
     chunks = 1
     while chunks * 2 <= first.chunks and chunks * 2 * chunk <= limits.max_steps:
         chunks *= 2
-    rows = max(1, min(limits.max_rows, limits.max_frames // (chunks * chunk)))
+    rows = limits.most_rows(chunks * chunk)
     alike = [r for r in ready if r.look_ahead == first.look_ahead and r.chunks >= chunks]
     alike.sort(key=lambda r: (r.deadline, r.stream))
     return Plan(first.look_ahead, chunks, tuple(r.stream for r in alike[:rows]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import Heard, confidence
+from asr.decoder.fixed import Rows, Said
 from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
@@ -86,6 +87,27 @@ class CtcDecoder:
         ):
             rows_heard[row].decided.append(Token(token, frame, score))
         return rows_heard
+
+    def room(self, steps: int) -> int:
+        """Most tokens of a row."""
+        return steps
+
+    def begin(self, x_BTD: Tensor, rows: Rows, said: Said) -> Tensor:
+        """Return the logits [B, T, V]."""
+        said.count_B.zero_()
+        said.left.zero_()
+        return self._head(x_BTD).float()
+
+    def go_on(self, prepared: Tensor, rows: Rows, said: Said) -> None:
+        """Say every frame's label, as ``step`` does, frame after frame."""
+        label, before = prepared.argmax(-1), self._last_S[rows.slots_B]
+        for t in range(prepared.shape[1]):
+            exists, new = t < rows.valid_B, label[:, t]
+            sure = confidence(prepared[:, t], new)
+            says = exists & (new != self._blank) & (new != before)
+            said.say(says, new, rows.first_frame_B + t, sure)
+            before = torch.where(exists, new, before)
+        self._last_S[rows.slots_B] = before
 
     def _favoured(self, logits_NTV: Tensor, slots_N: Tensor, valid_N: Tensor) -> Tensor:
         """Return the labels [N, T] of rows that favour something, frame by frame."""

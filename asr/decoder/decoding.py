@@ -4,7 +4,7 @@ Does: build the decoder of a checkpoint's head; keep it and the tools in step ov
 Does not know: encoders, chunks, files of streams.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from asr.decoder import ngram
 from asr.decoder.base import Decoder, Heard
 from asr.decoder.beam import CtcBeamDecoder
 from asr.decoder.ctc import CtcDecoder
+from asr.decoder.fixed import FixedDecoder
 from asr.decoder.fusion import Fusion
 from asr.decoder.native_search import make_search
 from asr.decoder.rnnt import RnntDecoder
@@ -24,6 +25,7 @@ from asr.encoder.linear import Precision
 from asr.interface import Biasing, EngineError, Token
 
 Head = Literal["auto", "rnnt", "ctc"]
+GREEDY = (CtcDecoder, RnntDecoder)
 BEAM = 16
 """Hypotheses of a search that nobody gave a number: 0.6 points of WER better on dev than 8."""
 
@@ -67,6 +69,8 @@ class Decoding:
         else:
             decoder = CtcDecoder(*parts, slots=slots, precision=precision)
         self.name, self._fusion, self._decoder = name, fusion, decoder
+        self.fixed: FixedDecoder | None = decoder if isinstance(decoder, GREEDY) else None
+        """The decoder in fixed shapes, if it has such a form; it favours nothing."""
         self._confidence = checkpoint.calibration.confidence
 
     @property
@@ -122,8 +126,15 @@ class Decoding:
         self, x_BTD: Tensor, slots_B: Tensor, valid_B: Tensor, first_frame_B: Tensor
     ) -> list[Heard]:
         """Return what each row says; ``first_frame_B`` numbers the stream frame of x[:, 0]."""
-        rows = self._decoder.step(x_BTD, slots_B, valid_B, first_frame_B)
+        return self.rated(self._decoder.step(x_BTD, slots_B, valid_B, first_frame_B))
+
+    def rated(self, rows: list[Heard]) -> list[Heard]:
+        """Return what was said with the confidence that was measured for it."""
         return [Heard(self._rated(row.decided), self._rated(row.open)) for row in rows]
+
+    def favours(self, slots: Iterable[int]) -> bool:
+        """Whether any of these slots favours something: then ``fixed`` is not for them."""
+        return self._fusion.favours(slots)
 
     def _rated(self, tokens: list[Token]) -> list[Token]:
         return [replace(token, confidence=self._confidence(token.confidence)) for token in tokens]

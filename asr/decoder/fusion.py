@@ -9,7 +9,7 @@ phrase are lifted; and the language model moves probability between pieces, neve
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import NamedTuple
@@ -153,6 +153,10 @@ class Fusion:
         pieces = [label for label in labels if label < len(self._tokenizer.pieces)]
         lm = self._lm.follow(labels) if self._lm else 0
         return self._boost.behind(slot, pieces), lm
+
+    def favours(self, slots: Iterable[int]) -> bool:
+        """Whether any of these slots favours something."""
+        return not self._used.isdisjoint(slots)
 
     def rows(self, slots_N: Tensor) -> Tensor | None:
         """Return the positions of the slots that favour something, None if there is none."""

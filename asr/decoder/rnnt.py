@@ -14,11 +14,14 @@ from torch.nn import functional as F
 
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import Heard, confidence
+from asr.decoder.fixed import Rows, Said
 from asr.decoder.fusion import Fusion
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
 LSTM_PREFIX = "decoder.prediction.dec_rnn.lstm."
+SPARE_ROUNDS = 3
+"""Rounds of a fixed pass beyond one for each frame: rarely does a row need more."""
 
 
 class _Lstm:
@@ -163,6 +166,46 @@ class RnntDecoder:
             ):
                 rows[row].decided.append(Token(token, time, score))
         return rows
+
+    def room(self, steps: int) -> int:
+        """Most tokens of a row."""
+        return steps * self._max_symbols
+
+    def begin(self, x_BTD: Tensor, rows: Rows, said: Said) -> Tensor:
+        """Return the encoder's side of the joint [B, T, J]."""
+        for counter in (said.count_B, said.at_B, said.symbols_B):
+            counter.zero_()
+        return self._encoder_side(x_BTD).float()
+
+    def go_on(self, prepared: Tensor, rows: Rows, said: Said) -> None:
+        """Say a token a round, as ``step`` does, every row in every round."""
+        steps = torch.arange(prepared.shape[1], device=prepared.device)
+        for _ in range(len(steps) + SPARE_ROUNDS):
+            self._round(prepared, rows, said, steps)
+        said.left.copy_((said.at_B < rows.valid_B).sum())
+
+    def _round(self, encoded_BTJ: Tensor, rows: Rows, said: Said, steps: Tensor) -> None:
+        slots, end = rows.slots_B, len(steps)
+        h, c, g = self._h_LSP[:, slots], self._c_LSP[:, slots], self._g_SJ[slots]
+        logits = self._out(F.relu(encoded_BTJ + g[:, None])).float()
+        label = logits.argmax(-1)
+        wanted = (steps >= said.at_B[:, None]) & (steps < rows.valid_B[:, None])
+        frame = torch.where(wanted & (label != self._blank), steps, end).amin(-1)
+        has_token = frame < end
+        inside = frame.clamp(max=end - 1)[:, None]
+        chosen = label.gather(1, inside).squeeze(1)
+        of_frame = inside[..., None].expand(-1, 1, logits.shape[-1])
+        sure = confidence(logits.gather(1, of_frame).squeeze(1), chosen)
+        new = self._predict(chosen, h, c)
+        has = has_token[:, None]
+        self._h_LSP[:, slots] = torch.where(has, new[0], h)
+        self._c_LSP[:, slots] = torch.where(has, new[1], c)
+        self._g_SJ[slots] = torch.where(has, new[2], g)
+        said.say(has_token, chosen, rows.first_frame_B + frame, sure)
+        symbols = torch.where(frame == said.at_B, said.symbols_B, 0) + 1
+        is_full = symbols >= self._max_symbols
+        said.symbols_B.copy_(symbols.masked_fill(is_full, 0))
+        said.at_B.copy_(frame + (is_full & has_token))  # a row without a token is at its end
 
     def _labels(self, logits_NTV: Tensor, slots_N: Tensor) -> Tensor:
         """Return the best label of each frame, in the light of what the rows favour."""

@@ -119,3 +119,7 @@ class Kit(Protocol):
     def stage(self, weights: StageWeights) -> Stage:
         """Make the depthwise half of a later stage."""
         ...
+
+    def mask(self, x: Tensor, first_B: Tensor, until_B: Tensor) -> None:
+        """Set the rows of x [B, T, F, C] outside ``first_B`` to ``until_B`` to 0."""
+        ...

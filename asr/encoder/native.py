@@ -23,7 +23,7 @@ from asr.encoder.kit import (
     Stage,
     StageWeights,
 )
-from asr.encoder.plain import PlainKit
+from asr.encoder.plain import PlainKit, outside
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16
@@ -131,6 +131,12 @@ class NativeKit:
             return out
 
         return stage
+
+    def mask(self, x: Tensor, first_B: Tensor, until_B: Tensor) -> None:
+        """Set rows to 0: in a stream's first and last step only is there one."""
+        hidden = outside(x, first_B, until_B)
+        if bool(hidden.any()):
+            x[hidden] = 0
 
     def _function(self, name: str) -> "ctypes._NamedFuncPointer":
         function = getattr(self._functions, f"{name}_{self._suffix}")

@@ -115,6 +115,16 @@ class PlainKit:
 
         return run
 
+    def mask(self, x: Tensor, first_B: Tensor, until_B: Tensor) -> None:
+        """Set rows to 0."""
+        x.masked_fill_(outside(x, first_B, until_B)[:, :, None, None], 0.0)
+
+
+def outside(x: Tensor, first_B: Tensor, until_B: Tensor) -> Tensor:
+    """Say which rows of x [B, T, ..] lie outside the stream."""
+    row = torch.arange(x.shape[1], device=x.device)
+    return (row < first_B[:, None]) | (row >= until_B[:, None])
+
 
 def _normed(x: Tensor, norm: Norm) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias)

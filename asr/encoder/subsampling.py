@@ -7,7 +7,6 @@ Source: NeMo parts/submodules/subsampling.py (dw_striding, causal; every stage m
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from asr.encoder.batch import StepInput
@@ -25,6 +24,7 @@ class Subsampling:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], precision: Precision, kit: Kit) -> None:
+        self._mask = kit.mask
         self._first = kit.first_stage(_stage(tensors, 0))
         self._stages = [kit.stage(_stage(tensors, i)) for i in (2, 5)]
         self._pointwise: list[LinearFn] = [
@@ -41,7 +41,7 @@ class Subsampling:
         inside = step.stage_from[0], step.stage_until[0]
         x = self._first(step.mel_BTF, pool.mel_SF, slots, inside)
         x = self._pointwise[0](self._stages[0](x, pool.stage1_SFC, slots))
-        _mask(x, step.stage_from[1], step.stage_until[1])
+        self._mask(x, step.stage_from[1], step.stage_until[1])
         x = self._pointwise[1](self._stages[1](x, pool.stage2_SFC, slots))
         return self._out(x.flatten(2)).float()
 
@@ -54,10 +54,3 @@ def _stage(tensors: Mapping[str, Tensor], index: int) -> StageWeights:
 def _pair(tensors: Mapping[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
     name = f"{PREFIX}conv.{index}"
     return tensors[f"{name}.weight"].float(), tensors[f"{name}.bias"].float()
-
-
-def _mask(x_BTFC: Tensor, first_B: Tensor, until_B: Tensor) -> None:
-    row = torch.arange(x_BTFC.shape[1], device=x_BTFC.device)
-    outside = (row < first_B[:, None]) | (row >= until_B[:, None])
-    if x_BTFC.is_cuda or bool(outside.any()):  # a stream's first and last step only
-        x_BTFC[outside] = 0

@@ -1,0 +1,274 @@
+"""What computes a batch: the parts of an engine, and how a step runs over them.
+
+Does: the rows of streams -> encoder frames and what was heard, in the parts' pools in place;
+as operations one by one, or as functions over fixed memory that a GPU records (``asr.graphs``).
+Does not know: who the streams are, plans, time.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asr.decoder.base import Heard
+from asr.decoder.decoding import Decoding
+from asr.decoder.fixed import FixedDecoder, Rows, Said
+from asr.encoder.batch import StepInput
+from asr.encoder.encoder import Encoder
+from asr.encoder.pool import SlotPool
+from asr.encoder.prompt import PromptKernel
+from asr.features import FFT, HOP, FrontEnd
+from asr.graphs import Act, Arena, Layout, Record
+from asr.schedule import bucket
+from asr.stream import Take
+
+COUNTS = ("slot", "valid", "heard", "prompt", "missing", "given", "made",
+          "from1", "from2", "until1", "until2")  # fmt: skip
+"""Numbers of a row: ``valid`` frames, of which ``heard`` are decoded; mel rows up to which there is
+nothing (``missing``), up to which they are ``given``, and up to which they are ``made`` here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Streams that advance together by ``steps`` frames."""
+
+    takes: list[Take]
+    slots: list[int]
+    prompts: list[int]
+    silent: list[int]
+    """Rows that are only encoded: their decoder is ahead of them."""
+    look_ahead: int
+    steps: int
+
+    @property
+    def rows(self) -> int:
+        """Rows with those that pad it to a bucket."""
+        return bucket(len(self.takes))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What an engine computes with."""
+
+    front_end: FrontEnd
+    encoder: Encoder
+    prompt: PromptKernel | None
+    pool: SlotPool
+    decoding: Decoding
+    device: torch.device
+
+
+class Runner(Protocol):
+    """Computes batches."""
+
+    def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
+        """Return encoder frames [rows, T, D], good until the next call, and what each row says."""
+        ...
+
+    def warm(self, batch: Batch) -> None:
+        """Make ready for batches of this shape; the batch is run on the spare slot."""
+        ...
+
+
+class EagerRunner:
+    """Operations one by one: the way of a CPU."""
+
+    def __init__(self, parts: Machine) -> None:
+        self._parts = parts
+
+    def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
+        """Encode and decode."""
+        parts, step = self._parts, self._input(batch)
+        x = parts.encoder.step(parts.pool, step)
+        if parts.prompt is not None:
+            ids = torch.tensor(batch.prompts, device=parts.device)
+            x = parts.prompt(x, F.pad(ids, (0, len(x) - len(ids))))
+        first, valid_B = parts.pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
+        if batch.silent:
+            valid_B = valid_B.clone()
+            valid_B[batch.silent] = 0
+        return x, parts.decoding.step(x, step.slots_B, valid_B, first)
+
+    def warm(self, batch: Batch) -> None:
+        """Let kernels be built."""
+        self.run(batch)
+
+    def _input(self, batch: Batch) -> StepInput:
+        """Make mel rows and stack them, padded to a bucket with the spare slot."""
+        parts, takes, slots = self._parts, batch.takes, batch.slots
+        mel = self._mel(takes, batch.steps)
+        padding = batch.rows - len(takes)
+        if padding:
+            none = takes[0].rows[:0]
+            empty = Take(0, none, none, 0, (0, 0), (0, 0))
+            takes, slots = takes + [empty] * padding, slots + [parts.pool.spare] * padding
+
+        def tensor(values: object) -> Tensor:
+            return torch.tensor(values, device=parts.device)
+
+        return StepInput(
+            mel_BTF=mel.to(parts.device),
+            slots_B=tensor(slots),
+            valid_B=tensor([take.valid for take in takes]),
+            stage_from=tensor([take.stage_from for take in takes]).T,
+            stage_until=tensor([take.stage_until for take in takes]).T,
+            look_ahead=batch.look_ahead,
+        )
+
+    def _mel(self, takes: list[Take], steps: int) -> Tensor:
+        """Return [bucket, 8 T, bins]: the rows of all streams are made at once."""
+        made = self._parts.front_end.log_mel(torch.cat([take.windows for take in takes]))
+        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._parts.front_end.bins), 0
+        for into, take in zip(mel, takes, strict=False):
+            first, count = take.missing + len(take.rows), len(take.windows)
+            into[take.missing : first] = take.rows
+            into[first : first + count] = made[at : at + count]
+            at += count
+        return mel
+
+
+class GraphRunner:
+    """Fixed memory and functions over it, one set a shape; recorded where ``record`` is given."""
+
+    def __init__(self, parts: Machine, record: Record | None) -> None:
+        self._parts, self._record = parts, record
+        self._arenas = Arena(parts.device), Arena(parts.device), Arena(parts.device)
+        self._passes: dict[tuple[int, int, int], _Pass] = {}
+
+    def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
+        """Encode and decode; a shape that was not warmed is run operation by operation."""
+        return self._pass(batch).run(batch)
+
+    def warm(self, batch: Batch) -> None:
+        """Record this shape."""
+        found = self._pass(batch)
+        found.run(batch)
+        if self._record is not None:
+            found.record(self._record)
+
+    def _pass(self, batch: Batch) -> "_Pass":
+        shape = batch.look_ahead, batch.steps, batch.rows
+        if shape not in self._passes:
+            self._passes[shape] = _Pass(self._parts, shape, self._arenas)
+        return self._passes[shape]
+
+
+class _Pass:
+    """A step of one shape: one copy in, the encoder, the decoder, one copy out.
+
+    Greedy decoding that favours nothing runs in fixed shapes too; any other waits for the encoder
+    and runs operation by operation.
+    """
+
+    def __init__(
+        self, parts: Machine, shape: tuple[int, int, int], arenas: tuple[Arena, Arena, Arena]
+    ) -> None:
+        self._parts, (self._look_ahead, self._steps, self._rows) = parts, shape
+        mel = (self._rows, 8 * self._steps, parts.front_end.bins)
+        samples = (self._rows, (8 * self._steps - 1) * HOP + FFT)
+        self._into = arenas[0].block(
+            {
+                "samples": (torch.float32, samples),
+                "counts": (torch.int64, (len(COUNTS), self._rows)),
+            }
+        )
+        self._given = arenas[1].block({"mel": (torch.float32, mel)})
+        """Rows made before a stream was restored: seldom are there any."""
+        self._encode: Act = self._encoded
+        self._begin: Act = self._begun
+        self._go_on: Act = self._gone_on
+        self._x = self._prepared = torch.empty(0)
+        self._at = Rows(self._x, self._x, self._x)
+        self._fixed: FixedDecoder | None = parts.decoding.fixed
+        if self._fixed is not None:
+            layout: Layout = Said.layout(self._rows, self._fixed.room(self._steps))
+            self._out = arenas[2].block(layout)
+            self._said, self._heard = Said(**self._out.there), Said(**self._out.here)
+
+    def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
+        """Advance the streams."""
+        self._fill(batch)
+        self._into.send()
+        self._encode()
+        decoding = self._parts.decoding
+        if self._fixed is None or decoding.favours(batch.slots):
+            at = self._at
+            return self._x, decoding.step(self._x, at.slots_B, at.valid_B, at.first_frame_B)
+        self._begin()
+        self._out.fetch()
+        while int(self._heard.left):  # on the host: a row says more than almost any does
+            self._go_on()
+            self._out.fetch()
+        return self._x, decoding.rated(self._heard.heard())
+
+    def record(self, record: Record) -> None:
+        """Record what runs, each part behind what it reads."""
+        self._encode = record(self._encoded)
+        self._encode()
+        if self._fixed is not None:
+            self._begin = record(self._begun)
+            self._begin()
+            self._go_on = record(self._gone_on)
+
+    def _fill(self, batch: Batch) -> None:
+        """Write what the streams bring to the host's side of the fixed memory."""
+        takes, silent = batch.takes, set(batch.silent)
+        samples, into = self._into.here["samples"], self._into.here["counts"].numpy()
+        into[:] = 0
+        into[0] = self._parts.pool.spare
+        rows = []
+        for row, take in enumerate(takes):
+            given = take.missing + len(take.rows)
+            made = given + len(take.windows)
+            heard = 0 if row in silent else take.valid
+            rows.append(
+                (batch.slots[row], take.valid, heard, batch.prompts[row], take.missing, given, made,
+                 *take.stage_from, *take.stage_until)
+            )  # fmt: skip
+            if made > given:
+                begin, end = given * HOP, made * HOP
+                samples[row, begin:end].view(-1, HOP).copy_(take.windows[:, :HOP])
+                samples[row, end : end + FFT - HOP] = take.windows[-1, HOP:]
+        into[:, : len(takes)] = np.array(rows).T
+        if any(len(take.rows) for take in takes):
+            for mel, take in zip(self._given.here["mel"], takes, strict=False):
+                mel[take.missing : take.missing + len(take.rows)] = take.rows
+            self._given.send()
+
+    def _encoded(self) -> None:
+        parts, counts = self._parts, dict(zip(COUNTS, self._into.there["counts"], strict=True))
+        at = self._into.there["counts"]
+        step = StepInput(
+            mel_BTF=self._mel(counts),
+            slots_B=counts["slot"],
+            valid_B=counts["valid"],
+            stage_from=at[7:9],
+            stage_until=at[9:11],
+            look_ahead=self._look_ahead,
+        )
+        x = parts.encoder.step(parts.pool, step)
+        self._x = x if parts.prompt is None else parts.prompt(x, counts["prompt"])
+        first = parts.pool.frames_S[counts["slot"]] - counts["valid"]
+        self._at = Rows(counts["slot"], counts["heard"], first)
+
+    def _mel(self, counts: dict[str, Tensor]) -> Tensor:
+        """Return mel rows [B, 8 T, bins]: zeros, those given, those made here, zeros."""
+        given, front = self._given.there["mel"], self._parts.front_end
+        windows = self._into.there["samples"].unfold(1, FFT, HOP)
+        made = front.log_mel(windows.reshape(-1, FFT)).view(given.shape)
+        row = torch.arange(given.shape[1], device=given.device)[:, None]
+        missing, until, end = (counts[name][:, None, None] for name in COUNTS[4:7])
+        mel = torch.where(row < until, given, made)
+        return mel.masked_fill((row < missing) | (row >= end), 0.0)
+
+    def _begun(self) -> None:
+        if self._fixed is not None:
+            self._prepared = self._fixed.begin(self._x, self._at, self._said)
+            self._fixed.go_on(self._prepared, self._at, self._said)
+
+    def _gone_on(self) -> None:
+        if self._fixed is not None:
+            self._fixed.go_on(self._prepared, self._at, self._said)
