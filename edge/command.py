@@ -89,6 +89,9 @@ def _add_node(group: Any) -> None:
     group.add_argument("--spill-mb", type=int, default=1024)
     group.add_argument("--memory-s", type=int, default=60, help="audio of a leg in memory")
     group.add_argument("--max-legs", type=int, default=1_000)
+    group.add_argument(
+        "--voice-gate", action="store_true", help="calls send no audio where nobody speaks"
+    )
     group.add_argument("--model", default="", help="for recognising here")
     group.add_argument("--slots", type=int, default=16, help="streams recognised here")
 
@@ -179,6 +182,7 @@ def _node_config(args: argparse.Namespace) -> Any:
         spill_folder=args.spill,
         spill_bytes=args.spill_mb << 20,
         max_legs=args.max_legs,
+        voice_gate=args.voice_gate,
     )
 
 

@@ -1,6 +1,7 @@
 """Feeds become legs: every track of a call is one.
 
-Does: open legs for what an adapter announces, put audio where the feed's clock says, end them.
+Does: open legs for what an adapter announces, put audio where the feed's clock says (through the
+voice gate, if the node has one), end them.
 Does not know: protocols, sockets.
 """
 
@@ -8,6 +9,7 @@ import logging
 from dataclasses import dataclass, field
 
 from edge.adapters.events import Audio, Digit, Ended, Event, Missing, Started
+from edge.gate import Gate, is_gateable
 from edge.media import Piece
 from edge.node import Caller, Node, NodeLeg
 
@@ -29,6 +31,8 @@ class Feed:
     clock_jumps: int = 0
     is_over: bool = False
     _rate: int = 0
+    _gates: dict[str, Gate] = field(default_factory=dict)
+    """Where the node has voice gates, by track."""
 
     def take(self, events: list[Event]) -> None:
         """Act on what an adapter said. Raises TooManyLegs."""
@@ -39,8 +43,8 @@ class Feed:
                 case Audio():
                     self._audio(event)
                 case Missing(samples=samples):
-                    for leg in self.legs.values():
-                        leg.append(samples, None)
+                    for track in self.legs:
+                        self._append(track, samples, None)
                 case Digit():
                     self.digits += 1
                 case Ended():
@@ -49,13 +53,22 @@ class Feed:
     def pieces(self, track: str, pieces: list[Piece]) -> None:
         """Append audio that is in its order already."""
         for piece in pieces:
-            self.legs[track].append(piece.samples, piece.data)
+            self._append(track, piece.samples, piece.data)
 
     def end(self) -> None:
         """End every leg. Idempotent."""
         self.is_over = True
-        for leg in self.legs.values():
+        for track, leg in self.legs.items():
+            if track in self._gates:
+                for piece in self._gates.pop(track).flush():
+                    leg.append(piece.samples, piece.data)
             leg.end()
+
+    def _append(self, track: str, samples: int, data: bytes | None) -> None:
+        gate, leg = self._gates.get(track), self.legs[track]
+        pieces = [Piece(samples, data)] if gate is None else gate.receive(samples, data)
+        for piece in pieces:
+            leg.append(piece.samples, piece.data)
 
     def _start(self, started: Started) -> None:
         self._rate = started.rate
@@ -63,14 +76,16 @@ class Feed:
             name = started.name if len(started.tracks) == 1 else f"{started.name}/{track}"
             caller = Caller(encoding=started.encoding, rate=started.rate, name=name)
             self.legs[track] = self.node.open(caller)
+            if self.node.config.voice_gate and is_gateable(started.encoding, started.rate):
+                self._gates[track] = Gate(started.encoding, started.rate)
 
     def _audio(self, audio: Audio) -> None:
-        leg = self.legs[audio.track]
-        size = 2 if leg.leg.opening.encoding == "pcm_s16le" else 1
+        leg, gate = self.legs[audio.track].leg, self._gates.get(audio.track)
+        size = 2 if leg.opening.encoding == "pcm_s16le" else 1
         if audio.at is not None:
-            ahead = audio.at - leg.leg.ring.head
+            ahead = audio.at - leg.ring.head - (gate.held if gate else 0)
             if ahead > MAX_MISSING_S * self._rate:
                 self.clock_jumps += 1
             elif ahead > DRIFT_S * self._rate:
-                leg.append(ahead, None)
-        leg.append(len(audio.data) // size, audio.data)
+                self._append(audio.track, ahead, None)
+        self._append(audio.track, len(audio.data) // size, audio.data)

@@ -49,6 +49,8 @@ class NodeConfig:
     """None: audio beyond the memory is lost, by name."""
     spill_bytes: int = 1 << 30
     max_legs: int = 1_000
+    voice_gate: bool = False
+    """Calls send time instead of audio where nobody speaks."""
     suspect_s: float = 0.75
     """Under ``core+local``: the core was silent so long that provisional text begins."""
 
