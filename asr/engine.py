@@ -5,7 +5,7 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +91,9 @@ class Engine:
         self._checkpoint = checkpoint
         self._device = torch.device(config.device)
         self._precision = choose_precision(config.precision, checkpoint.fingerprint)
+        if self._device.type == "cuda" and self._precision == "fp32":
+            # By torch's default convolutions would be TF32 and the words not those of a CPU.
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         tensors = {name: t.to(self._device) for name, t in checkpoint.tensors.items()}
         self._front_end = FrontEnd(
             checkpoint.tensors[FRONT_END + "window"].float(),
@@ -246,14 +249,16 @@ class Engine:
         return done + (self._run(plan) if plan else [])
 
     @torch.inference_mode()
-    def warm(self, look_ahead: int) -> None:
-        """Run every batch bucket once through the streaming path on the spare slot."""
+    def warm(self, look_ahead: int, sizes: Sequence[int] | None = None) -> None:
+        """Run every batch bucket, or these, once through the streaming path on the spare slot."""
         spare, steps = self._pool.spare, look_ahead + 1
         most = max(1, min(self._limits.most_rows(steps), self._config.slots))
         none, windows = torch.zeros(0, self._spec.mel_bins), torch.zeros(8 * steps, FFT)
         take = Take(0, none, windows, steps, (0, 0), (4 * steps, 2 * steps))
         # The largest first: the others find its memory there.
-        for rows in [bucket(most), *reversed([size for size in BUCKETS if size < most])]:
+        for rows in sorted(sizes or {bucket(size) for size in (*BUCKETS, most) if size <= most})[
+            ::-1
+        ]:
             batch = Batch([take] * rows, [spare] * rows, [0] * rows, [], look_ahead, steps)
             self._runner.warm(batch)
         self._pool.clear(spare)
