@@ -163,7 +163,7 @@ class Core:
         self.legs[opening.session] = held
         return held
 
-    def _leg(self, opening: Open, base: int) -> CoreLeg:
+    def _leg(self, opening: Open, base: int, before: CoreLeg | None = None) -> CoreLeg:
         leg = CoreLeg(
             opening,
             base,
@@ -172,7 +172,7 @@ class Core:
             on_final=self.on_final,
         )
         if opening.has_state:
-            leg.wait_for_state(self.adopt)
+            leg.wait_for_state(self.adopt, before)
         else:
             leg.start()
         return leg
@@ -191,7 +191,7 @@ class Core:
         if opening.finals != held.leg.finals:
             raise Refused("failed", "finals of the node are missing here")
         self._close(held.leg)
-        held.leg = self._leg(opening, base)
+        held.leg = self._leg(opening, base, held.leg)
 
     def where(self, asked: Where) -> Where:
         """Say which node has a session, to whom knows its secret."""

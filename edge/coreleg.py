@@ -14,10 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from edge import handover, wire
-from edge.handover import Assembly, Handover
+from edge.handover import Ahead, Assembly, Handover
 from edge.inbox import Inbox
 from edge.recogniser import Fenced, LegAudio, LegRefused, Past, Recogniser, Start
-from edge.wire import AHEAD, PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
+from edge.wire import AHEAD, ANSWER, PARTIAL, Close, Credit, Frame, FrameError, Kind, Open, Result
 from server.store.base import StoreUnavailable
 from server.store.moving import Moved
 
@@ -65,6 +65,9 @@ class CoreLeg:
         self._assembly: Assembly | None = None
         """Where the state comes together that the leg waits for."""
         self._adopt: Adopt | None = None
+        self.ahead = Ahead(None)
+        """What came of the state before the rest, while the words went on at the node."""
+        self._coming = Assembly()
         self._recogniser = self._begin(Start(max(self._ring.base, opening.covered), opening.finals))
         self._task: asyncio.Task[None] | None = None
 
@@ -102,9 +105,11 @@ class CoreLeg:
     def _begin(self, start: Start) -> Recogniser:
         return Recogniser(self._url, LegAudio.of(self.opening), self._ring, self, start)
 
-    def wait_for_state(self, adopt: Adopt | None) -> None:
-        """Go on from a node's state, when all of it is here."""
+    def wait_for_state(self, adopt: Adopt | None, before: "CoreLeg | None") -> None:
+        """Go on from a node's state, when all is here; some may have come to the leg ``before``."""
         self._assembly, self._adopt = Assembly(), adopt
+        if before is not None:
+            self.ahead = before.ahead
 
     def _state(self, frame: Frame) -> None:
         """Take a part of the state; one that comes again changes nothing. Raises FrameError."""
@@ -112,7 +117,18 @@ class CoreLeg:
             return
         whole = self._assembly.take(frame)
         if whole is not None:
-            self._task = asyncio.create_task(self._go_on(handover.read(whole)))
+            given = self.ahead.put_into(handover.read(whole))
+            self.ahead = Ahead(None)
+            self._task = asyncio.create_task(self._go_on(given))
+
+    def _state_ahead(self, frame: Frame) -> None:
+        """Take a part of what goes ahead, from its begin on; say when it is here."""
+        if frame.offset == 0:
+            self._coming = Assembly()
+        whole = self._coming.take(frame)
+        if whole is not None:
+            self.ahead, self._coming = Ahead.read(whole), Assembly()
+            self._say(Kind.STATE, len(whole), flags=ANSWER)
 
     async def _go_on(self, given: Handover) -> None:
         """Put the state where the server finds it and go on; without one, behind the last final."""
@@ -185,6 +201,8 @@ class CoreLeg:
                 self._audio(frame)
             case Kind.SILENCE if self.opening.policy != "edge":
                 self._take(frame, wire.count_of(frame), None)
+            case Kind.STATE if self.opening.policy == "edge":
+                self._state_ahead(frame)
             case Kind.STATE:
                 self._state(frame)
             case Kind.RESULT if self.opening.policy == "edge":

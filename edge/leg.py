@@ -47,7 +47,11 @@ class Leg:
     is_complete: bool = False
     """Under ``edge``: every final is known, the link may close."""
     state: bytes = b""
-    """What the core is to go on from, until it does."""
+    """What the core is to go on from, until it does; under ``edge``, what goes ahead of that."""
+    rest: bytes = b""
+    """The same as ``state`` without what went ahead."""
+    is_ahead_there: bool = False
+    """What went ahead is at the core, over this very connection."""
     _state_sent: int = 0
     _sent: int | None = None
     """None: the core has not said yet where to go on."""
@@ -77,8 +81,9 @@ class Leg:
 
     # ---- to the core
 
-    def open_frame(self) -> Frame:
-        """Say, on a fresh connection, who we are and what we have."""
+    def open_frame(self, *, is_fresh: bool = True) -> Frame:
+        """Say, on a fresh connection or for the first time, who we are and what we have."""
+        self.is_ahead_there = self.is_ahead_there and not is_fresh
         self._sent, self._backlog_end = None, None
         self._has_closed, self._state_sent = False, 0
         self._answered = self.transcript.next_number
@@ -86,7 +91,7 @@ class Leg:
             self.opening,
             finals=self.transcript.next_number,
             covered=self.covered,
-            has_state=bool(self.state),
+            has_state=bool(self.state) and self.policy != "edge",
         )
         return Frame(Kind.OPEN, self.number, self.ring.base, opening.pack())
 
@@ -109,21 +114,29 @@ class Leg:
         sending = self._results if self.policy == "edge" else self._audio
         yield from sending(max_bytes)
 
-    def give_up_to_core(self, state: bytes, covered: int) -> None:
-        """Leave the words to the core from here on: it goes on from this state."""
+    def send_ahead(self, state: bytes) -> None:
+        """Have a part of the state sent while the words go on here."""
+        self.state, self._state_sent, self.is_ahead_there = state, 0, False
+
+    def give_up_to_core(self, state: bytes, covered: int, rest: bytes = b"") -> None:
+        """Leave the words to the core from here on: it goes on from this state.
+
+        A connection over which some of it went ahead gets the ``rest``, any other one all of it.
+        """
         self.opening = msgspec.structs.replace(
             self.opening, policy="core", epoch=self.opening.epoch + 1
         )
-        self.state, self.covered, self.acked = state, covered, covered
+        self.state, self.rest, self.covered, self.acked = state, rest, covered, covered
         self._sent, self._backlog_end = None, None
         self._limit, self.is_complete = 0, False
 
     def _state(self, max_bytes: int) -> Iterator[Frame]:
-        while self._state_sent < len(self.state) and max_bytes > 0:
+        state = (self.is_ahead_there and self.rest) or self.state
+        while self._state_sent < len(state) and max_bytes > 0:
             at = self._state_sent
-            part = self.state[at : at + MAX_STATE_PART]
+            part = state[at : at + MAX_STATE_PART]
             self._state_sent += len(part)
-            flags = wire.LAST if self._state_sent == len(self.state) else 0
+            flags = wire.LAST if self._state_sent == len(state) else 0
             yield Frame(Kind.STATE, self.number, at, part, flags)
             max_bytes -= len(part)
 
@@ -177,6 +190,7 @@ class Leg:
             yield Frame(Kind.RESULT, self.number, self._sent, payload)
             self._sent += 1
             max_bytes -= len(payload)
+        yield from self._state(max_bytes)
         if self.is_complete and self._sent >= len(finals) and not self._has_closed:
             self._has_closed = True
             yield Frame(Kind.CLOSE, self.number, self.ring.head, Close().pack())
@@ -197,6 +211,8 @@ class Leg:
                 self.acked = max(self.acked, min(frame.offset, len(self.transcript.finals)))
             case Kind.RESULT:
                 self._result(frame)
+            case Kind.STATE:
+                self.is_ahead_there = self.policy == "edge" and frame.offset == len(self.state)
             case Kind.CLOSE:
                 self.closed = wire.body_of(frame, Close)
                 if self.closed.reason == "done":
@@ -209,7 +225,7 @@ class Leg:
             self.is_placed = True
             self.ring.begin_at(offset)
             self.news.append(None)
-        self._sent, self._backlog_end, self.state = offset, None, b""
+        self._sent, self._backlog_end, self.state, self.rest = offset, None, b"", b""
         if self.ring.head - offset > AHEAD_FROM_S * self.opening.rate:
             self._backlog_end = self._ahead_sent = self.ring.head
 

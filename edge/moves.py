@@ -5,7 +5,7 @@ take it back when the other side did not. Relay legs need none of this: they res
 Does not know: sockets between nodes (edge.peers), the link's frames.
 
 Order of a move: snapshot -> it travels -> fence -> words and audio travel -> the other side replays
-what came behind the snapshot and goes on. (To the core the snapshot travels behind the fence.)
+what came behind the snapshot and goes on.
 What was said is in the log that moves along and is never decided twice.
 """
 
@@ -21,6 +21,7 @@ from edge.leg import Leg
 from edge.node import Node, NodeLeg
 from edge.recogniser import Recogniser, Start
 from edge.transcript import Transcript
+from edge.uplink import Uplink
 from edge.wire import Close
 from server.keeper import Keeper
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_S = 0.5
 """A snapshot that takes longer is not waited for: more audio is replayed instead."""
+AHEAD_S = 10.0
+"""A snapshot that is not at the core by then travels behind the fence, with the rest."""
 
 
 class NotMovable(Exception):
@@ -111,12 +114,28 @@ class Moves:
         uplink = self._node.uplink
         if uplink is None or not uplink.state.is_up:
             raise NotMovable("the core is not reached")
-        await self.ahead(leg)
-        given = await self.give(leg)
+        ahead = await self.ahead(leg)
+        await self._bring_ahead(leg, ahead, uplink)
+        try:
+            given = await self.give(leg)
+        except NotMovable:
+            leg.leg.send_ahead(b"")
+            raise
         await leg.until_told()
-        state = msgspec.structs.replace(given, audio=()).pack()
-        leg.leg.give_up_to_core(state, given.covered)
+        state = msgspec.structs.replace(given, audio=())
+        rest = ahead.taken_from(state).pack()
+        leg.leg.give_up_to_core(state.pack(), given.covered, rest)
         uplink.add(leg.leg)
+
+    async def _bring_ahead(self, leg: NodeLeg, ahead: Ahead, uplink: Uplink) -> None:
+        """Wait until the core has the heavy part, not for ever."""
+        leg.leg.send_ahead(ahead.pack())
+        uplink.changed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AHEAD_S):
+                while not (leg.leg.is_ahead_there or leg.leg.is_over):
+                    leg.stirred.clear()
+                    await leg.stirred.wait()
 
     async def _go_on(self, leg: NodeLeg, given: Handover) -> None:
         past = given.past

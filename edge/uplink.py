@@ -137,7 +137,7 @@ class Uplink:
         """Take a leg on."""
         self.legs[leg.number] = leg
         if self._writer is not None and self.state.is_up:
-            self._write([leg.open_frame()])
+            self._write([leg.open_frame(is_fresh=False)])
         self.changed()
 
     def changed(self) -> None:

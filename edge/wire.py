@@ -18,6 +18,7 @@ length u32. Offsets count samples of the leg since it began.
 | RESULT | down; up under `edge` | number of the final, from 0 | Result |
 | RESULT_ACK | against RESULT | finals before this number are safe | - |
 | STATE | up; between nodes | of its first byte | part of a Handover; flag 1: the last one |
+| STATE | up under `edge`; down | the same; bytes in all | part of what goes ahead; -: it is here |
 | MOVE | up; down; between nodes | - | Where: who has this session? |
 | CLOSE | both | up: total samples; down: finals in all | Close |
 | PING | both | any; flag 1: the answer, with the same offset | up, now and then: Beat |

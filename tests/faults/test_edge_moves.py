@@ -4,15 +4,19 @@ import asyncio
 
 import pytest
 
-from edge import wire
-from edge.handover import Ahead
-from edge.moves import NotMovable
+from edge import moves, wire
+from edge.coreleg import CoreLeg
+from edge.handover import Ahead, Handover
+from edge.leg import Leg
+from edge.moves import Moves, NotMovable
 from edge.node import NodeLeg
 from edge.peers import NotGiven, fetch
+from edge.uplink import Uplink
 from edge.wire import Frame, FrameError, Kind, Where
 from tests.edge_rig import (
     PACKET,
     EdgeNode,
+    Rig,
     another_edge_node,
     feed,
     heard,
@@ -91,6 +95,84 @@ async def test_the_core_goes_on_with_a_session_of_a_node_and_its_words_are_the_s
         assert await words_of(leg) == SAID
         assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
         assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
+
+
+async def test_the_snapshot_is_at_the_core_before_the_fence_and_travels_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig("edge", is_apart=True) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+        given, write, give = list[Handover](), Uplink._write, Moves.give
+        before, behind = list[int](), list[int]()
+
+        async def noted(mover: Moves, leg: NodeLeg) -> Handover:
+            (held,) = r.core.legs.values()
+            assert held.leg.ahead.snapshot is not None
+            assert held.leg.ahead.snapshot[2]
+            given.append(await give(mover, leg))
+            return given[-1]
+
+        def counted(uplink: Uplink, frames: list[Frame]) -> None:
+            parts = [len(frame.payload) for frame in frames if frame.kind is Kind.STATE]
+            (behind if given else before).extend(parts)
+            write(uplink, frames)
+
+        monkeypatch.setattr(Moves, "give", noted)
+        monkeypatch.setattr(Uplink, "_write", counted)
+        await r.moves.to_core(leg)
+        (held,) = r.core.legs.values()
+        await r.until(lambda: held.leg._recogniser.is_resumed)
+        assert given[0].moved is not None and given[0].moved.snapshot is not None
+        blob = len(given[0].moved.snapshot[2])
+        assert sum(before) > blob
+        assert 0 < sum(behind) < blob
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+
+
+async def to_core_in_mid_word(r: Rig) -> None:
+    leg = r.open()
+    feed(leg, AUDIO[:HALF])
+    await heard(leg, HALF - 8_000)
+    await r.until(lambda: r.uplink.state.is_up and bool(r.core.legs))
+    await r.moves.to_core(leg)
+    (held,) = r.core.legs.values()
+    await r.until(lambda: held.leg._recogniser.is_resumed)
+    feed(leg, AUDIO[HALF:])
+    leg.end()
+    assert await words_of(leg) == SAID
+
+
+async def test_a_core_that_lost_what_went_ahead_gets_all_of_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig("edge", is_apart=True, rto_s=0.05) as r:
+        give_up, sizes = Leg.give_up_to_core, list[int]()
+
+        def lost(leg: Leg, state: bytes, covered: int, rest: bytes = b"") -> None:
+            (held,) = r.core.legs.values()
+            held.leg.ahead = Ahead(None)
+            assert leg.is_ahead_there
+            sizes.extend((len(rest), len(state)))
+            give_up(leg, state, covered, rest)
+
+        monkeypatch.setattr(Leg, "give_up_to_core", lost)
+        await to_core_in_mid_word(r)
+        assert sizes[0] < sizes[1]
+        assert r.uplink.state.connections > 1  # that connection was given up for it
+
+
+async def test_a_core_that_takes_nothing_ahead_gets_all_of_it_behind_the_fence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CoreLeg, "_state_ahead", lambda *_: None)
+    monkeypatch.setattr(moves, "AHEAD_S", 0.05)
+    async with rig("edge", is_apart=True) as r:
+        await to_core_in_mid_word(r)
 
 
 @pytest.mark.parametrize("cuts", [1, 3])
