@@ -60,7 +60,8 @@ def _first_line(error: Exception) -> str:
 
 def _compiled(source: Path, compiler: str) -> Path:
     flags = (*FLAGS, *FOR_PROCESSOR.get(platform.machine(), ()))
-    identity = (source.read_bytes(), repr((compiler, flags, _processor())).encode())
+    texts = (source, *sorted(source.parent.glob("*.h")))
+    identity = (*(x.read_bytes() for x in texts), repr((compiler, flags, _processor())).encode())
     key = hashlib.sha256(b"\0".join(identity)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rivulet"
     target = folder / f"{source.stem}-{key}.so"

@@ -24,10 +24,23 @@ from asr.encoder.kit import (
     StageWeights,
 )
 from asr.encoder.plain import PlainKit, outside
+from asr.encoder.product import INNER, ROWS, has_tiles
+from asr.native import library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+TILES = SOURCE.with_name("attention.cpp")
 LANES = 16
 """Floats the C++ takes at once."""
+
+
+class _Attention:
+    """One way to attend: its functions, and the positions as they want them."""
+
+    def __init__(self, functions: ctypes.CDLL, suffix: str, table: Tensor) -> None:
+        self.table = table
+        self.run = getattr(functions, f"attend_{suffix}")
+        self.scratch = functions.attend_scratch
+        self.run.restype, self.scratch.restype = None, ctypes.c_int64
 
 
 class NativeKit:
@@ -60,13 +73,14 @@ class NativeKit:
 
     def attention(self, weights: AttentionWeights) -> Attend:
         """Make the attention of a layer."""
-        if weights.positions_HdP.shape[1] % LANES:
+        heads, head, _ = weights.positions_HdP.shape
+        if head % LANES:
             return PlainKit(self._dtype).attention(weights)
-        run, scratch_of = self._function("attend"), self._functions.attend_scratch
-        scratch_of.restype = ctypes.c_int64
         # Whole registers are read, so the table goes on by one.
         table = F.pad(weights.positions_HdP, (0, LANES)).contiguous()
-        heads, head, stride = table.shape
+        long = _Attention(self._functions, self._suffix, table)
+        short = self._in_tiles(table) or long
+        stride = table.shape[2]
         bias_u, bias_v = weights.bias_u_Hd, weights.bias_v_Hd
 
         def attend(qkv: Tensor, keys: Tensor, values: Tensor, place: Place) -> Tensor:
@@ -74,15 +88,26 @@ class NativeKit:
             out = torch.empty(rows, steps, width // 3, dtype=qkv.dtype)
             sizes = (rows, steps, heads, head, place.left, place.chunk, stride, weights.zero)
             shape = (ctypes.c_int64 * len(sizes))(*sizes)
-            scratch = torch.empty(scratch_of(shape))
-            run(
+            way = short if steps <= ROWS else long
+            scratch = torch.empty(way.scratch(shape))
+            way.run(
                 shape,
                 *map(_p, (qkv, keys, values, place.slots_B, place.frames_B, place.valid_B)),
-                *map(_p, (table, bias_u, bias_v, scratch, out)),
+                *map(_p, (way.table, bias_u, bias_v, scratch, out)),
             )
             return out
 
         return attend
+
+    def _in_tiles(self, table_HdP: Tensor) -> "_Attention | None":
+        """Return the way of a core with AMX, where this is one."""
+        heads, head, stride = table_HdP.shape
+        if self._dtype != torch.bfloat16 or head % INNER or not has_tiles():
+            return None
+        if (functions := library(TILES)) is None:
+            return None
+        pairs = table_HdP.bfloat16().view(heads, head // 2, 2, stride).transpose(2, 3).contiguous()
+        return _Attention(functions, self._suffix, pairs)
 
     def convolution(self, weights: DepthwiseWeights) -> Convolve:
         """Make the convolution of a layer."""

@@ -9,28 +9,15 @@
 
 #ifdef __AMX_BF16__
 #include <cstring>
-#include <immintrin.h>
 #include <initializer_list>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tiles.h"
+
 namespace {
 
-constexpr int64_t ROWS = 16, COLUMNS = 16, INNER = 32;  // of a tile: outputs x, y; inputs
-constexpr int64_t LINE = 64;                            // bytes of a row of a tile
-constexpr int64_t TILE = ROWS * LINE;                   // bytes
-constexpr int64_t PANEL = 2 * COLUMNS;                  // columns that are made at once
-
-struct alignas(64) Config {
-  uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-
-  // Weights (6, 7) are whole tiles; where all rows fit into less than a tile, the others are as small.
-  explicit Config(int64_t few) {
-    for (int i = 0; i < 8; i++) row_bytes[i] = LINE, rows[i] = i < 6 ? few : ROWS;
-  }
-};
+constexpr int64_t PANEL = 2 * COLUMNS;  // columns that are made at once
 
 enum Activation : int64_t { NONE, RELU, SWISH };
 
@@ -172,7 +159,7 @@ extern "C" void product(const int64_t *shape, const uint16_t *x, const uint16_t 
   const int64_t over = product.rows % ROWS, inner = product.inner;
   // What lies below the last row is never looked at: a row of a product comes from its own alone.
   std::memcpy(tail, x + (product.rows - over) * inner, over * inner * 2);
-  const Config config(product.rows < ROWS ? product.rows : ROWS);
+  const Config config(product.rows);
   _tile_loadconfig(&config);
   product.run((const char *)weights, tail);
   _tile_release();

@@ -52,7 +52,12 @@ class TiledLinear:
 
 def can_tile(weight: Tensor) -> bool:
     """Whether these weights [out, in] can be multiplied here."""
-    return not weight.is_cuda and weight.shape[1] % INNER == 0 and _functions() is not None
+    return not weight.is_cuda and weight.shape[1] % INNER == 0 and has_tiles()
+
+
+def has_tiles() -> bool:
+    """Whether this core has AMX and the system lets this process use it."""
+    return _functions() is not None
 
 
 @cache

@@ -1,6 +1,7 @@
 """The C++ parts of an encoder step against the plain ones, which are their specification."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def places(draw: st.DrawFn) -> Place:
 
 
 @settings(max_examples=120, deadline=None)
-@given(place=places(), width=st.sampled_from([16, 48]), dtype=DTYPES, seed=SEEDS)
+@given(place=places(), width=st.sampled_from([16, 32, 48, 64]), dtype=DTYPES, seed=SEEDS)
 def test_attention_sees_the_same_keys_and_leaves_the_same_ring(
     place: Place, width: int, dtype: torch.dtype, seed: int
 ) -> None:
@@ -87,6 +88,42 @@ def test_attention_sees_the_same_keys_and_leaves_the_same_ring(
     assert_close(plain[exists], ours[exists], dtype)
     assert torch.equal(rings[0][0], rings[1][0])
     assert torch.equal(rings[0][1], rings[1][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=places(), width=st.sampled_from([16, 64]), dtype=DTYPES, seed=SEEDS)
+def test_batch_mates_change_no_bit_of_attention(
+    place: Place, width: int, dtype: torch.dtype, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    zero = LEFT + place.steps + 2
+    weights = AttentionWeights(
+        normal(HEADS, width, zero + 5), zero, normal(HEADS, width), normal(HEADS, width)
+    )
+    size = SLOTS * HEADS * width * LEFT
+    rings = normal(size + OVERRUN).to(dtype), normal(size).to(dtype)
+    qkv = normal(len(place.slots_B), place.steps, 3 * HEADS * width).to(dtype)
+    row = seed % len(qkv)
+    alone = replace(
+        place,
+        **{n: getattr(place, n)[[row]] for n in ("slots_B", "frames_B", "valid_B")},
+    )
+    louder = 100 * qkv
+    louder[row] = qkv[row]
+    outs = []
+    for x, where in ((louder, place), (qkv[[row]], alone)):
+        keys, values = (ring.clone() for ring in rings)
+        keys, values = (
+            keys[:size].view(SLOTS, HEADS, width, LEFT),
+            values.view(SLOTS, HEADS, LEFT, -1),
+        )
+        outs.append(kits(dtype)[1].attention(weights)(x, keys, values, where))
+    exists = int(place.valid_B[row])
+    assert torch.equal(outs[0][row, :exists], outs[1][0, :exists])
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,145 @@
+// Attention over the ring cache in bf16 on a core with AMX, for one CPU thread.
+//
+// Does: what attend in native.cpp does, for as many frames as a tile has rows; the ring lies as it
+// does there, and what tiles want (pairs of inputs side by side) is made of it row by row.
+// Does not know: weights' names, streams, Python. Without AMX nothing is here.
+
+#ifdef __AMX_BF16__
+#include "scores.h"
+#include "tiles.h"
+
+namespace {
+
+// Columns of a right side [inner][columns] whose rows lie in memory by twos: pairs [inner / 2][columns].
+inline void pair(const bf16 *even, const bf16 *odd, int64_t columns, uint32_t *pairs, Ahead &ahead) {
+  for (int64_t c = 0; c < columns; c += LANES) {
+    ahead.touch();
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(even + c)));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(odd + c)));
+    _mm512_storeu_si512(pairs + c, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
+}
+
+// out [rows of the configuration][columns] = left [..][inner] x pairs [inner / 2][columns].
+inline void multiply(const bf16 *left, int64_t inner, const uint32_t *pairs, int64_t stride,
+                     float *out, int64_t columns) {
+  for (int64_t c = 0; c < columns; c += 2 * COLUMNS) {
+    const bool is_two = c + COLUMNS < columns;
+    _tile_zero(0);
+    _tile_zero(1);
+    for (int64_t k = 0; k < inner; k += INNER) {
+      const uint32_t *right = pairs + k / 2 * stride + c;
+      _tile_loadd(4, left + k, inner * 2);
+      _tile_loadd(6, right, stride * 4);
+      _tile_dpbf16ps(0, 4, 6);
+      if (is_two) {
+        _tile_loadd(7, right + COLUMNS, stride * 4);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+    }
+    _tile_stored(0, out + c, columns * 4);
+    if (is_two) _tile_stored(1, out + c + COLUMNS, columns * 4);
+  }
+}
+
+inline void round_row(const float *x, int64_t count, bf16 *out) {
+  for (int64_t i = 0; i < count; i += LANES)
+    _mm256_storeu_si256((__m256i *)(out + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i)));
+}
+
+struct Room {
+  float *score, *place, *mixed;
+  bf16 *query_u, *query_v, *weight, *nothing;
+  uint32_t *pairs;
+  int64_t floats = 0;
+
+  // Values are paired over `inner`, whole tiles of it; keys over the width.
+  Room(const Attention &a, float *scratch) {
+    const int64_t inner = (a.seen() + INNER - 1) / INNER * INNER;
+    auto take = [&](int64_t count) {
+      float *at = scratch + floats;
+      floats += padded(count);
+      return at;
+    };
+    score = take(a.steps * a.seen());
+    place = take(a.steps * a.distances());
+    mixed = take(a.steps * a.width);
+    query_u = (bf16 *)take(a.steps * a.width / 2);
+    query_v = (bf16 *)take(a.steps * a.width / 2);
+    weight = (bf16 *)take(a.steps * inner / 2);
+    nothing = (bf16 *)take(a.width / 2);
+    const int64_t keys = a.width * a.seen(), values = a.width * inner;
+    pairs = (uint32_t *)take((keys > values ? keys : values) / 2);
+  }
+};
+
+// One head of one row.
+void attend_head(const Attention &a, const Room &room, const Head<bf16> &head, int64_t frames,
+                 int64_t valid, const uint32_t *positions, const float *bias_u,
+                 const float *bias_v, Ahead &ahead, bf16 *out) {
+  const bf16 *qkv = head.qkv, *keys = head.keys, *values = head.values;
+  const int64_t width = a.width, model = a.heads * width, across = 3 * model;
+  const int64_t ring = a.ring(), seen = a.seen(), inner = (seen + INNER - 1) / INNER * INNER;
+  const float scale = 1.0f / std::sqrt(float(width));
+  for (int64_t t = 0; t < a.steps; t++) {
+    const bf16 *q = qkv + t * across;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+      room.query_u[t * width + i] = down<bf16>((up(q[i]) + bias_u[i]) * scale);
+      room.query_v[t * width + i] = down<bf16>((up(q[i]) + bias_v[i]) * scale);
+    }
+  }
+  for (int64_t i = 0; i < width; i += 2) {
+    uint32_t *into = room.pairs + i / 2 * seen;
+    pair(keys + i * a.left, keys + (i + 1) * a.left, ring, into, ahead);
+    for (int64_t t = 0; t < a.steps; t++)
+      std::memcpy(into + ring + t, qkv + t * across + model + i, sizeof *into);
+  }
+  multiply(room.query_u, width, room.pairs, seen, room.score, seen);
+  const uint32_t *from = positions + a.zero - (a.left + a.steps - 1);
+  multiply(room.query_v, width, from, a.stride, room.place, a.distances());
+  for (int64_t t = 0; t < a.steps; t++) {
+    float *score = room.score + t * seen;
+    weigh(a, t, frames, valid, room.place + t * a.distances(), score);
+    round_row(score, seen, room.weight + t * inner);
+    std::memset(room.weight + t * inner + seen, 0, (inner - seen) * sizeof(bf16));
+  }
+  auto value = [&](int64_t n) {
+    if (n < a.left) return values + n * width;
+    return n >= ring && n < ring + a.steps ? qkv + 2 * model + (n - ring) * across : room.nothing;
+  };
+  for (int64_t n = 0; n < inner; n += 2)
+    pair(value(n), value(n + 1), width, room.pairs + n / 2 * width, ahead);
+  multiply(room.weight, inner, room.pairs, width, room.mixed, width);
+  for (int64_t t = 0; t < a.steps; t++) round_row(room.mixed + t * width, width, out + t * model);
+}
+
+}  // namespace
+
+// Floats that attend wants as scratch, for a shape.
+extern "C" int64_t attend_scratch(const int64_t *shape) {
+  Attention a;
+  std::memcpy(&a, shape, sizeof a);
+  return Room(a, nullptr).floats;
+}
+
+// `positions`: pairs of a head's rows side by side, [heads][width / 2][stride].
+extern "C" void attend_bf16(const int64_t *shape, const bf16 *qkv, bf16 *keys, bf16 *values,
+                            const int64_t *slots, const int64_t *frames, const int64_t *valid,
+                            const uint32_t *positions, const float *bias_u, const float *bias_v,
+                            float *scratch, bf16 *out) {
+  Attention a;
+  std::memcpy(&a, shape, sizeof a);
+  const Room room(a, scratch);
+  std::memset(room.nothing, 0, a.width * sizeof(bf16));
+  const Config config(a.steps);
+  _tile_loadconfig(&config);
+  each_head(a, qkv, keys, values, slots, frames, [&](const Head<bf16> &head, Ahead &ahead) {
+    const int64_t at = head.index * a.width;
+    attend_head(a, room, head, frames[head.row], valid[head.row], positions + at / 2 * a.stride,
+                bias_u + at, bias_v + at, ahead,
+                out + head.row * a.steps * a.heads * a.width + at);
+  });
+  _tile_release();
+}
+#endif
