@@ -6,6 +6,7 @@ Does not know: how they are compiled (``asr.native``); without a compiler ``plai
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,9 @@ class _Attention:
 
     def __init__(self, functions: ctypes.CDLL, suffix: str, table: Tensor) -> None:
         self.table = table
-        self.run = getattr(functions, f"attend_{suffix}")
+        self.run = _typed(getattr(functions, f"attend_{suffix}"), "p" * 12)
         self.scratch = functions.attend_scratch
-        self.run.restype, self.scratch.restype = None, ctypes.c_int64
+        self.scratch.restype = ctypes.c_int64
 
 
 class NativeKit:
@@ -49,27 +50,29 @@ class NativeKit:
     def __init__(self, functions: ctypes.CDLL, dtype: torch.dtype) -> None:
         self._dtype, self._functions = dtype, functions
         self._suffix = "bf16" if dtype == torch.bfloat16 else "fp32"
-        self._norm, self._add_norm, self._settle = (
-            self._function(name) for name in ("norm", "add_norm", "settle")
-        )
+        self._norm = self._function("norm", "nnpppp")
+        self._add_norm = self._function("add_norm", "nnppfppp")
+        self._settle = self._function("settle", "nnppfpp")
+        self._scratch = torch.empty(0)
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         """Normalise."""
         out, width = torch.empty_like(x, dtype=self._dtype), x.shape[-1]
-        self._norm(_n(x.numel() // width), _n(width), _p(x), *_both(norm), _p(out))
+        sizes = x.numel() // width, width
+        self._norm(*sizes, x.data_ptr(), *_both(norm), out.data_ptr())
         return out
 
     def add_norm(self, x: Tensor, y: Tensor, scale: float, norm: Norm) -> Tensor:
         """Add and normalise."""
         out, width = torch.empty_like(y), x.shape[-1]
-        sizes = _n(x.numel() // width), _n(width)
-        self._add_norm(*sizes, _p(x), _p(y), ctypes.c_float(scale), *_both(norm), _p(out))
+        sizes = x.numel() // width, width
+        self._add_norm(*sizes, x.data_ptr(), y.data_ptr(), scale, *_both(norm), out.data_ptr())
         return out
 
     def settle(self, x: Tensor, y: Tensor, scale: float, norm: Norm) -> None:
         """Add and normalise in place."""
-        sizes = _n(x.numel() // x.shape[-1]), _n(x.shape[-1])
-        self._settle(*sizes, _p(x), _p(y), ctypes.c_float(scale), *_both(norm))
+        sizes = x.numel() // x.shape[-1], x.shape[-1]
+        self._settle(*sizes, x.data_ptr(), y.data_ptr(), scale, *_both(norm))
 
     def attention(self, weights: AttentionWeights) -> Attend:
         """Make the attention of a layer."""
@@ -89,7 +92,7 @@ class NativeKit:
             sizes = (rows, steps, heads, head, place.left, place.chunk, stride, weights.zero)
             shape = (ctypes.c_int64 * len(sizes))(*sizes)
             way = short if steps <= ROWS else long
-            scratch = torch.empty(way.scratch(shape))
+            scratch = self._room(way.scratch(shape))
             way.run(
                 shape,
                 *map(_p, (qkv, keys, values, place.slots_B, place.frames_B, place.valid_B)),
@@ -111,16 +114,16 @@ class NativeKit:
 
     def convolution(self, weights: DepthwiseWeights) -> Convolve:
         """Make the convolution of a layer."""
-        run, norm = self._function("convolve"), weights.norm
+        run, norm = self._function("convolve", "nnnn" + "p" * 10), weights.norm
         taps, bias = weights.taps_KD.contiguous(), weights.bias_D.contiguous()
         kernel, width = taps.shape
 
         def convolve(gated: Tensor, cache: Tensor, place: Place) -> Tensor:
             rows, steps, _ = gated.shape
             out = torch.empty(rows, steps, width, dtype=gated.dtype)
-            scratch = torch.empty((kernel + steps) * width)
+            scratch = self._room((kernel + steps) * width)
             run(
-                *map(_n, (rows, steps, width, kernel)),
+                *(rows, steps, width, kernel),
                 *map(_p, (gated, place.slots_B, place.valid_B, cache, taps, bias)),
                 *map(_p, (norm.weight, norm.bias, scratch, out)),
             )
@@ -130,14 +133,14 @@ class NativeKit:
 
     def first_stage(self, weights: StageWeights) -> FirstStage:
         """Make the first stage of subsampling."""
-        run, taps, bias = self._function("first_stage"), weights.taps_9C, weights.bias_C
+        run, taps, bias = self._function("first_stage", "nnnn" + "p" * 8), *_taps(weights)
 
         def stage(mel: Tensor, cache: Tensor, slots: Tensor, inside: Inside) -> Tensor:
             rows, steps, bands = mel.shape
             out = torch.empty(rows, steps // 2, bands // 2 + 1, len(bias), dtype=self._dtype)
             begin, end = (side.contiguous() for side in inside)
             run(
-                *map(_n, (rows, steps, bands, len(bias))),
+                *(rows, steps, bands, len(bias)),
                 *map(_p, (mel, cache, slots, taps, bias, begin, end, out)),
             )
             return out
@@ -146,13 +149,12 @@ class NativeKit:
 
     def stage(self, weights: StageWeights) -> Stage:
         """Make the depthwise half of a later stage."""
-        run, taps, bias = self._function("depthwise_stage"), weights.taps_9C, weights.bias_C
+        run, taps, bias = self._function("depthwise_stage", "nnnn" + "p" * 6), *_taps(weights)
 
         def stage(x: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
             rows, steps, bands, channels = x.shape
             out = torch.empty(rows, steps // 2, bands // 2 + 1, channels, dtype=x.dtype)
-            sizes = map(_n, (rows, steps, bands, channels))
-            run(*sizes, *map(_p, (x, cache, slots, taps, bias, out)))
+            run(rows, steps, bands, channels, *map(_p, (x, cache, slots, taps, bias, out)))
             return out
 
         return stage
@@ -163,19 +165,31 @@ class NativeKit:
         if bool(hidden.any()):
             x[hidden] = 0
 
-    def _function(self, name: str) -> "ctypes._NamedFuncPointer":
-        function = getattr(self._functions, f"{name}_{self._suffix}")
-        function.restype = None
-        return function
+    def _room(self, count: int) -> Tensor:
+        """Return floats that are free until the next call; a core has them in its cache."""
+        if len(self._scratch) < count:
+            self._scratch = torch.empty(count)
+        return self._scratch
+
+    def _function(self, name: str, takes: str) -> "ctypes._NamedFuncPointer":
+        return _typed(getattr(self._functions, f"{name}_{self._suffix}"), takes)
 
 
-def _n(number: int) -> ctypes.c_int64:
-    return ctypes.c_int64(number)
+TYPES: dict[str, Any] = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "f": ctypes.c_float}
 
 
-def _p(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _typed(function: "ctypes._NamedFuncPointer", takes: str) -> "ctypes._NamedFuncPointer":
+    """Say what a function takes: numbers need no wrapping then, of which a step has thousands."""
+    function.restype, function.argtypes = None, [TYPES[letter] for letter in takes]
+    return function
 
 
-def _both(norm: Norm) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    return _p(norm.weight), _p(norm.bias)
+_p = Tensor.data_ptr
+
+
+def _both(norm: Norm) -> tuple[int, int]:
+    return norm.weight.data_ptr(), norm.bias.data_ptr()
+
+
+def _taps(weights: StageWeights) -> tuple[Tensor, Tensor]:
+    return weights.taps_9C, weights.bias_C

@@ -103,7 +103,7 @@ struct Product {
     }
   }
 
-  // `tail`: the last rows, filled up to a tile, where rows do not fill tiles.
+  // `tail`: the last rows, filled up to a tile, where rows are more than a tile and do not fill all.
   void run(const char *weights, const uint16_t *tail) const {
     Sums sums[2];
     int turn = 0;
@@ -115,7 +115,7 @@ struct Product {
       const char *ahead = weights + bytes;
       for (int64_t row = 0; row < rows; turn ^= 1, ahead += lines * LINE * inner / INNER) {
         Sums &now = sums[turn], &before = sums[turn ^ 1];
-        const uint16_t *left = row < whole ? x + row * inner : tail;
+        const uint16_t *left = row < whole || rows < ROWS ? x + row * inner : tail;
         const bool is_pair = row + 2 * ROWS <= whole;
         if (is_pair)
           block<2>(left, weights, ahead, lines, now, before);
@@ -152,13 +152,13 @@ extern "C" void product_pack(int64_t outer, int64_t inner, const uint16_t *weigh
               *packed++ = c < outer ? weight[c * inner + k + pair + i] : 0;
 }
 
-// `tail`: room for 16 rows of x.
+// `tail`: room for 16 rows of x, where rows are more than a tile and do not fill all.
 extern "C" void product(const int64_t *shape, const uint16_t *x, const uint16_t *weights,
                         const float *bias, uint16_t *tail, uint16_t *out) {
   const Product product{shape[0], shape[1], shape[2], shape[3], x, bias, out};
   const int64_t over = product.rows % ROWS, inner = product.inner;
   // What lies below the last row is never looked at: a row of a product comes from its own alone.
-  std::memcpy(tail, x + (product.rows - over) * inner, over * inner * 2);
+  if (product.rows > ROWS) std::memcpy(tail, x + (product.rows - over) * inner, over * inner * 2);
   const Config config(product.rows);
   _tile_loadconfig(&config);
   product.run((const char *)weights, tail);

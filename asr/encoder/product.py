@@ -43,9 +43,10 @@ class TiledLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
         x = x.to(torch.bfloat16).contiguous()
-        self._shape[0] = x.numel() // self._inner
+        self._shape[0] = rows = x.numel() // self._inner
         out = torch.empty(*x.shape[:-1], self._outer, dtype=torch.bfloat16)
-        tail = torch.empty(ROWS * self._inner, dtype=torch.bfloat16)
+        has_tail = rows > ROWS and rows % ROWS
+        tail = torch.empty(ROWS * self._inner if has_tail else 0, dtype=torch.bfloat16)
         self._run(self._shape, x.data_ptr(), *self._kept, tail.data_ptr(), out.data_ptr())
         return out
 
