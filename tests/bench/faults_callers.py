@@ -106,7 +106,7 @@ async def talk(
                 await reading
                 stream.returns = connection.returns
     except RivuletError as error:
-        stream.error = error.code
+        stream.error = str(error)
 
 
 async def _listen(connection: Connection, stream: Stream) -> None:

@@ -1,5 +1,7 @@
 """Bad settings stop the start in one sentence."""
 
+from typing import Any
+
 import pytest
 
 from server.config import ConfigError, ServerConfig, default_workers
@@ -25,6 +27,25 @@ def test_a_setting_out_of_range_is_named(setting: str, value: int) -> None:
 def test_a_device_that_cannot_be_is_named(device: str) -> None:
     with pytest.raises(ConfigError, match=device):
         ServerConfig(devices=("cpu:0", device))
+    with pytest.raises(ConfigError, match="decoder_device"):
+        ServerConfig(decoder_device=device if device != "cpu:" else "cpu:1")
+
+
+@pytest.mark.parametrize("where", ["8771", "host", "host:", "::1:8771", "host:port"])
+def test_workers_register_at_an_address(where: str) -> None:
+    with pytest.raises(ConfigError, match="external_workers register at"):
+        ServerConfig(external=where)
+
+
+@pytest.mark.parametrize("where", [":8771", "10.0.0.1:8771", "[::1]:8771", "gateway.local:8771"])
+def test_an_address_for_workers_may_name_an_interface(where: str) -> None:
+    assert ServerConfig(external=where).external == where
+
+
+@pytest.mark.parametrize("other", [{"cluster": "auto"}, {"devices": ("cpu:0",)}, {"gateways": 2}])
+def test_external_workers_have_nothing_beside_them(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="external"):
+        ServerConfig(external=":8771", workers=2, **other)
 
 
 def test_there_is_a_worker_per_core_but_two_at_most() -> None:
