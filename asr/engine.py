@@ -21,7 +21,7 @@ from asr.encoder.encoder import Encoder, Parts
 from asr.encoder.linear import DTYPES
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
-from asr.features import FFT, FrontEnd
+from asr.features import FFT, HOP, FrontEnd
 from asr.graphs import recorder
 from asr.interface import (
     NO_BIASING,
@@ -50,6 +50,7 @@ LM_WEIGHT = 0.7
 """Best on dev with rivulet-en and a beam."""
 MAX_BEAM = 64
 FRONT_END = "preprocessor.featurizer."
+BEFORE_DECODER = (FRONT_END, "encoder.", "prompt_kernel.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,8 @@ class EngineConfig:
     decoder: Literal["auto", "rnnt", "ctc"] = "auto"
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
+    decoder_device: str = ""
+    """Where the decoder runs; empty: where the encoder does."""
     beam: int | None = None
     """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
     lm: str = "auto"
@@ -117,7 +120,7 @@ class Engine:
             lm_weight=LM_WEIGHT if config.lm_weight is None else config.lm_weight,
             parts=config.parts,
         )
-        self._decoding = Decoding(checkpoint, tensors, setup)
+        self._decoding = Decoding(checkpoint, self._decoder_tensors(tensors), setup)
         self._runner = self._make_runner()
         self._streams: dict[int, Stream] = {}
         self._free = list(range(config.slots - 1, -1, -1))
@@ -253,8 +256,9 @@ class Engine:
         """Run every batch bucket, or these, once through the streaming path on the spare slot."""
         spare, steps = self._pool.spare, look_ahead + 1
         most = max(1, min(self._limits.most_rows(steps), self._config.slots))
-        none, windows = torch.zeros(0, self._spec.mel_bins), torch.zeros(8 * steps, FFT)
-        take = Take(0, none, windows, steps, (0, 0), (4 * steps, 2 * steps))
+        none = torch.zeros(0, self._spec.mel_bins)
+        silence = np.zeros((8 * steps - 1) * HOP + FFT, np.float32)
+        take = Take(0, none, silence, steps, (0, 0), (4 * steps, 2 * steps))
         # The largest first: the others find its memory there.
         for rows in sorted(sizes or {bucket(size) for size in (*BUCKETS, most) if size <= most})[
             ::-1
@@ -298,6 +302,12 @@ class Engine:
             seconds=time.perf_counter() - began,
         )
         return emissions
+
+    def _decoder_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights behind the encoder, where the decoder runs."""
+        device = torch.device(self._config.decoder_device or self._config.device)
+        behind = {k: v for k, v in tensors.items() if not k.startswith(BEFORE_DECODER)}
+        return {name: tensor.to(device) for name, tensor in behind.items()}
 
     def _make_runner(self) -> Runner:
         on_gpu = self._device.type == "cuda"

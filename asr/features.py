@@ -63,10 +63,17 @@ class FrontEnd:
         return torch.log((self.filterbank @ power.T)[:, :count] + LOG_GUARD).T.contiguous()
 
 
+def windows_of(samples: Samples) -> Tensor:
+    """Return the windows [count, FFT] of rows whose samples these are."""
+    if not len(samples):
+        return torch.zeros(0, FFT)
+    return torch.from_numpy(samples).unfold(0, FFT, HOP)
+
+
 class FeatureStream:
     """Incremental log-mel of one stream; holds the samples of rows not taken yet and one FFT more.
 
-    ``hear`` and ``windows`` let an engine make the rows of many streams at once; ``push`` and
+    ``hear`` and ``take`` let an engine make the rows of many streams at once; ``push`` and
     ``finish`` make those of this one.
     """
 
@@ -101,18 +108,23 @@ class FeatureStream:
         """No more samples come: the right side of the last rows is zeros."""
         self._is_over = True
 
-    def windows(self, count: int) -> Tensor:
-        """Take the next ``count`` rows as windows [count, FFT]; at most ``total - frames``."""
+    def take(self, count: int) -> Samples:
+        """Take the samples of the next ``count`` rows; at most ``total - frames``."""
         if count <= 0:
-            return torch.zeros(0, FFT)
+            return np.zeros(0, np.float32)
         tail = self._tail()
         start = self.frames * HOP - FFT // 2 - self._base
         need = start + (count - 1) * HOP + FFT
-        padded = np.pad(tail, (0, need - len(tail))) if need > len(tail) else tail
+        taken = np.zeros(need - start, np.float32)
+        taken[: len(tail) - start] = tail[start:need]
         self.frames += count
         cut = min(max(self.frames * HOP - FFT // 2 - self._base, 0), len(tail))
         self._packets, self._base = [tail[cut:]], self._base + cut
-        return torch.from_numpy(padded[start:need]).unfold(0, FFT, HOP)
+        return taken
+
+    def windows(self, count: int) -> Tensor:
+        """Take the next ``count`` rows as windows [count, FFT]."""
+        return windows_of(self.take(count))
 
     def rows(self) -> Tensor:
         """Take all rows there are [k, bins]."""

@@ -76,21 +76,21 @@ class Runner(Protocol):
 class EagerRunner:
     """Operations one by one: the way of a CPU."""
 
-    def __init__(self, parts: Machine) -> None:
-        self._parts = parts
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
 
     def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
         """Encode and decode."""
-        parts, step = self._parts, self._input(batch)
-        x = parts.encoder.step(parts.pool, step)
-        if parts.prompt is not None:
-            ids = torch.tensor(batch.prompts, device=parts.device)
-            x = parts.prompt(x, F.pad(ids, (0, len(x) - len(ids))))
-        first, valid_B = parts.pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
+        machine, step = self._machine, self._input(batch)
+        x = machine.encoder.step(machine.pool, step)
+        if machine.prompt is not None:
+            ids = torch.tensor(batch.prompts, device=machine.device)
+            x = machine.prompt(x, F.pad(ids, (0, len(x) - len(ids))))
+        first, valid_B = machine.pool.frames_S[step.slots_B] - step.valid_B, step.valid_B
         if batch.silent:
             valid_B = valid_B.clone()
             valid_B[batch.silent] = 0
-        return x, parts.decoding.step(x, step.slots_B, valid_B, first)
+        return x, _decoded(machine.decoding, x, Rows(step.slots_B, valid_B, first))
 
     def warm(self, batch: Batch) -> None:
         """Let kernels be built."""
@@ -98,19 +98,19 @@ class EagerRunner:
 
     def _input(self, batch: Batch) -> StepInput:
         """Make mel rows and stack them, padded to a bucket with the spare slot."""
-        parts, takes, slots = self._parts, batch.takes, batch.slots
+        machine, takes, slots = self._machine, batch.takes, batch.slots
         mel = self._mel(takes, batch.steps)
         padding = batch.rows - len(takes)
         if padding:
             none = takes[0].rows[:0]
-            empty = Take(0, none, none, 0, (0, 0), (0, 0))
-            takes, slots = takes + [empty] * padding, slots + [parts.pool.spare] * padding
+            empty = Take(0, none, takes[0].samples[:0], 0, (0, 0), (0, 0))
+            takes, slots = takes + [empty] * padding, slots + [machine.pool.spare] * padding
 
         def tensor(values: object) -> Tensor:
-            return torch.tensor(values, device=parts.device)
+            return torch.tensor(values, device=machine.device)
 
         return StepInput(
-            mel_BTF=mel.to(parts.device),
+            mel_BTF=mel.to(machine.device),
             slots_B=tensor(slots),
             valid_B=tensor([take.valid for take in takes]),
             stage_from=tensor([take.stage_from for take in takes]).T,
@@ -120,22 +120,28 @@ class EagerRunner:
 
     def _mel(self, takes: list[Take], steps: int) -> Tensor:
         """Return [bucket, 8 T, bins]: the rows of all streams are made at once."""
-        made = self._parts.front_end.log_mel(torch.cat([take.windows for take in takes]))
-        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._parts.front_end.bins), 0
+        made = self._machine.front_end.log_mel(torch.cat([take.windows for take in takes]))
+        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._machine.front_end.bins), 0
         for into, take in zip(mel, takes, strict=False):
-            first, count = take.missing + len(take.rows), len(take.windows)
+            first, count = take.given, take.made
             into[take.missing : first] = take.rows
             into[first : first + count] = made[at : at + count]
             at += count
         return mel
 
 
+def _decoded(decoding: Decoding, x_BTD: Tensor, rows: Rows) -> list[Heard]:
+    """Decode operation by operation, where the decoder is."""
+    parts = (x_BTD, rows.slots_B, rows.valid_B, rows.first_frame_B)
+    return decoding.step(*(part.to(decoding.device) for part in parts))
+
+
 class GraphRunner:
     """Fixed memory and functions over it, one set a shape; recorded where ``record`` is given."""
 
-    def __init__(self, parts: Machine, record: Record | None) -> None:
-        self._parts, self._record = parts, record
-        self._arenas = Arena(parts.device), Arena(parts.device), Arena(parts.device)
+    def __init__(self, machine: Machine, record: Record | None) -> None:
+        self._machine, self._record = machine, record
+        self._arenas = Arena(machine.device), Arena(machine.device), Arena(machine.device)
         self._passes: dict[tuple[int, int, int], _Pass] = {}
 
     def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
@@ -152,22 +158,22 @@ class GraphRunner:
     def _pass(self, batch: Batch) -> "_Pass":
         shape = batch.look_ahead, batch.steps, batch.rows
         if shape not in self._passes:
-            self._passes[shape] = _Pass(self._parts, shape, self._arenas)
+            self._passes[shape] = _Pass(self._machine, shape, self._arenas)
         return self._passes[shape]
 
 
 class _Pass:
     """A step of one shape: one copy in, the encoder, the decoder, one copy out.
 
-    Greedy decoding that favours nothing runs in fixed shapes too; any other waits for the encoder
-    and runs operation by operation.
+    Greedy decoding that favours nothing runs in fixed shapes too; any other, or one on another
+    device, waits for the encoder and runs operation by operation.
     """
 
     def __init__(
-        self, parts: Machine, shape: tuple[int, int, int], arenas: tuple[Arena, Arena, Arena]
+        self, machine: Machine, shape: tuple[int, int, int], arenas: tuple[Arena, Arena, Arena]
     ) -> None:
-        self._parts, (self._look_ahead, self._steps, self._rows) = parts, shape
-        mel = (self._rows, 8 * self._steps, parts.front_end.bins)
+        self._machine, (self._look_ahead, self._steps, self._rows) = machine, shape
+        mel = (self._rows, 8 * self._steps, machine.front_end.bins)
         samples = (self._rows, (8 * self._steps - 1) * HOP + FFT)
         self._into = arenas[0].block(
             {
@@ -182,7 +188,8 @@ class _Pass:
         self._go_on: Act = self._gone_on
         self._x = self._prepared = torch.empty(0)
         self._at = Rows(self._x, self._x, self._x)
-        self._fixed: FixedDecoder | None = parts.decoding.fixed
+        is_near = machine.decoding.device == self._into.there["counts"].device
+        self._fixed: FixedDecoder | None = machine.decoding.fixed if is_near else None
         if self._fixed is not None:
             layout: Layout = Said.layout(self._rows, self._fixed.room(self._steps))
             self._out = arenas[2].block(layout)
@@ -193,10 +200,9 @@ class _Pass:
         self._fill(batch)
         self._into.send()
         self._encode()
-        decoding = self._parts.decoding
+        decoding = self._machine.decoding
         if self._fixed is None or decoding.favours(batch.slots):
-            at = self._at
-            return self._x, decoding.step(self._x, at.slots_B, at.valid_B, at.first_frame_B)
+            return self._x, _decoded(decoding, self._x, self._at)
         self._begin()
         self._out.fetch()
         while int(self._heard.left):  # on the host: a row says more than almost any does
@@ -216,30 +222,28 @@ class _Pass:
     def _fill(self, batch: Batch) -> None:
         """Write what the streams bring to the host's side of the fixed memory."""
         takes, silent = batch.takes, set(batch.silent)
-        samples, into = self._into.here["samples"], self._into.here["counts"].numpy()
+        samples = self._into.here["samples"].numpy()
+        into = self._into.here["counts"].numpy()
         into[:] = 0
-        into[0] = self._parts.pool.spare
-        rows = []
+        into[0] = self._machine.pool.spare
+        rows, is_given = [], False
         for row, take in enumerate(takes):
-            given = take.missing + len(take.rows)
-            made = given + len(take.windows)
-            heard = 0 if row in silent else take.valid
+            given, made, valid = take.given, take.made, take.valid
+            is_given |= given > take.missing
             rows.append(
-                (batch.slots[row], take.valid, heard, batch.prompts[row], take.missing, given, made,
-                 *take.stage_from, *take.stage_until)
+                (batch.slots[row], valid, 0 if row in silent else valid, batch.prompts[row],
+                 take.missing, given, given + made, *take.stage_from, *take.stage_until)
             )  # fmt: skip
-            if made > given:
-                begin, end = given * HOP, made * HOP
-                samples[row, begin:end].view(-1, HOP).copy_(take.windows[:, :HOP])
-                samples[row, end : end + FFT - HOP] = take.windows[-1, HOP:]
+            begin = given * HOP
+            samples[row, begin : begin + len(take.samples)] = take.samples
         into[:, : len(takes)] = np.array(rows).T
-        if any(len(take.rows) for take in takes):
+        if is_given:
             for mel, take in zip(self._given.here["mel"], takes, strict=False):
-                mel[take.missing : take.missing + len(take.rows)] = take.rows
+                mel[take.missing : take.given] = take.rows
             self._given.send()
 
     def _encoded(self) -> None:
-        parts, counts = self._parts, dict(zip(COUNTS, self._into.there["counts"], strict=True))
+        machine, counts = self._machine, dict(zip(COUNTS, self._into.there["counts"], strict=True))
         at = self._into.there["counts"]
         step = StepInput(
             mel_BTF=self._mel(counts),
@@ -249,14 +253,14 @@ class _Pass:
             stage_until=at[9:11],
             look_ahead=self._look_ahead,
         )
-        x = parts.encoder.step(parts.pool, step)
-        self._x = x if parts.prompt is None else parts.prompt(x, counts["prompt"])
-        first = parts.pool.frames_S[counts["slot"]] - counts["valid"]
+        x = machine.encoder.step(machine.pool, step)
+        self._x = x if machine.prompt is None else machine.prompt(x, counts["prompt"])
+        first = machine.pool.frames_S[counts["slot"]] - counts["valid"]
         self._at = Rows(counts["slot"], counts["heard"], first)
 
     def _mel(self, counts: dict[str, Tensor]) -> Tensor:
         """Return mel rows [B, 8 T, bins]: zeros, those given, those made here, zeros."""
-        given, front = self._given.there["mel"], self._parts.front_end
+        given, front = self._given.there["mel"], self._machine.front_end
         windows = self._into.there["samples"].unfold(1, FFT, HOP)
         made = front.log_mel(windows.reshape(-1, FFT)).view(given.shape)
         row = torch.arange(given.shape[1], device=given.device)[:, None]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from asr.features import FeatureStream, FrontEnd
+from asr.features import FFT, HOP, FeatureStream, FrontEnd, windows_of
 from asr.interface import FRAME_MS, Samples
 
 FRESH_ROWS = 7
@@ -31,13 +31,28 @@ class Take:
     """What one stream brings to a step of T frames: 8 T mel rows, fewer only at its end."""
 
     missing: int
-    """Zero rows in front; then come ``rows``, then those made of ``windows``."""
+    """Zero rows in front; then come ``rows``, then those made of ``samples``."""
     rows: Tensor
-    windows: Tensor
+    samples: Samples
     valid: int
     """Frames that exist."""
     stage_from: tuple[int, int]
     stage_until: tuple[int, int]
+
+    @property
+    def given(self) -> int:
+        """Rows that are there before any is made."""
+        return self.missing + self.rows.shape[0]
+
+    @property
+    def made(self) -> int:
+        """Rows to be made."""
+        return (len(self.samples) - FFT) // HOP + 1 if len(self.samples) else 0
+
+    @property
+    def windows(self) -> Tensor:
+        """The samples as windows [made, FFT]."""
+        return windows_of(self.samples)
 
 
 @dataclass(slots=True)
@@ -113,8 +128,10 @@ class Stream:
         missing, fresh = self._missing_rows(), self.frames == 0
         wanted = 8 * steps - missing
         need = min(wanted, self._rows())
-        rows, self.mel = self.mel[:need], self.mel[need:]
-        windows = self.features.windows(need - len(rows))
+        rows = self.mel
+        if rows.shape[0]:
+            rows, self.mel = rows[:need], rows[need:]
+        samples = self.features.take(need - rows.shape[0])
         valid, until = steps, (4 * steps, 2 * steps)
         if need < wanted:  # the stream ends inside: every stage is masked by its own length
             first, second, third = subsampled(self.features.total)
@@ -122,7 +139,7 @@ class Stream:
             valid = third - self.frames
         self.frames += valid
         self.due += steps * FRAME_MS / 1000
-        return Take(missing, rows, windows, valid, (3, 1) if fresh else (0, 0), until)
+        return Take(missing, rows, samples, valid, (3, 1) if fresh else (0, 0), until)
 
     def state(self) -> dict[str, Tensor]:
         """Everything but the cache rows, as tensors."""
@@ -146,7 +163,7 @@ class Stream:
         return stream
 
     def _rows(self) -> int:
-        return len(self.mel) + self.features.total - self.features.frames
+        return self.mel.shape[0] + self.features.total - self.features.frames
 
     def _missing_rows(self) -> int:
         return FRESH_ROWS if self.frames == 0 else 0

@@ -154,6 +154,7 @@ def spec_of(config: ServerConfig) -> EngineSpec:
     """Return the engine that a configuration asks for."""
     return EngineSpec(
         model=config.model,
+        decoder_device=config.decoder_device,
         backend=config.backend,
         precision=config.precision,
         lm=config.lm,

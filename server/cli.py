@@ -174,8 +174,11 @@ def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
         raise CliError(str(error)) from error
 
 
-def work(choice: ModelChoice, device: str, where: str, secret_file: str) -> None:
-    """Serve a gateway elsewhere until it says that we are of no use."""
+def work(choice: ModelChoice, devices: tuple[str, str], where: str, secret_file: str) -> None:
+    """Serve a gateway elsewhere until it says that we are of no use.
+
+    ``devices``: that of the encoder, and that of the decoder or nothing.
+    """
     from asr.checkpoint import CheckpointError
     from server import logs
     from server.config import LOOK_AHEAD_OF_CLASS
@@ -187,7 +190,8 @@ def work(choice: ModelChoice, device: str, where: str, secret_file: str) -> None
     first = LOOK_AHEAD_OF_CLASS["balanced"] if choice.look_ahead is None else choice.look_ahead
     spec = EngineSpec(
         model=choice.model,
-        device=device,
+        device=devices[0],
+        decoder_device=devices[1],
         backend=choice.backend,
         precision=choice.precision,
         slots=choice.slots,

@@ -52,6 +52,8 @@ class ServerConfig:
     """Engine processes; each loads the model and runs on one core."""
     devices: tuple[str, ...] = ()
     """Devices of the workers in turn: cpu, cpu:N (that core and no other) or cuda:N; empty: cpu."""
+    decoder_device: str = ""
+    """Where the workers' decoders run: cpu or cuda:N; empty: where their encoders do."""
     gateways: int = 1
     """Processes that share the ports, each with its share of the workers."""
     gateway: int | None = None
@@ -130,6 +132,9 @@ class ServerConfig:
         for device in self.devices:
             if not DEVICE.fullmatch(device):
                 raise ConfigError(f"devices are cpu, cpu:N or cuda:N, not {device!r}")
+        decoder = self.decoder_device
+        if decoder and (decoder.startswith("cpu:") or not DEVICE.fullmatch(decoder)):
+            raise ConfigError(f"decoder_device is cpu or cuda:N, not {decoder!r}")
         if self.devices and (self.cluster or self.external):
             other = "cluster" if self.cluster else "external_workers"
             raise ConfigError(

@@ -53,7 +53,9 @@ class Decoding:
         spec, tokenizer, slots = checkpoint.spec, checkpoint.tokenizer, setup.slots
         name = _pick_head(setup.head, checkpoint, setup.beam or 1)
         beam = setup.beam or (BEAM if name == "ctc" and setup.lm else 1)
-        device = next(iter(tensors.values())).device if beam == 1 else torch.device("cpu")
+        self.device = next(iter(tensors.values())).device
+        """Where the encoder's frames are wanted."""
+        device = self.device if beam == 1 else torch.device("cpu")
         lm = ngram.load(Path(setup.lm), tokenizer.pieces) if setup.lm else None
         fusion = Fusion(tokenizer, slots=slots, device=device, lm=lm, lm_weight=setup.lm_weight)
         parts = tensors, spec, fusion

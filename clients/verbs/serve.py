@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a worker on each: cuda:0,cuda:1, or cores that it has to itself, cpu:0,cpu:1",
     )
     parser.add_argument(
+        "--decoder-device",
+        metavar="DEVICE",
+        help="where the workers' decoders run: cpu or cuda:N (default: where their encoders do)",
+    )
+    parser.add_argument(
         "--gateways",
         type=int,
         metavar="N",
@@ -136,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         "origins": tuple(args.origin),
         "workers": len(args.devices) if args.devices and args.workers is None else args.workers,
         "devices": args.devices,
+        "decoder_device": args.decoder_device,
         "gateways": args.gateways,
         "slots": args.slots,
         "cluster": args.cluster,

@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="cpu", help="cpu: any core; cpu:N: that core and no other; cuda:N"
     )
     parser.add_argument(
+        "--decoder-device",
+        default="",
+        metavar="DEVICE",
+        help="where the decoder runs: cpu or cuda:N (default: where the encoder does)",
+    )
+    parser.add_argument(
         "--slots", type=int, default=64, metavar="N", help="streams it holds at once (default: 64)"
     )
     add_model_arguments(parser)
@@ -40,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     """Serve until the server has no use for us."""
     with engine_side() as side:
         choice = choice_of(side, args, slots=args.slots)
-        side.work(choice, args.device, args.join, args.secret_file)
+        side.work(choice, (args.device, args.decoder_device), args.join, args.secret_file)
     return 0

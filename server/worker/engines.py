@@ -23,6 +23,8 @@ class EngineSpec:
     """Path or name; empty: the embedded model."""
     device: str = "cpu"
     """cpu: any core; cpu:N: core N and no other; cuda:N."""
+    decoder_device: str = ""
+    """cpu or cuda:N; empty: the encoder's."""
     backend: Backend = "own"
     precision: Precision = "auto"
     slots: int = 64
@@ -49,10 +51,12 @@ def build(spec: EngineSpec) -> StreamingEngine:
     from asr.engine import EngineConfig, load_engine
 
     torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(f"torch sees no GPU here for the device {device}")
+    for wanted in (device, spec.decoder_device):
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise EngineError(f"torch sees no GPU here for the device {wanted}")
     config = EngineConfig(
         device=device,
+        decoder_device=spec.decoder_device,
         slots=spec.slots,
         precision=spec.precision,
         lm=spec.lm,

@@ -110,6 +110,43 @@ def test_words_do_not_depend_on_packets_or_company(
         assert_same(heard, alone[job])
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_decoder_placed_by_name_says_the_same_and_has_weights_of_its_own(
+    make_checkpoint: Maker, babble: Babble, *, graphs: bool
+) -> None:
+    audio = babble(2.0, 2)
+    placed = Bench(make_checkpoint(), decoder_device="cpu", graphs=graphs)
+    assert_same(placed.whole(audio), Bench(make_checkpoint()).whole(audio))
+    assert placed.engine._decoding.device == torch.device("cpu")
+    weights = placed.engine._decoder_tensors({"encoder.x": Tensor(), "joint.x": torch.ones(1)})
+    assert list(weights) == ["joint.x"]
+    with pytest.raises(RuntimeError, match="device"):
+        Bench(make_checkpoint(), decoder_device="moon")
+
+
+def test_frames_are_handed_to_the_decoder_where_it_is(
+    make_checkpoint: Maker, babble: Babble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a second device the move itself is watched: all that crosses, and where to."""
+    for graphs in (False, True):
+        bench, audio, moved = Bench(make_checkpoint(), graphs=graphs), babble(1.0, 2), list[Any]()
+        decoding, move = bench.engine._decoding, Tensor.to
+        decoding.device = torch.device("meta")  # so that it is far for both runners
+
+        def watched(self: Tensor, *to: Any, move: Any = move, moved: list[Any] = moved) -> Tensor:
+            if to == (torch.device("meta"),):
+                moved.append(self.shape)
+                return self
+            return move(self, *to)
+
+        monkeypatch.setattr(Tensor, "to", watched)
+        stream = bench.open(1)
+        bench.engine.feed(stream, audio[:4_000])
+        bench.run()
+        monkeypatch.undo()
+        assert len(moved) == 4 and moved[0][2] == 16 and moved[1:] == [moved[0][:1]] * 3
+
+
 def test_a_fork_says_what_the_end_would_say_and_leaves_the_stream_alone(
     make_checkpoint: Maker, babble: Babble
 ) -> None:

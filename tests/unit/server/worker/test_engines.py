@@ -42,3 +42,5 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(EngineError, match="no GPU here for the device cuda:0"):
         build(EngineSpec(device="cuda:0"))
+    with pytest.raises(EngineError, match="no GPU here for the device cuda:1"):
+        build(EngineSpec(decoder_device="cuda:1"))
