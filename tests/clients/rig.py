@@ -50,6 +50,8 @@ class Case:
         return f"{self.driver}-{self.mode}"
 
 
+OWN_ENVIRONMENT = ("livekit", "pipecat", "homeassistant")
+"""Drivers whose packages do not go together with those of the others."""
 JAVASCRIPT = "@deepgram/sdk@5.13.0"
 
 CASES = (
@@ -65,6 +67,7 @@ CASES = (
     Case("openai", "manual", rate=24_000),
     Case("openai", "beta", rate=24_000),
     Case("others", "wyoming", port="wyoming"),
+    Case("homeassistant", "stt", port="wyoming"),
     Case("others", "vosk", port="vosk", is_wav=True),
     Case("others", "riva", port="grpc"),
     Case("others", "riva-file", port="grpc", is_wav=True),
@@ -110,7 +113,7 @@ def program(case: Case) -> list[str | Path]:
         modules = node_modules()
         driver = DRIVERS / "drive_javascript.cjs"
         return ["env", f"NODE_PATH={modules}", "node", driver]
-    name = case.driver if case.driver in ("livekit", "pipecat") else "sdk"
+    name = case.driver if case.driver in OWN_ENVIRONMENT else "sdk"
     return [environment(name), DRIVERS / f"drive_{case.driver}.py"]
 
 
@@ -131,7 +134,8 @@ def node_modules() -> Path:
 def environment(name: str) -> Path:
     """Return the interpreter of an environment of clients; raises NoEnvironment.
 
-    ``RIVULET_CLIENTS_SDK``, ``.._LIVEKIT`` and ``.._PIPECAT`` may name interpreters that have them.
+    ``RIVULET_CLIENTS_SDK``, ``.._LIVEKIT``, ``.._PIPECAT`` and ``.._HOMEASSISTANT`` may name
+    interpreters that have them.
     """
     own = os.environ.get(f"RIVULET_CLIENTS_{name.upper()}")
     if own:
