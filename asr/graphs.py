@@ -98,11 +98,13 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # One stream for all: libraries take working memory for each that they meet.
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, act: Act) -> Act:
         """Run ``act`` on the side until all it needs is there, then record it."""
         with torch.cuda.device(self._device):
-            side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            side = self._side
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARMING):

@@ -5,6 +5,7 @@ as operations one by one, or as functions over fixed memory that a GPU records (
 Does not know: who the streams are, plans, time.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from asr.graphs import Act, Arena, Layout, Record
 from asr.schedule import bucket
 from asr.stream import Take
 
+_logger = logging.getLogger("rivulet.engine")
 COUNTS = ("slot", "valid", "heard", "prompt", "missing", "given", "made",
           "from1", "from2", "until1", "until2")  # fmt: skip
 """Numbers of a row: ``valid`` frames, of which ``heard`` are decoded; mel rows up to which there is
@@ -143,6 +145,8 @@ class GraphRunner:
         self._machine, self._record = machine, record
         self._arenas = Arena(machine.device), Arena(machine.device), Arena(machine.device)
         self._passes: dict[tuple[int, int, int], _Pass] = {}
+        self.failure = ""
+        """Why nothing is recorded any more: steps go on operation by operation."""
 
     def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
         """Encode and decode; a shape that was not warmed is run operation by operation."""
@@ -152,8 +156,14 @@ class GraphRunner:
         """Record this shape."""
         found = self._pass(batch)
         found.run(batch)
-        if self._record is not None:
+        if self._record is None:
+            return
+        try:
             found.record(self._record)
+        except RuntimeError as error:  # all of torch's own are
+            self._record, self.failure = None, str(error)
+            found.forget()
+            _logger.warning("a step cannot be recorded, the engine runs slower so: %s", error)
 
     def _pass(self, batch: Batch) -> "_Pass":
         shape = batch.look_ahead, batch.steps, batch.rows
@@ -218,6 +228,10 @@ class _Pass:
             self._begin = record(self._begun)
             self._begin()
             self._go_on = record(self._gone_on)
+
+    def forget(self) -> None:
+        """Run operation by operation again."""
+        self._encode, self._begin, self._go_on = self._encoded, self._begun, self._gone_on
 
     def _fill(self, batch: Batch) -> None:
         """Write what the streams bring to the host's side of the fixed memory."""

@@ -9,6 +9,7 @@ Does not know: sockets, sessions. Needs torch, numpy, sentencepiece, safetensors
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -132,8 +133,10 @@ class Bench:
         except Exception as error:  # noqa: BLE001 one variant must not cost the others
             where = traceback.format_exc(limit=-4)
             self._report.line(kind="error", what=name, error=repr(error)[:500], where=where[-1500:])
+        gc.collect()  # engines refer to themselves and hold gigabytes
         if self._is_cuda:
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
     @property
     def _is_cuda(self) -> bool:
@@ -225,8 +228,11 @@ class Bench:
                 continue
             began = time.monotonic()
             if mode == "graphs":
-                engine.warm(look_ahead, sizes)
+                sizes = self._warmed(engine, look_ahead, sizes)
             warming = time.monotonic() - began
+            runner = engine._runner
+            if isinstance(runner, GraphRunner) and runner.failure:
+                self._report.line(kind="error", what=f"recording {about}", error=runner.failure)
             points = list(self._points(engine, look_ahead, sizes))
             line = fitted(points, (look_ahead + 1) * FRAME_MS)
             memory = torch.cuda.max_memory_allocated() / 2**30 if self._is_cuda else 0.0
@@ -234,6 +240,18 @@ class Bench:
                 kind="cost", **about, look_ahead=look_ahead, **line, points=points,
                 warm_s=round(warming, 1), memory_gib=round(memory, 2),
             )  # fmt: skip
+
+    def _warmed(self, engine: Engine, look_ahead: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Record steps; return the sizes that the memory is large enough for."""
+        while len(sizes) > 2:
+            try:
+                engine.warm(look_ahead, sizes)
+            except torch.OutOfMemoryError:
+                self._report.line(kind="full", look_ahead=look_ahead, streams=sizes[-1])
+                sizes = sizes[:-1]
+            else:
+                return sizes
+        raise RuntimeError("the memory is too small for any batch")
 
     def _points(
         self, engine: Engine, look_ahead: int, sizes: tuple[int, ...]

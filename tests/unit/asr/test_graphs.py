@@ -206,6 +206,30 @@ def test_a_beam_searches_behind_a_recorded_encoder(
     assert_same(heard[1], alone.whole(audio[:20_000]))
 
 
+def test_an_engine_that_cannot_record_goes_on_and_says_so(
+    make_checkpoint: Maker,
+    babble: Babble,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries = list[object]()
+
+    def fails(act: Callable[[], None]) -> Callable[[], None]:
+        tries.append(act)
+        if len(tries) == 2:  # the encoder is recorded, the decoder not
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return tape.record(act)
+
+    monkeypatch.setattr("asr.engine.recorder", lambda _: fails)
+    bench = Bench(make_checkpoint(), graphs=True, parts="plain")
+    bench.engine.warm(1)
+    assert len(tries) == 2
+    assert "not permitted" in recorded(bench.engine).failure
+    assert "runs slower" in caplog.text
+    audio = babble(2.0, 1)
+    assert_same(bench.whole(audio), Bench(make_checkpoint()).whole(audio))
+
+
 def test_blocks_share_memory_and_keep_their_place_when_it_grows() -> None:
     arena = Arena(CPU)
     large: Layout = {"a": (torch.float32, (4, 5)), "b": (torch.int64, (3,))}
