@@ -93,7 +93,7 @@ class Engine:
         self._spec = spec = checkpoint.spec
         self._checkpoint = checkpoint
         self._device = torch.device(config.device)
-        self._precision = choose_precision(config.precision, checkpoint.fingerprint)
+        self._precision = choose_precision(config.precision, checkpoint.fingerprint, config.device)
         if self._device.type == "cuda" and self._precision == "fp32":
             # By torch's default convolutions would be TF32 and the words not those of a CPU.
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]

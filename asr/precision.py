@@ -1,7 +1,8 @@
 """Which precision an engine runs in when the user leaves it to us.
 
-Does: ``auto`` -> bf16 where the processor multiplies it in hardware and the model's WER gate
-passed, else fp32. The gate is a record that ``rivulet evaluate`` of both precisions justifies.
+Does: ``auto`` -> bf16 where the processor multiplies it in hardware, or a GPU does, and the model's
+WER gate passed, else fp32. The gate is a record that ``rivulet evaluate`` of both precisions
+justifies.
 Does not know: models beyond their fingerprint.
 """
 
@@ -16,11 +17,14 @@ GATES = Path(__file__).parent / "models" / "precision_gates.json"
 """fingerprint -> {"bf16": bool, "evidence": str}; a model without a record runs in fp32."""
 
 
-def choose_precision(wanted: Literal["auto", "fp32", "bf16"], fingerprint: str) -> Precision:
+def choose_precision(
+    wanted: Literal["auto", "fp32", "bf16"], fingerprint: str, device: str = "cpu"
+) -> Precision:
     """Return what to run in."""
     if wanted != "auto":
         return wanted
-    return "bf16" if has_fast_bf16() and _gates().get(fingerprint, False) else "fp32"
+    is_fast = device.startswith("cuda") or has_fast_bf16()
+    return "bf16" if is_fast and _gates().get(fingerprint, False) else "fp32"
 
 
 @lru_cache

@@ -374,7 +374,8 @@ def speech_in(folder: Path | None, seconds: float) -> list[Samples]:
         with wave.open(str(path)) as file:
             if (file.getframerate(), file.getsampwidth(), file.getnchannels()) == (16_000, 2, 1):
                 pcm = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-                found.append(pcm.astype(np.float32) / np.float32(32768))
+                long = pcm[: int(16_000 * MATERIAL_S)]
+                found.append(long.astype(np.float32) / np.float32(32768))
     return found[:12] or [babble(seconds * (0.5 + 0.1 * n), 100 + n) for n in range(6)]
 
 

@@ -122,6 +122,20 @@ def test_ctc_with_a_carried_label_gives_the_words_and_times_of_offline(pair: Mak
     assert_equal(player.done, truth, head="ctc")
 
 
+@shapes([models.SMALL, models.SMALL_PROMPTED])
+def test_steps_over_fixed_memory_give_the_words_and_times_of_offline(
+    pair: MakePair, shape: models.Shape
+) -> None:
+    """What a GPU records, called without a recorder."""
+    both = pair(shape)
+    said = said_by(shape, each=2, seconds=4)
+    truth = offline_of(both, said)
+    traffic = Traffic(seed=8, packet=(1, 9_000))
+    player = play(both, said, slots=6, traffic=traffic, graphs=True, parts="plain")
+    assert_equal(player.done, truth)
+    assert player.forks + player.moves > 0
+
+
 def test_a_backlog_caught_up_in_one_pass_gives_the_words_of_offline(pair: MakePair) -> None:
     both = pair(models.SMALL)
     said = said_by(models.SMALL, each=2, seconds=6)

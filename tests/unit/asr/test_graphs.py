@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr import precision
 from asr.checkpoint.spec import Checkpoint
 from asr.decoder.fixed import Rows, Said
 from asr.engine import Engine, EngineConfig
@@ -252,3 +253,16 @@ def test_a_gpu_would_be_recorded_and_a_processor_not(make_checkpoint: Maker) -> 
         assert isinstance(recorder(torch.device("cuda")), CudaRecorder)
     config = EngineConfig(slots=2, precision="fp32")
     assert not isinstance(Engine(make_checkpoint(), config)._runner, GraphRunner)
+
+
+def test_a_gpu_runs_in_16_bits_where_the_model_passed_its_gate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(precision, "_gates", lambda: {"passed": True, "failed": False})
+    chosen = {
+        (mark, device): precision.choose_precision("auto", mark, device)
+        for mark in ("passed", "failed", "unknown")
+        for device in ("cpu", "cuda:0")
+    }
+    assert [pair for pair, numbers in chosen.items() if numbers == "bf16"] == [("passed", "cuda:0")]
