@@ -165,7 +165,7 @@ class Recognizer:
         if not entry.is_quiet:
             return None
         whole = {"hearing": entry.hearing(), "reading": entry.reading()}
-        return state.pack(whole, self._engine.snapshot(entry.stream))
+        return state.pack(whole, self._engine.snapshot(entry.stream), checks_itself=True)
 
     def record(self, channel: int) -> bytes:
         """Return what it takes to go on behind the last final: small.

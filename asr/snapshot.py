@@ -58,11 +58,17 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
     """Return the parts of a safetensors file; its own writer takes longer than all else here."""
     head, parts, end = dict[str, object](), list[memoryview](), 0
     for name, tensor in tensors.items():
-        part = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
-        begin, end = end, end + len(part)
+        begin, end = end, end + tensor.numel() * tensor.element_size()
         kind, shape = _KINDS[tensor.dtype], list(tensor.shape)
         head[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
-        parts.append(part)
+        parts += _pieces(tensor.cpu())
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin where they are aligned
     return [len(text).to_bytes(8, "little"), text, *parts]
+
+
+def _pieces(tensor: Tensor) -> list[memoryview]:
+    """Return a tensor's bytes without a copy where its rows lie together."""
+    if tensor.ndim > 1 and not tensor.is_contiguous() and tensor[0].is_contiguous():
+        return [piece for row in tensor for piece in _pieces(row)]
+    return [tensor.contiguous().view(-1).view(torch.uint8).numpy().data]

@@ -12,7 +12,8 @@ any other is kept. A word begun before the cut and published belongs to its fina
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 
 from asr.events import Word
 from asr.interface import Token
@@ -56,6 +57,10 @@ class _Growing:
 
     def frozen(self) -> Word:
         return Word(self.text, self.start_ms, self.end_ms, self.confidence)
+
+
+_row = attrgetter(*(part.name for part in fields(_Growing)))
+"""A growing word as a tuple; ``astuple`` takes far longer."""
 
 
 @dataclass(slots=True, repr=False)
@@ -210,14 +215,14 @@ class Transcript:
         """All that it is."""
         seam = self._seam
         return {
-            "words": [astuple(word) for word in self._words],
-            "open": astuple(self._open) if self._open is not None and self._is_hidden else None,
+            "words": [_row(word) for word in self._words],
+            "open": _row(self._open) if self._open is not None and self._is_hidden else None,
             "is_open": self._open is not None,
             "is_hidden": self._is_hidden,
             "swallow": self._swallow_until,
             "seam": None
             if seam is None
-            else [seam.cut, *([astuple(w) for w in words] for words in (seam.expected, seam.said))],
+            else [seam.cut, *([_row(w) for w in words] for words in (seam.expected, seam.said))],
             "published": self._published_ms,
         }
 

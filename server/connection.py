@@ -215,6 +215,7 @@ class Connection:
             latency = class_of(agreed.look_ahead)
             for seconds in self.session.lags_to_report():
                 self._metrics.lagged(latency, seconds)
+                self._keeper.lagged(agreed.look_ahead, seconds)
         if self.session.close_code is None:
             self._arm()
         else:

@@ -42,7 +42,8 @@ from server.wire.messages import SUBPROTOCOL
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1024 * 1024
-PING_S = 20.0
+PING_S = 10.0
+"""A peer that answers none for as long is away, not idle: its session waits for it to return."""
 CLOSE_S = 5.0
 """A client that broke the framing holds its slots until it closes, this long at most."""
 FLUSH_S = 3.0

@@ -146,6 +146,10 @@ class Keeper:
         if one is not None:
             one.send(command)
 
+    def lagged(self, look_ahead: int, lag_s: float) -> None:
+        """Note how late a chunk of a session came."""
+        self._manager.lagged(look_ahead, lag_s)
+
     def release(self, session: int) -> None:
         """Forget a session and free its slots at once. Idempotent."""
         if (one := self._tenants.pop(session, None)) is None:

@@ -17,12 +17,14 @@ from typing import Protocol
 from asr.events import Event
 from server.cost import Costs
 from server.lobby import Claim, Lobby
+from server.observer import Observer
+from server.pace import Pace
 from server.place import Place, PlaceStatus, Rules
 from server.quota import Room
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import Worker, WorkerState
-from server.worker.heart import WHY, Hang, Watch, every_beat
+from server.worker.heart import WHY, Watch, every_beat
 
 logger = logging.getLogger(__name__)
 
@@ -64,22 +66,6 @@ class Listener(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """What metrics hear of workers."""
-
-    def stepped(self, step: link.Step) -> None:
-        """Note a step of a worker."""
-        ...
-
-    def restarted(self) -> None:
-        """Note that a worker died and is started again."""
-        ...
-
-    def hung(self, hang: Hang) -> None:
-        """Note that a worker was killed because it hung."""
-        ...
-
-
 class Manager:
     """Owns the workers; all calls in one event loop."""
 
@@ -104,6 +90,7 @@ class Manager:
         self._listeners: dict[int, Listener] = {}
         self._home: dict[int, Place] = {}
         self._lobby = Lobby[Listener]()
+        self._pace = Pace() if rules.is_by_cost else None
         self._restarts: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -205,6 +192,8 @@ class Manager:
     def attach(self, command: link.Open, listener: Listener, claim: Claim = Claim.NEW) -> None:
         """Place a session; raises OverCapacity."""
         place = self._choose(command, claim)
+        if claim is Claim.NEW and self._pace:
+            self._pace.took(command.channels)
         place.add(command)
         self._home[command.session] = place
         self._listeners[command.session] = listener
@@ -229,6 +218,11 @@ class Manager:
     def wake(self, listener: Listener) -> None:
         """Keep no room for it any more. Idempotent."""
         self._lobby.wake(listener)
+
+    def lagged(self, look_ahead: int, lag_s: float) -> None:
+        """Note how late a chunk of a session came: nobody new is taken while many are."""
+        if self._pace:
+            self._pace.heard(look_ahead, lag_s)
 
     def send(self, command: link.Command, session: int) -> None:
         """Hand a command to the worker of a session; nothing when it has none (any more)."""
@@ -265,7 +259,10 @@ class Manager:
         spare = 0
         if claim is not Claim.RETURN and places:
             spare = self._lobby.reserve(streams // len(places), len(places))
-        return [p for p in places if p.fits(channels, look_ahead, spare=spare)]
+        found = [p for p in places if p.fits(channels, look_ahead, spare=spare)]
+        if claim in (Claim.NEW, Claim.AIR) and (pace := self._pace):
+            return [p for p in found if pace.allows(channels, p.costs.busy(p.load))]
+        return found
 
     def _invite(self) -> None:
         """Let those who wait try again, in order, until one finds no place."""
@@ -283,7 +280,9 @@ class Manager:
     # ---- workers
 
     def tick(self) -> None:
-        """Kill workers that hang; once in BEAT_S."""
+        """Kill workers that hang, forget old lags; once in BEAT_S."""
+        if self._pace:
+            self._pace.tick(sum(place.streams for place in self._places))
         for place in self._places:
             if place.state is WorkerState.READY and (hang := place.watch.tick()):
                 place.worker.kill()

@@ -262,6 +262,7 @@ class Talk:
         if agreed := session.agreement:
             for lag_s in session.lags_to_report():
                 self._house.metrics.lagged(class_of(agreed.look_ahead), lag_s)
+                self._house.keeper.lagged(agreed.look_ahead, lag_s)
         if session.close_code is not None:
             self._release()
             self._session, self._since = None, self._loop.time()

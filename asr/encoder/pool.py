@@ -76,12 +76,12 @@ class SlotPool:
             cache[target] = cache[source]
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
-        """Copy a row out, for a snapshot."""
+        """Return a row, for a snapshot; it changes with the pool."""
         row = {}
         for field in fields(self):
             cache: Tensor = getattr(self, field.name)
-            part = cache[:, slot] if field.name.split("_")[1].startswith("L") else cache[slot]
-            row[field.name] = part.clone().contiguous().cpu()
+            by_layer = field.name.split("_")[1].startswith("L")
+            row[field.name] = cache[:, slot] if by_layer else cache[slot]
         return row
 
     def import_row(self, slot: int, row: dict[str, Tensor]) -> None:

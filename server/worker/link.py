@@ -220,7 +220,11 @@ class Saved(Value, frozen=True, tag=True):
 
 
 class Step(Value, frozen=True, tag=True):
-    """Events of one step and what the step cost; ``seconds`` 0 when no batch ran."""
+    """Events of one step and what it cost; ``seconds`` 0 when no batch ran.
+
+    They count from the step before or the end of a wait: what comes with streams beside the model
+    (their audio, their events) keeps the others waiting too.
+    """
 
     events: tuple[Happened, ...]
     look_ahead: int
@@ -277,12 +281,15 @@ def event_of(happened: Happened) -> Event:
     return event
 
 
-def frame(value: Command | Report) -> bytes:
+def frame(value: Command | Report) -> bytearray:
     """Return a value as one length-prefixed frame."""
-    body = _encoder.encode(value)
-    if len(body) > MAX_FRAME_BYTES:
-        raise LinkError(f"a frame of {len(body)} bytes")
-    return len(body).to_bytes(_HEAD_BYTES, "big") + body
+    whole = bytearray(_HEAD_BYTES)
+    _encoder.encode_into(value, whole, _HEAD_BYTES)
+    size = len(whole) - _HEAD_BYTES
+    if size > MAX_FRAME_BYTES:
+        raise LinkError(f"a frame of {size} bytes")
+    whole[:_HEAD_BYTES] = size.to_bytes(_HEAD_BYTES, "big")
+    return whole
 
 
 class _Deframer:
@@ -291,7 +298,7 @@ class _Deframer:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def bodies(self, data: bytes) -> list[bytes]:
+    def bodies(self, data: bytes | bytearray) -> list[bytes]:
         self._buffer += data
         bodies, start = list[bytes](), 0
         while len(self._buffer) - start >= _HEAD_BYTES:
@@ -310,7 +317,7 @@ class _Deframer:
 class CommandReader(_Deframer):
     """Bytes from the gateway -> commands."""
 
-    def feed(self, data: bytes) -> list[Command]:
+    def feed(self, data: bytes | bytearray) -> list[Command]:
         """Take what came; return the commands that are complete."""
         try:
             return [_commands.decode(body) for body in self.bodies(data)]
@@ -321,7 +328,7 @@ class CommandReader(_Deframer):
 class ReportReader(_Deframer):
     """Bytes from an engine process -> reports."""
 
-    def feed(self, data: bytes) -> list[Report]:
+    def feed(self, data: bytes | bytearray) -> list[Report]:
         """Take what came; return the reports that are complete."""
         try:
             return [_reports.decode(body) for body in self.bodies(data)]

@@ -88,6 +88,9 @@ class Host:
         self._saving: set[int] = set()
         """Sessions whose checkpoint waits until they are quiet."""
         self._told_slots = 0
+        self._since = clock()
+        """Since when it works for its streams without a wait; sessions that come and are saved do
+        not count: a step is dear while there are many of them, not with more streams."""
         self._is_quitting = False
 
     def run(self) -> None:
@@ -98,7 +101,11 @@ class Host:
             self._mailbox.send(link.Ready(self._model()))
             while not self._is_quitting:
                 self._activity.begin("waiting")
-                self.turn(self._mailbox.receive(may_wait=not self._has_work()))
+                may_wait = not self._has_work()
+                commands = self._mailbox.receive(may_wait=may_wait)
+                if may_wait:
+                    self._since = self._clock()
+                self.turn(commands)
         for number in list(self._sessions):  # another gateway may come to this engine
             self._forget(number)
 
@@ -115,8 +122,10 @@ class Host:
             self._warm()
         for number in list(self._holding):
             self._release(number)
+        began = self._clock()
         for number in list(self._saving):
             self._save(number)
+        self._since += self._clock() - began
 
     def _warm(self) -> None:
         self._activity.begin("warming")
@@ -145,7 +154,9 @@ class Host:
         if isinstance(command, link.Quit):
             self._is_quitting = True
         elif isinstance(command, link.Open):
+            began = self._clock()
             self._guard(command.session, lambda: self._open(command))
+            self._since += self._clock() - began
         elif session := self._sessions.get(command.session):
             if not isinstance(command, link.Drop) and self._must_wait(command, session):
                 session.held.append(command)
@@ -279,12 +290,16 @@ class Host:
             if isinstance(event, Stopped):
                 self._stopped(channel)
         self._told_slots = self._engine.slots_in_use
+        took_s = 0.0
+        if cost is not None:
+            now = self._clock()
+            took_s, self._since = max(cost.seconds, now - self._since), now
         self._mailbox.send(
             link.Step(
                 events=tuple(item for item in wrapped if item is not None),
                 look_ahead=cost.look_ahead if cost else 0,
                 batch=cost.batch if cost else 0,
-                seconds=cost.seconds if cost else 0.0,
+                seconds=took_s,
                 slots_in_use=self._told_slots,
                 sessions=len(self._sessions),
                 records=records,

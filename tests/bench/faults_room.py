@@ -45,7 +45,9 @@ LAG_S = 0.2
 REST_AFTER_S = 1.0
 MOST_CONNECTED = 900
 """A server takes 1,000 connections."""
-FILL_S = 75.0
+FILL_S = 180.0
+OPENED_A_S = 6
+"""Sessions that come to rest, a second; who is refused comes again when the server says."""
 AT_ONCE = 24
 """Sessions that open at the same time."""
 SILENCE_S = 1.0
@@ -157,13 +159,14 @@ class Still:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sit(self, number: int, door: asyncio.Semaphore) -> None:
+        await asyncio.sleep(number / OPENED_A_S)
         while True:
             try:
                 await self._stay(door, is_paused=number % 2 == 0)
             except RivuletError as error:
                 if error.code not in ("over_capacity", "rate_limited"):
                     self.lost.append(error.code)
-                await asyncio.sleep(REST_AFTER_S)
+                await asyncio.sleep(error.retry_after_s or REST_AFTER_S)
 
     async def _stay(self, door: asyncio.Semaphore, *, is_paused: bool) -> None:
         quiet = b"\x00" * round(2 * RATE * SILENCE_S)

@@ -62,6 +62,9 @@ def talk(house: House, numbers: range, packets: int = 6) -> None:
 async def fill(house: House, look_ahead: int = 1, most: int = 170) -> int:
     """Open sessions that talk until one is refused; return how many there are."""
     for number in range(most):
+        if pace := house.manager._pace:  # a second passes
+            for _ in range(10):
+                pace.tick(number)
         try:
             attach(house, number, look_ahead)
         except OverCapacity:

@@ -1,0 +1,51 @@
+"""How fast a gateway takes new sessions: by the lags of the newest chunks, and little by little.
+
+Does: notice that chunks come late, whoever is to blame: an engine, this process, the machine; admit
+a few sessions a second where workers are no longer idle, so that the next lags tell in time.
+Does not know: workers, sessions, clocks (a beat is BEAT_S).
+"""
+
+from server.cost import MOST_LAG_S, period_s
+from server.worker.heart import BEAT_S
+
+EASE, LATE_SHARE, FEW = 0.9, 0.03, 10
+"""Chunks that take more than this share of their limit are late; so many of them are too many."""
+LASTING = 0.9
+"""Weight of a lag a beat later."""
+EASY = 0.5
+"""A worker that is less busy than this takes whoever comes."""
+GROWTH, LEAST = 0.25, 4.0
+"""Beyond it, a second brings this share of the streams, or so many streams."""
+
+
+class Pace:
+    """One gateway's."""
+
+    def __init__(self) -> None:
+        self._late = self._all = 0.0
+        self._may = LEAST
+
+    def heard(self, look_ahead: int, lag_s: float) -> None:
+        """Take the lag of a chunk."""
+        self._all += 1
+        self._late += lag_s > EASE * min(MOST_LAG_S, period_s(look_ahead))
+
+    def tick(self, streams: int) -> None:
+        """Let a beat pass."""
+        self._late *= LASTING
+        self._all *= LASTING
+        a_second = max(LEAST, GROWTH * streams)
+        self._may = min(a_second, self._may + BEAT_S * a_second)
+
+    def took(self, streams: int) -> None:
+        """Count a new session."""
+        self._may = max(0.0, self._may - streams)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether more than a few of the newest chunks came near their limit."""
+        return self._late > LATE_SHARE * (self._all + FEW)
+
+    def allows(self, streams: int, busy: float) -> bool:
+        """Whether a new session may come to a worker that would be so busy with it."""
+        return not self.is_late and (busy <= EASY or self._may >= streams)
