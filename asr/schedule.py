@@ -37,8 +37,8 @@ class Limits:
     max_rows: int = 32
     max_steps: int = 56
     """Encoder frames of one stream in a catch-up pass."""
-    max_frames: int = 448
-    """Rows x encoder frames."""
+    max_frames: int = 224
+    """Rows x encoder frames: half a chunk's time of a 115M model on a core."""
 
     def most_rows(self, steps: int) -> int:
         """Rows of a batch of so many frames each."""

@@ -43,6 +43,8 @@ MAX_DEATHS = 6
 """Of such a session in company; one on trial has its worker's death to itself."""
 AIR_S = 10
 """Audio that a session at rest gathers before it is decoded."""
+AIRING_S = 2.0
+"""What is decoded some time may take so long: who speaks goes first."""
 AIR_SILENCE_S = 60
 """The same of silence: a new snapshot lets the client forget its audio."""
 OVERDUE_S = 60
@@ -276,7 +278,8 @@ class Tenant:
         life = next(self._lives.numbers)
         try:
             self._manager.check(self.ledger.opening, self._claim)
-            opening, *rest = self.ledger.revive(life, now=self._loop.time())
+            now = self._loop.time() + (AIRING_S if self._claim is Claim.AIR else 0.0)
+            opening, *rest = self.ledger.revive(life, now=now)
             assert isinstance(opening, link.Open)
             self._manager.attach(opening, self, self._claim)
         except LedgerFull:

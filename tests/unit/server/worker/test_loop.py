@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from asr.events import Event, Final, Finalized, Stopped
-from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase
+from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase, Samples
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.heart import Activity
@@ -303,3 +303,29 @@ def test_a_host_with_a_heart_says_before_that_it_warms_up(has_heart: bool) -> No
     Host(Warmer(), box, activity=Activity() if has_heart else None).run()
     pulses = [report for report in box.reports if isinstance(report, link.Pulse)]
     assert pulses == [link.Pulse("warming", 0)] * (3 if has_heart else 0)
+
+
+class Slow(ScriptedEngine):
+    """Takes a second for each packet, three for each session; its steps take nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=8)
+        self.now = 0.0
+
+    def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+        self.now += 1.0
+        super().feed(stream, samples, now=now)
+
+    def open(
+        self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
+    ) -> int:
+        self.now += 3.0
+        return super().open(look_ahead, language=language)
+
+
+def test_a_step_costs_what_streams_bring_with_them_but_not_that_they_come() -> None:
+    engine, packet = Slow(), link.Audio(1, silence(160).tobytes(), 0.0)
+    box = Letterbox([opening(1), packet], [opening(2), packet, packet], [link.Stop(1)])
+    Host(engine, box, clock=lambda: engine.now).run()
+    costs = [report.seconds for report in box.reports if isinstance(report, link.Step)]
+    assert [cost for cost in costs if cost >= 1] == [1.0, 2.0]
