@@ -32,7 +32,7 @@ from asr.interface import FRAME_MS
 from server.wire.messages import SAMPLE_BYTES
 from server.worker import link
 
-SNAPSHOT_EVERY_S = 12
+SNAPSHOT_EVERY_S = 15
 """Audio between two snapshots; their number costs more than the replay of a little more."""
 RING_S = 90
 """Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
