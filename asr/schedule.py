@@ -38,7 +38,7 @@ class Limits:
     max_steps: int = 56
     """Encoder frames of one stream in a catch-up pass."""
     max_frames: int = 224
-    """Rows x encoder frames: half a chunk's time of a 115M model on a core."""
+    """Rows x encoder frames."""
 
     def most_rows(self, steps: int) -> int:
         """Rows of a batch of so many frames each."""

@@ -240,7 +240,7 @@ class Manager:
     def _choose(self, command: link.Open, claim: Claim) -> Place:
         fitting = self._fitting(command.channels, command.look_ahead, claim)
         if not fitting:
-            why = "every slot of this server is taken" if self.is_ready else "no engine is ready"
+            why = "no room for another session now" if self.is_ready else "no engine is ready"
             raise OverCapacity(why, retry_after=RETRY_AFTER_S)
         # Two at random, not the least loaded of all: many gateways would all run to that one.
         two = self._rng.sample(fitting, min(2, len(fitting)))

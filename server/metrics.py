@@ -94,7 +94,7 @@ class Metrics:
         )
         self._step = Histogram(
             "rivulet_step_seconds",
-            "Time of one engine step",
+            "Time an engine process took for a step, audio and events of its streams included",
             ["latency"],
             buckets=_SECONDS,
             registry=registry,

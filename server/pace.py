@@ -1,7 +1,7 @@
-"""How fast a gateway takes new sessions: by the lags of the newest chunks, and little by little.
+"""How fast a gateway gives room to who can wait: by the lags of the newest chunks, bit by bit.
 
-Does: notice that chunks come late, whoever is to blame: an engine, this process, the machine; admit
-a few sessions a second where workers are no longer idle, so that the next lags tell in time.
+Does: notice that chunks come late, whoever is to blame: an engine, this process, the machine; let a
+few sessions a second come where workers are no longer idle, so that the next lags tell in time.
 Does not know: workers, sessions, clocks (a beat is BEAT_S).
 """
 
@@ -47,5 +47,5 @@ class Pace:
         return self._late > LATE_SHARE * (self._all + FEW)
 
     def allows(self, streams: int, busy: float) -> bool:
-        """Whether a new session may come to a worker that would be so busy with it."""
-        return not self.is_late and (busy <= EASY or self._may >= streams)
+        """Whether a session may come to a worker that is so busy now."""
+        return not self.is_late and (busy <= EASY or self._may >= min(streams, LEAST))

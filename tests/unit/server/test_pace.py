@@ -31,6 +31,15 @@ def test_a_busy_one_takes_a_share_of_what_it_has_each_second(streams: int) -> No
     assert 7 * max(LEAST, streams / 8) <= taken <= 10 * max(LEAST, streams / 2)
 
 
+def test_a_session_of_many_channels_has_its_turn_too() -> None:
+    pace = Pace()
+    assert pace.allows(12, BUSY)
+    pace.took(12)
+    assert not pace.allows(1, BUSY)
+    beats(pace, 2.0, 10)
+    assert pace.allows(12, BUSY)
+
+
 def test_nobody_is_taken_while_chunks_come_late_and_lags_are_forgotten() -> None:
     pace = Pace()
     for _ in range(100):
