@@ -13,6 +13,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,6 +174,8 @@ def _node_config(args: argparse.Namespace) -> Any:
 
     if args.spill is not None and not args.spill.is_dir():
         raise CommandError(f"--spill {args.spill}: there is no such folder")
+    if args.voice_gate and find_spec("webrtcvad") is None:
+        raise CommandError("--voice-gate needs a package: pip install -e '.[edge]'")
     return NodeConfig(
         name=args.name,
         policy=args.policy,

@@ -33,6 +33,23 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert sentence in told and told.count("\n") == 1
 
 
+def test_a_voice_gate_without_its_package_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.command.find_spec", lambda _: None)
+    assert main(["edge", "--core", "tcp://x:1", "--voice-gate"]) == 1
+    assert "pip install -e '.[edge]'" in capsys.readouterr().err
+
+
+def test_a_secret_that_is_none_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not base64!")
+    assert main(["edge", "--core", "tcp://x:1", "--audiohook-secret-file", str(secret)]) == 1
+    assert "client secret is base64" in capsys.readouterr().err
+
+
 def test_the_doctor_of_a_relay_needs_no_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
