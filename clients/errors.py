@@ -12,6 +12,7 @@ EXTRA_OF = {
     "yaml": "engine",
     "nemo": "nemo",
     "sounddevice": "microphone",
+    "livekit": "livekit",
     "cryptography": "edge",
 }
 """Which extra of this distribution brings a package."""

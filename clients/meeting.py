@@ -1,4 +1,4 @@
-"""``rivulet meeting``: files and the microphone as the participants of one meeting.
+"""``rivulet meeting``: files, the microphone and a LiveKit room as the participants of one meeting.
 
 Does: arguments, a stream for each participant, captions with names, one transcript in the order of
 time, saved in several forms; others read along by a link.
@@ -7,6 +7,7 @@ Does not know: how captions are drawn, how words are found, who reads along.
 
 import argparse
 import asyncio
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -15,13 +16,14 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, paced
+from clients.captions import add_session_arguments, interrupts, latency_of, later, paced
 from clients.connection import RivuletError
 from clients.console import CaptionScreen
 from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from clients.minutes import WRITERS
+from clients.room import RATE, Entry, Voice, entry_of, joined
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Meeting, Readable
 from server.wire.subtitles import Segment, TimedWord
@@ -31,6 +33,8 @@ examples:
   rivulet meeting Ann=ann.wav Bob=bob.wav --save minutes.md --save meeting.srt
   rivulet meeting --microphone --name Ann --room monday-7f3a      others join with the same room
   rivulet meeting interview.wav                     two channels are two participants
+  rivulet meeting --livekit wss://host --room standup --save minutes.md     who speaks in a LiveKit
+      room (token: LIVEKIT_TOKEN, or LIVEKIT_API_KEY and LIVEKIT_API_SECRET); Ctrl+C ends
 
 The first link that is shown lets others read along in a browser; `?overlay` behind it makes
 captions for OBS and the like. The second lets them speak there: from a microphone, or with the
@@ -39,10 +43,13 @@ sound of a tab, such as a call (Chrome, Edge). Who knows the links may read and 
 
 @dataclass(slots=True)
 class Participant:
-    """One stream: a file, or the microphone."""
+    """One stream: a file, a track of a LiveKit room, or the microphone."""
 
     name: str
     file: AudioFile | None = None
+    voice: Voice | None = None
+    offset_ms: int = 0
+    """When it came, on the clock of the meeting."""
     heard: Heard = field(default_factory=Heard)
     error: str = ""
 
@@ -65,6 +72,7 @@ class Wish:
     room: str
     device: str | None
     readable: Readable | None
+    livekit: Entry | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--microphone", action="store_true", help="needs the extra 'microphone'")
     parser.add_argument("--device", help="number or name of the microphone; else the default one")
     parser.add_argument("--name", default="Me", help="who speaks into the microphone")
+    parser.add_argument(
+        "--livekit", metavar="URL", help="also the tracks of a LiveKit room; extra 'livekit'"
+    )
     parser.add_argument("--room", metavar="ID", help="letters, digits, - and _; default: random")
     add_session_arguments(parser)
     parser.add_argument(
@@ -92,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
     participants = participants_of(args.files)
     if args.microphone:
         participants.append(Participant(args.name))
-    if not participants:
-        raise CommandError("meeting needs FILEs or --microphone")
+    if not participants and not args.livekit:
+        raise CommandError("meeting needs FILEs, --microphone or --livekit")
     for path in args.save:
         if path.suffix[1:] not in WRITERS:
             raise CommandError(f"--save {path}: the ending must be one of {', '.join(WRITERS)}")
@@ -102,8 +113,16 @@ def run(args: argparse.Namespace) -> int:
     latency = latency_of(args.latency)
     room = args.room or secrets.token_urlsafe(9)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
-    readable = Readable() if args.readable else None
-    wish = Wish(args.url, args.token, latency, args.language, room, args.device, readable)
+    wish = Wish(
+        url=args.url,
+        token=args.token,
+        latency=latency,
+        language=args.language,
+        room=room,
+        device=args.device,
+        readable=Readable() if args.readable else None,
+        livekit=entry_of(args.livekit, args.room, os.environ) if args.livekit else None,
+    )
     screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
     screen.note(f"speak in a browser: {link_of(args.url, '/', f'meeting={room}')}")
     try:
@@ -116,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         for path in args.save:
             path.write_text(WRITERS[path.suffix[1:]](segments, f"Meeting {room}"))
     failed = [participant for participant in participants if participant.error]
-    if len(failed) == len(participants):
+    if failed and len(failed) == len(participants):
         raise CommandError(failed[0].error)
     return 1 if failed else 0
 
@@ -149,7 +168,7 @@ def merged(participants: Sequence[Participant]) -> list[Segment]:
             participant.names[final.channel],
         )
         for participant in participants
-        for final in participant.heard.finals
+        for final in (later(final, participant.offset_ms) for final in participant.heard.finals)
     ]
     return sorted(segments, key=lambda segment: segment.start_ms)
 
@@ -161,12 +180,36 @@ def link_of(url: str, path: str, query: str = "") -> str:
     return urlunsplit((scheme, parts.netloc, path, query, ""))
 
 
-async def _meet(participants: Sequence[Participant], wish: Wish, screen: CaptionScreen) -> None:
+async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScreen) -> None:
     until = asyncio.Event()
     with interrupts(until):
         async with asyncio.TaskGroup() as group:
             for participant in participants:
                 group.create_task(_take_part(participant, wish, screen, until))
+            if wish.livekit is not None:
+                group.create_task(_listen(wish.livekit, participants, wish, screen, until))
+
+
+async def _listen(
+    entry: Entry,
+    participants: list[Participant],
+    wish: Wish,
+    screen: CaptionScreen,
+    until: asyncio.Event,
+) -> None:
+    """Add who speaks in a LiveKit room; without the room, the others go on."""
+    began_s = asyncio.get_running_loop().time()
+    try:
+        async with joined(entry, until) as voices, asyncio.TaskGroup() as group:
+            screen.note(f"in the LiveKit room of {entry.url}; Ctrl+C ends")
+            async for voice in voices:
+                offset_ms = round(1000 * (voice.began_s - began_s))
+                participant = Participant(voice.name, voice=voice, offset_ms=offset_ms)
+                participants.append(participant)
+                group.create_task(_take_part(participant, wish, screen, until))
+    except CommandError as error:
+        participants.append(Participant("LiveKit", error=str(error)))
+        screen.note(str(error))
 
 
 async def _take_part(
@@ -190,6 +233,9 @@ async def _take_part(
     try:
         if (file := participant.file) is not None:
             await stream(paced(file), file.rate, file.channels)
+            return
+        if participant.voice is not None:
+            await stream(participant.voice.packets(), RATE, 1)
             return
         async with Microphone(wish.device) as microphone:
             await stream(microphone.packets(), microphone.rate, 1)

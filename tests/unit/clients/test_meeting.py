@@ -93,7 +93,7 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "needs FILEs or --microphone"),
+        ([], "needs FILEs, --microphone or --livekit"),
         (["{clip}", "--save", "x.doc"], "the ending must be one of"),
         (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
         (["{clip}", "{clip}"], "two participants have the same name"),
