@@ -3,6 +3,10 @@
 import time
 from collections.abc import Callable
 
+from hypothesis import HealthCheck, settings
+
+UNHURRIED = settings(deadline=None, suppress_health_check=list(HealthCheck))
+"""A busy machine is no mistake."""
 MINUTES = 10.0
 """Of each wire."""
 

@@ -17,6 +17,7 @@ from edge.adapters.rtp import RtpStream
 from edge.adapters.twilio import Twilio
 from edge.g722 import G722Decoder, is_available
 from edge.wire import Result
+from tests.fuzz.lengths import UNHURRIED, play_on
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
@@ -54,21 +55,21 @@ def drive(calls: list[tuple[Callable[..., list[Event]], object]]) -> None:
     assert Audio not in kinds or kinds.index(Started) < kinds.index(Audio)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(FRAMES | st.binary(max_size=30), max_size=12))
 def test_audiosocket(pieces: list[bytes]) -> None:
     call = AudioSocket()
     drive([(call.receive, piece) for piece in pieces])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(TWILIO | JSON.map(json.dumps) | st.text(max_size=40), max_size=8))
 def test_twilio(texts: list[str]) -> None:
     stream = Twilio()
     drive([(stream.receive_text, text) for text in texts])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=40) | JSON.map(json.dumps), max_size=8))
 def test_l16(pieces: list[bytes | str]) -> None:
     stream = L16()
@@ -77,7 +78,7 @@ def test_l16(pieces: list[bytes | str]) -> None:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(
     st.lists(
         st.binary(max_size=40)
@@ -123,7 +124,7 @@ HOOK = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(HOOK | st.binary(max_size=40) | st.text(max_size=20), max_size=8))
 def test_audiohook(pieces: list[bytes | str]) -> None:
     hook = AudioHook()
@@ -152,7 +153,7 @@ NATIVE = st.builds(
 START = json.dumps({"type": "start", "v": 1, "audio": {"encoding": "pcm_f32le", "rate": 8_000}})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(st.just(START) | NATIVE | st.binary(max_size=16) | st.text(max_size=9), max_size=9))
 def test_native_clients_are_answered_and_never_raise(pieces: list[bytes | str]) -> None:
     feed, result = NativeFeed(), Result(text="a", start_ms=0, end_ms=9, cause="odd")
@@ -179,7 +180,7 @@ def test_half_a_sample_never_passes(rate: int) -> None:
 
 
 @pytest.mark.skipif(not is_available(), reason="the package G722 is not installed")
-@settings(max_examples=50, deadline=None)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(st.tuples(st.none() | st.binary(max_size=200), st.integers(0, 500)), max_size=8))
 def test_g722_makes_exactly_the_samples_that_were_asked_for(
     pieces: list[tuple[bytes | None, int]],
@@ -188,3 +189,19 @@ def test_g722_makes_exactly_the_samples_that_were_asked_for(
     for packet, samples in pieces:
         made = decoder.conceal(samples) if packet is None else decoder.decode(packet, samples)
         assert len(made) == 2 * samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "play",
+    [
+        test_audiosocket,
+        test_twilio,
+        test_l16,
+        test_rtp_never_raises_and_never_gives_an_empty_piece,
+        test_audiohook,
+        test_native_clients_are_answered_and_never_raise,
+    ],
+)
+def test_any_peer_gets_events_or_an_error_for_long(play: Callable[[], None]) -> None:
+    play_on(play)

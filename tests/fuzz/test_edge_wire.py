@@ -1,5 +1,6 @@
 """Uplink frames: any cut gives the same frames, any bytes give frames or a named error."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from edge import wire
 from edge.wire import Body, Frame, FrameError, FrameReader, Kind
+from tests.fuzz.lengths import MINUTES, UNHURRIED, play_on
 
 FRAMES = st.builds(
     Frame,
@@ -19,6 +21,7 @@ FRAMES = st.builds(
 )
 
 
+@UNHURRIED
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 2_000), max_size=6))
 def test_frames_do_not_depend_on_how_the_bytes_are_cut(
     frames: list[Frame], cuts: list[int]
@@ -30,6 +33,7 @@ def test_frames_do_not_depend_on_how_the_bytes_are_cut(
     assert found == frames
 
 
+@UNHURRIED
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_any_bytes_are_frames_or_a_frame_error(pieces: list[bytes]) -> None:
     reader = FrameReader()
@@ -40,6 +44,7 @@ def test_any_bytes_are_frames_or_a_frame_error(pieces: list[bytes]) -> None:
         return
 
 
+@UNHURRIED
 @given(
     st.sampled_from([wire.Hello, wire.Welcome, wire.Open, wire.Result, wire.Close]),
     st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
@@ -89,3 +94,16 @@ def test_every_encoding_has_a_sample_size() -> None:
 @pytest.mark.parametrize("kind", Kind)
 def test_every_kind_is_documented(kind: Kind) -> None:
     assert f"| {kind.name} |" in (wire.__doc__ or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "play",
+    [
+        test_frames_do_not_depend_on_how_the_bytes_are_cut,
+        test_any_bytes_are_frames_or_a_frame_error,
+        test_any_payload_is_a_body_or_a_frame_error,
+    ],
+)
+def test_frames_are_read_or_refused_for_long(play: Callable[[], None]) -> None:
+    play_on(play, minutes=MINUTES / 3)

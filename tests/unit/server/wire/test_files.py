@@ -12,6 +12,7 @@ from server.wire.errors import BadRequest
 from server.wire.messages import AudioFormat
 from server.wire.openai_files import TranscriptionFile
 from server.wire.rest import FileServer, Recording, parameters_of, read_form, read_head
+from tests.fuzz.lengths import UNHURRIED
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready
 
 AUDIO = AudioFormat(encoding="pcm_s16le", rate=8_000)
@@ -171,6 +172,7 @@ def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:
         read_form(body, kind)
 
 
+@UNHURRIED
 @given(st.binary(max_size=200), st.text(max_size=40))
 def test_any_bytes_are_a_form_or_a_named_error(body: bytes, kind: str) -> None:
     for content_type in (kind, "multipart/form-data; boundary=x"):
@@ -180,6 +182,7 @@ def test_any_bytes_are_a_form_or_a_named_error(body: bytes, kind: str) -> None:
             pass
 
 
+@UNHURRIED
 @given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
 def test_any_bytes_are_a_head_or_a_named_error(raw: bytes) -> None:
     try:
