@@ -81,6 +81,8 @@ class _Turn:
     words: list[native.WordSpan] = field(default_factory=list)
     """Of the last partial or of the finals."""
     confidence: float = 0.0
+    eager: str | None = None
+    """The text of the eager end that stands."""
 
 
 class FluxServer(Adapter):
@@ -170,9 +172,16 @@ class FluxServer(Adapter):
                 if not message.text:
                     return
                 turn.text, turn.confidence = message.text, message.confidence or 0.0
+                turn.eager = turn.text
+            case "resumed":
+                if turn.eager is None:  # nothing that was told is taken back
+                    return
+                turn.eager = None
             case "end":
                 turn.text = turn.text if message.text is None else message.text
                 turn.confidence = max(turn.confidence, self._thresholds.eot)
+                if turn.eager not in (None, turn.text):
+                    self._turn_info("TurnResumed", message.turn)
         self._turn.end_ms = max(self._turn.end_ms, message.at_ms)
         trigger = TRIGGERS.get(message.trigger, "model") if message.event == "end" else None
         self._turn_info(EVENTS[message.event], message.turn, trigger)

@@ -106,6 +106,39 @@ async def test_a_whole_file_sent_at_once_is_held_back_not_refused() -> None:
         assert await listen(server, data) == words
 
 
+async def test_each_finalize_is_answered_also_when_nothing_is_open() -> None:
+    finalize = '{"type":"Finalize"}'
+    async with serving() as server, connect(url(server, LISTEN)) as socket:
+        await socket.send(finalize)  # before any audio
+        answers = [json.loads(await socket.recv())]
+        await socket.send(PCM)
+        while sum(answer["speech_final"] for answer in answers) < 3:
+            answers.append(json.loads(await socket.recv()))
+        for _ in range(2):  # behind the server's own end of speech, and again
+            await socket.send(finalize)
+            answers.append(json.loads(await socket.recv()))
+        texts = [a["channel"]["alternatives"][0]["transcript"] for a in answers]
+        assert [a["from_finalize"] for a in answers] == [True, False, False, True, True]
+        assert texts == ["", FIRST, SECOND, "", ""]
+
+
+@pytest.mark.parametrize(
+    ("path", "offers"),
+    [
+        (LISTEN, ["token", "key"]),
+        (LISTEN, ["bearer", "key"]),
+        ("/v1/realtime?intent=transcription", ["realtime", "openai-insecure-api-key.key"]),
+    ],
+)
+async def test_a_browser_gets_its_subprotocol_back_and_not_its_key(
+    path: str, offers: list[str]
+) -> None:
+    async with serving() as server:
+        names = [Subprotocol(offer) for offer in offers]
+        async with connect(url(server, path), subprotocols=names) as socket:
+            assert socket.subprotocol == offers[0]
+
+
 async def test_a_client_that_vanishes_leaves_no_slot() -> None:
     async with serving() as server:
         socket = await connect(url(server, LISTEN))

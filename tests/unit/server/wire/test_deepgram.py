@@ -118,6 +118,18 @@ def test_a_finalize_without_words_is_answered_too() -> None:
     assert played.kinds() == ["start", "audio", "finalize"]
 
 
+@pytest.mark.parametrize("said", [partial("", "a"), partial("a"), final(""), final("a b")])
+def test_every_result_has_what_agents_read(said: Any) -> None:
+    played = table(interim_results="true")
+    played.tell(ready(), said)
+    (result,) = played.said()
+    assert {type(result[name]) for name in ("is_final", "speech_final", "from_finalize")} == {bool}
+    assert result["metadata"]["request_id"]
+    (alternative,) = result["channel"]["alternatives"]
+    assert alternative.keys() == {"transcript", "confidence", "words"}
+    assert len(alternative["words"]) == len(alternative["transcript"].split())
+
+
 def test_the_end_is_metadata_and_1000() -> None:
     played = table()
     played.hear(b"\0" * 320, {"type": "CloseStream"}, b"late", {"type": "Finalize"})

@@ -52,6 +52,28 @@ def test_an_eager_end_without_words_is_not_told() -> None:
     assert events(played) == ["Connected", "StartOfTurn"]
 
 
+def test_nothing_is_resumed_that_was_not_ended() -> None:
+    played = table(eager_eot_threshold=0.5)
+    played.tell(ready(), turn("start"), turn("eager_end", text=""), turn("resumed"))
+    assert events(played) == ["Connected", "StartOfTurn"]
+
+
+def test_an_end_in_other_words_than_the_eager_one_takes_it_back_first() -> None:
+    played = table(eager_eot_threshold=0.5)
+    played.tell(ready(), turn("start"), turn("eager_end", text="turn on"), final("turn on it"))
+    played.tell(turn("end", text="turn on it"))
+    assert events(played)[2:] == ["EagerEndOfTurn", "TurnResumed", "EndOfTurn"]
+    same = table(eager_eot_threshold=0.5)
+    same.tell(
+        ready(), turn("start"), turn("eager_end", text="a"), final("a"), turn("end", text="a")
+    )
+    assert events(same)[2:] == ["EagerEndOfTurn", "EndOfTurn"]
+
+
+def test_eager_ends_come_only_when_they_were_asked_for() -> None:
+    assert (table().start.endpointing or Endpointing()).eager_ms is None
+
+
 @pytest.mark.parametrize(
     ("trigger", "named"),
     [("silence", "model"), ("model", "model"), ("finalize", "manual"), ("timeout", "timeout")],

@@ -174,6 +174,45 @@ def test_other_turn_rules_in_mid_stream_are_a_configure() -> None:
     assert played.kinds() == ["start", "audio", "configure"]
 
 
+@pytest.mark.parametrize(
+    "session",
+    [
+        {  # of an agent's framework, each time it takes the socket from its pool
+            "type": "transcription",
+            "audio": {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": 24_000},
+                    "transcription": {"model": "gpt-4o-transcribe", "language": "en", "prompt": ""},
+                    "turn_detection": {
+                        "type": "server_vad",
+                        "threshold": 0.5,
+                        "prefix_padding_ms": 600,
+                        "silence_duration_ms": 350,
+                    },
+                    "noise_reduction": {"type": "near_field"},
+                }
+            },
+            "include": ["item.input_audio_transcription.logprobs"],
+        },
+        {"type": "transcription", "audio": {"input": {"noise_reduction": None}}},
+        {"type": "transcription", "audio": {"input": {"transcription": None}}},
+    ],
+)
+def test_what_frameworks_ask_for_again_and_again_is_never_an_error(session: Any) -> None:
+    played = table()
+    wish = {"type": "session.update", "session": session}
+    played.hear(wish, append(), wish, append(), wish)
+    assert kinds(played) == ["session.created", *["session.updated"] * 3]
+    assert played.kinds() == ["start", "audio"]
+
+
+def test_a_client_that_just_closes_leaves_no_session() -> None:
+    played = table()
+    played.hear(append())
+    played.hang_up()
+    assert played.kinds() == ["start", "audio", "stop"]
+
+
 def test_idleness_ends_the_session_not_the_socket_and_time_goes_on() -> None:
     played = table()
     played.hear(append(b"\0" * 48_000))
