@@ -27,6 +27,7 @@ from server.worker.handle import Worker
 from server.worker.process import ProcessWorker
 from server.worker.registration import SecretError, shared_secret
 from server.worker.remote import PlacementError, RemoteWorker
+from server.worker.tls import TlsError
 
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
@@ -195,7 +196,7 @@ async def _registry(config: ServerConfig, stack: contextlib.AsyncExitStack) -> R
     host, _, port = config.external.rpartition(":")
     try:
         await registry.open(host.strip("[]") or "127.0.0.1", int(port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TlsError) as error:
         why = getattr(error, "strerror", None) or error
         raise StartError(f"cannot wait for workers on {config.external}: {why}") from error
     stack.push_async_callback(registry.close)

@@ -25,9 +25,10 @@ from server.worker.handshake import SECRET_BYTES
 from server.worker.heart import Activity, Heart
 from server.worker.join import JoinError
 from server.worker.loop import Host
-from server.worker.mailbox import SocketMailbox
+from server.worker.mailbox import Peer, SocketMailbox
 from server.worker.registration import SecretError, shared_secret
 from server.worker.tcp import NobodyCame, wait_for_gateway
+from server.worker.tls import TlsError
 
 _STDIN = 0
 
@@ -58,8 +59,9 @@ def main() -> int:
     if where:
         return _join(spec, where, secret_file)
     try:
-        link = _listen(address) if address else socket.socket(fileno=descriptor)
-    except NobodyCame:
+        link: Peer = _listen(address) if address else socket.socket(fileno=descriptor)
+    except (NobodyCame, TlsError) as error:
+        print(error, file=sys.stderr)
         return 3
     with SocketMailbox(link) as mailbox:
         try:
@@ -88,7 +90,7 @@ def _join(spec: EngineSpec, where: str, secret_file: str) -> int:
     return 2
 
 
-def _listen(address: str) -> socket.socket:
+def _listen(address: str) -> Peer:
     """Wait for the gateway; our starter is watched from now on."""
     secret = os.read(_STDIN, SECRET_BYTES)
     threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()

@@ -1,7 +1,7 @@
 """Workers that others start (Kubernetes, systemd, a person) and that dial us.
 
-Does: listen for them, have each prove the secret, check what it runs, give it a free place; carry
-commands and reports; close the place when its link ends.
+Does: listen for them, speak TLS, have each prove the secret, check what it runs, give it a free
+place; carry commands and reports; close the place when its link ends.
 Does not know: engines, sessions, what starts a worker and starts it again.
 
 The link is the lease: a process that ends breaks it, one that falls silent misses its beats
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import ssl
 from collections import deque
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from server.worker.handshake import ANSWER_BYTES, Gateway, HandshakeError
 from server.worker.line import Line
 from server.worker.registration import Admitted, Refused, Register
 from server.worker.tcp import end_with_its_machine
+from server.worker.tls import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Registry:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._server: asyncio.Server | None = None
+        self._identity: Identity | None = None
         self._free = deque[asyncio.Future[Seated]]()
         """Places that wait for a worker."""
         self._lines: dict[str, Line] = {}
@@ -55,7 +58,8 @@ class Registry:
         self._greeted = 0
 
     async def open(self, host: str, port: int) -> None:
-        """Listen; raises OSError."""
+        """Listen; raises OSError, TlsError."""
+        self._identity = Identity.fresh()
         self._server = await asyncio.start_server(self._serve, host, port)
 
     @property
@@ -93,8 +97,7 @@ class Registry:
             about = await self._greet(reader, writer)
         except (OSError, EOFError, ValueError, HandshakeError) as error:
             writer.transport.abort() if isinstance(error, OSError) else writer.close()
-            reason = str(error) if isinstance(error, HandshakeError) else "it did not register"
-            logger.warning("worker refused", extra={"peer": peer, "reason": reason})
+            logger.warning("worker refused", extra={"peer": peer, "reason": _why(error)})
             return
         if refused := self._refusal(about):
             writer.write(registration.frame(refused))
@@ -110,7 +113,10 @@ class Registry:
         self._greeted += 1
         try:
             async with asyncio.timeout(GREET_S):
-                gateway = Gateway(self._secret)
+                assert self._identity is not None
+                # Before anything is awaited: what comes first belongs to TLS, not to the reader.
+                await writer.start_tls(self._identity.context)
+                gateway = Gateway(self._secret, self._identity.binding)
                 writer.write(gateway.hello)
                 answer = await reader.readexactly(ANSWER_BYTES)
                 writer.write(gateway.answered(answer))
@@ -145,6 +151,13 @@ class Registry:
             "worker joined",
             extra={"machine": about.machine, "device": about.device, "epoch": epoch},
         )
+
+
+def _why(error: Exception) -> str:
+    """Return why somebody is no worker of ours."""
+    if isinstance(error, HandshakeError):
+        return str(error)
+    return "it does not speak TLS" if isinstance(error, ssl.SSLError) else "it did not register"
 
 
 class ExternalWorker:

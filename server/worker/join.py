@@ -1,7 +1,7 @@
 """An engine process that whoever likes has started: it dials a gateway and serves it.
 
-Does: dial with an engine that is loaded, prove the secret, register, run the host; after the end of
-the link dial again, until a gateway says that it is of no use.
+Does: dial with an engine that is loaded (TLS), prove the secret, register, run the host; after the
+end of the link dial again, until a gateway says that it is of no use.
 Does not know: who started it, sessions. Of the sessions of a link that ended nothing is left here:
 the gateway has what it takes to go on with them elsewhere.
 """
@@ -10,6 +10,7 @@ import logging
 import random
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from server.worker.loop import Host
 from server.worker.mailbox import SocketMailbox
 from server.worker.registration import Admitted, Register
 from server.worker.tcp import DIAL_S, greet, read_exactly
+from server.worker.tls import TlsPeer, binding_of, dialling
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +85,13 @@ def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: byt
 
 
 @contextmanager
-def _registered(where: Address, secret: bytes, about: Register) -> Iterator[socket.socket]:
+def _registered(where: Address, secret: bytes, about: Register) -> Iterator[TlsPeer]:
     """Give a link on which commands follow; raises OSError, _Later, JoinError."""
-    with socket.create_connection((where.host, where.port), DIAL_S) as peer:
+    with _dialled(where) as peer:
         try:
-            greet(peer, secret, within_s=DIAL_S)
+            greet(peer, secret, binding_of(peer))
         except HandshakeError as error:
             raise JoinError(f"{where} refused this worker: {error}") from error
-        peer.settimeout(DIAL_S)
         peer.sendall(registration.frame(about))
         try:
             size = registration.length(read_exactly(peer, registration.HEAD_BYTES))
@@ -99,14 +100,25 @@ def _registered(where: Address, secret: bytes, about: Register) -> Iterator[sock
             raise JoinError(f"{where} is no gateway of this version") from error
         if isinstance(answer, Admitted):
             logger.info("joined", extra={"at": str(where), "epoch": answer.epoch})
-            yield peer
+            yield TlsPeer(peer)
         elif answer.is_final:
             raise JoinError(f"{where} refused this worker: {answer.reason}")
         else:
             raise _Later(answer.reason)
 
 
-def _run(engine: StreamingEngine, peer: socket.socket, look_ahead: int | None) -> None:
+def _dialled(where: Address) -> ssl.SSLSocket:
+    """Speak TLS with whoever is there; raises OSError, JoinError."""
+    plain = socket.create_connection((where.host, where.port), DIAL_S)
+    try:
+        return dialling().wrap_socket(plain)
+    except ssl.SSLEOFError as error:
+        raise ConnectionAbortedError("it hung up") from error
+    except ssl.SSLError as error:
+        raise JoinError(f"{where} does not speak TLS: no gateway of this version") from error
+
+
+def _run(engine: StreamingEngine, peer: TlsPeer, look_ahead: int | None) -> None:
     with SocketMailbox(peer) as mailbox:
         activity = Activity()
         heart = Heart(activity, mailbox.beat)

@@ -9,10 +9,9 @@ Does not know: engines, what commands mean.
 
 import contextlib
 import select
-import socket
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from server.worker import link
 from server.worker.loop import MailboxClosed
@@ -23,13 +22,23 @@ _LOOK_S = 0.5
 """Until the thread looks whether it is to end though the gateway reads nothing."""
 
 
+class Peer(Protocol):
+    """A stream socket: plain (a pair on one machine) or TLS (server.worker.tls)."""
+
+    def fileno(self) -> int: ...  # noqa: D102 - these are socket.socket's
+    def setblocking(self, flag: bool, /) -> None: ...  # noqa: D102, FBT001
+    def recv(self, count: int, /) -> bytes: ...  # noqa: D102
+    def send(self, data: bytearray, /) -> int: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
 class SocketMailbox:
     """Commands in, reports out over a stream socket.
 
     What waits to be written is bounded by the audio that was read: no events without audio.
     """
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: Peer) -> None:
         peer.setblocking(False)
         self._peer = peer
         self._reader = link.CommandReader()

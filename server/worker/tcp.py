@@ -2,8 +2,8 @@
 
 An engine process that dials (server.worker.join) greets with the same words.
 
-Does: connect both ends, have each prove itself (server.worker.handshake), let the kernel end a link
-whose other machine is gone.
+Does: connect both ends, speak TLS (server.worker.tls), have each prove itself (worker.handshake),
+let the kernel end a link whose other machine is gone.
 Does not know: engines, what goes over the link, who told the gateway the address.
 """
 
@@ -22,6 +22,7 @@ from server.worker.handshake import (
     Host,
 )
 from server.worker.line import Line
+from server.worker.tls import Identity, TlsPeer, accepted, binding_of, dialling
 
 DIAL_S = 10.0
 WAIT_S = 60.0
@@ -33,11 +34,12 @@ GONE_S = 4
 
 
 class NobodyCame(Exception):
-    """No gateway of ours dialled."""
+    """No gateway of ours dialled; the text says so."""
 
 
-def wait_for_gateway(host: str, secret: bytes, tell_port: Callable[[int], None]) -> socket.socket:
-    """Listen on any port until our gateway is there; raises NobodyCame."""
+def wait_for_gateway(host: str, secret: bytes, tell_port: Callable[[int], None]) -> TlsPeer:
+    """Listen on any port until our gateway is there; raises NobodyCame, TlsError."""
+    identity = Identity.fresh()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     until = time.monotonic() + WAIT_S
     with socket.create_server((host, 0), family=family) as door:
@@ -48,21 +50,26 @@ def wait_for_gateway(host: str, secret: bytes, tell_port: Callable[[int], None])
                 peer, _ = door.accept()
             except TimeoutError:
                 break
+            peer.settimeout(GREET_S)
             try:
-                greet(peer, secret)
+                link = accepted(peer, identity)
+            except OSError:
+                continue  # and it is closed
+            try:
+                greet(link, secret, identity.binding)
             except (OSError, HandshakeError):
-                peer.close()
+                link.close()
             else:
-                return peer
-    raise NobodyCame
+                return TlsPeer(link)
+    raise NobodyCame("no gateway came")
 
 
 async def dial(host: str, port: int, secret: bytes) -> Line:
     """Connect to an engine process; raises OSError (a timeout is one), HandshakeError."""
     async with asyncio.timeout(DIAL_S):
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port, ssl=dialling())
         try:
-            gateway = Gateway(secret)
+            gateway = Gateway(secret, binding_of(writer.get_extra_info("ssl_object")))
             writer.write(gateway.hello)
             answer = await reader.readexactly(ANSWER_BYTES)
             writer.write(gateway.answered(answer))
@@ -76,18 +83,16 @@ async def dial(host: str, port: int, secret: bytes) -> Line:
     return Line(reader, writer)
 
 
-def greet(peer: socket.socket, secret: bytes, *, within_s: float = GREET_S) -> None:
-    """Be the host on a new connection; raises OSError, HandshakeError."""
-    peer.settimeout(within_s)
-    host = Host(secret, read_exactly(peer, HELLO_BYTES))
+def greet(peer: socket.socket, secret: bytes, binding: bytes) -> None:
+    """Be the host on a new link, within the socket's timeout; raises OSError, HandshakeError."""
+    host = Host(secret, read_exactly(peer, HELLO_BYTES), binding)
     peer.sendall(host.answer)
     try:
         last = read_exactly(peer, PROOF_BYTES)
     except ConnectionAbortedError:
-        why = "it has another secret, or runs another version of rivulet"
+        why = "it has another secret, runs another version of rivulet, or is not whom we reached"
         raise HandshakeError(f"the gateway did not take our proof: {why}") from None
     host.check(last)
-    peer.settimeout(None)
     end_with_its_machine(peer)
 
 
