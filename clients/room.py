@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import importlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -196,6 +197,7 @@ async def joined(entry: Entry, until: asyncio.Event) -> AsyncIterator[AsyncItera
         rtc: Any = importlib.import_module("livekit.rtc")
     except ModuleNotFoundError as error:
         raise CommandError(missing_module(error)) from error
+    logging.getLogger("livekit").addHandler(logging.NullHandler())  # the screen is for captions
     room, lobby = rtc.Room(), Lobby(rtc)
     for event, heard in (
         ("track_published", lobby.published),
