@@ -174,11 +174,19 @@ def serve(settings: dict[str, Any], on_ready: Callable[[Any], None]) -> int:
         raise CliError(str(error)) from error
 
 
-def work(choice: ModelChoice, devices: tuple[str, str], where: str, secret_file: str) -> None:
-    """Serve a gateway elsewhere until it says that we are of no use.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """What a worker that registers itself runs on."""
 
-    ``devices``: that of the encoder, and that of the decoder or nothing.
-    """
+    device: str = "cpu"
+    decoder_device: str = ""
+    """Empty: the same."""
+    audio_hour_cost: float | None = None
+    """None: the default of the device's kind."""
+
+
+def work(choice: ModelChoice, hardware: Hardware, where: str, secret_file: str) -> None:
+    """Serve a gateway elsewhere until it says that we are of no use."""
     from asr.checkpoint import CheckpointError
     from server import logs
     from server.config import LOOK_AHEAD_OF_CLASS
@@ -190,8 +198,9 @@ def work(choice: ModelChoice, devices: tuple[str, str], where: str, secret_file:
     first = LOOK_AHEAD_OF_CLASS["balanced"] if choice.look_ahead is None else choice.look_ahead
     spec = EngineSpec(
         model=choice.model,
-        device=devices[0],
-        decoder_device=devices[1],
+        device=hardware.device,
+        decoder_device=hardware.decoder_device,
+        audio_hour_cost=hardware.audio_hour_cost,
         backend=choice.backend,
         precision=choice.precision,
         slots=choice.slots,

@@ -242,10 +242,7 @@ class Gateway:
         body = {
             "ready": is_ready,
             "draining": self._is_draining,
-            "workers": [
-                {"worker": place.worker, "state": place.state, "reason": place.reason}
-                for place in self._manager.status()
-            ],
+            "workers": [place.as_told() for place in self._manager.status()],
         }
         if self._config.gateway is not None:
             body["gateway"] = self._config.gateway

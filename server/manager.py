@@ -1,9 +1,9 @@
 """Which worker serves which session.
 
-Does: launch workers, place sessions (two at random, the less loaded), admit or refuse by free slots
-and measured cost, route commands and reports, kill a worker that hangs, tell the sessions of one
-that died, put a standby in its place, restart it with back-off. Sessions that come back have the
-room before new ones (lobby).
+Does: launch workers, place sessions (two of the cheapest at random, the less loaded), admit or
+refuse by free slots and measured cost, route commands and reports, kill a worker that hangs, tell
+the sessions of one that died, put a standby in its place, restart it with back-off. Sessions that
+come back have the room before new ones (lobby).
 Does not know: wires, sockets of clients, audio, what events mean, how a session is brought back.
 """
 
@@ -19,7 +19,7 @@ from server.cost import Costs
 from server.lobby import Claim, Lobby
 from server.observer import Observer
 from server.pace import Pace
-from server.place import Place, PlaceStatus, Rules
+from server.place import Place, PlaceStatus, Rules, preferred
 from server.quota import Room
 from server.wire.errors import OverCapacity
 from server.worker import link
@@ -148,18 +148,7 @@ class Manager:
 
     def status(self) -> Sequence[PlaceStatus]:
         """Return one line per worker."""
-        return [
-            PlaceStatus(
-                place.number,
-                place.state.value,
-                place.reason,
-                place.streams,
-                place.slots_in_use,
-                place.worker.queued_bytes,
-                place.busy(),
-            )
-            for place in self._places
-        ]
+        return [place.status() for place in self._places]
 
     async def start(self) -> None:
         """Launch every worker; they get ready behind."""
@@ -243,6 +232,7 @@ class Manager:
             why = "no room for another session now" if self.is_ready else "no engine is ready"
             raise OverCapacity(why, retry_after=RETRY_AFTER_S)
         # Two at random, not the least loaded of all: many gateways would all run to that one.
+        fitting = preferred(fitting, command, claim) or fitting
         two = self._rng.sample(fitting, min(2, len(fitting)))
         return min(two, key=lambda place: place.busy())
 
@@ -318,8 +308,9 @@ class Manager:
                 self._detach(report.session)
                 if listener:
                     listener.failed(report.code, report.message)
-            case link.Ready(model=model):
-                place.state, place.model, place.reason = WorkerState.READY, model, ""
+            case link.Ready():
+                place.state, place.reason = WorkerState.READY, ""
+                place.model, place.device = report.model, report.device
                 place.ready_s = asyncio.get_running_loop().time()
                 self._changed.set()
                 self._invite()

@@ -79,6 +79,18 @@ class Metrics:
         self._busy = Gauge(
             "rivulet_worker_busy", "Load of a worker: 1 is full", ["worker"], registry=registry
         )
+        self._hour_cost = Gauge(
+            "rivulet_worker_audio_hour_cost",
+            "What an hour of audio costs on the device of a worker, as stated or by kind",
+            ["worker", "device"],
+            registry=registry,
+        )
+        self._streams_of = Gauge(
+            "rivulet_worker_streams",
+            "Audio channels that a worker serves",
+            ["worker"],
+            registry=registry,
+        )
         self._queued = Gauge(
             "rivulet_worker_queue_bytes",
             "Audio on its way to a worker",
@@ -173,7 +185,12 @@ class Metrics:
         self._ready.set(sum(place.state == "ready" for place in places))
         self._connections.set(connections)
         self._outbox.set(sum(talk.outbox for talk in conversations))
+        self._hour_cost.clear()
         for place in places:
+            number = str(place.worker)
+            if place.device is not None:
+                self._hour_cost.labels(number, place.device.name).set(place.device.cost)
+            self._streams_of.labels(number).set(place.streams)
             self._slots_of.labels(str(place.worker)).set(place.slots_in_use)
             self._queued.labels(str(place.worker)).set(place.queued_bytes)
             self._busy.labels(str(place.worker)).set(place.busy)

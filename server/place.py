@@ -1,6 +1,7 @@
 """One worker as the manager has it: its state, what it serves, what it has room for.
 
-Does: count streams by look-ahead; say how many more fit by slots and by measured cost.
+Does: count streams by look-ahead; say how many more fit by slots and by measured cost, and which of
+several workers are to take a session by what an hour of audio costs on their devices.
 Does not know: how a worker is launched, who waits for room.
 """
 
@@ -8,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from server.cost import Costs
+from server.lobby import Claim
 from server.worker import link
 from server.worker.handle import Worker, WorkerState
 from server.worker.heart import Watch
@@ -36,6 +38,7 @@ class Place:
     worker: Worker
     state: WorkerState = WorkerState.STARTING
     model: link.Model | None = None
+    device: link.Device = field(default_factory=link.Device)
     reason: str = ""
     sessions: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Session -> audio channels, look-ahead."""
@@ -79,6 +82,19 @@ class Place:
         slots = self.model.streams if self.model else 1
         return max(self.costs.busy(self.load), self.streams / slots)
 
+    def status(self) -> "PlaceStatus":
+        """Return what is told of it."""
+        return PlaceStatus(
+            self.number,
+            self.state.value,
+            self.reason,
+            self.streams,
+            self.slots_in_use,
+            self.worker.queued_bytes,
+            self.busy(),
+            self.device if self.model else None,
+        )
+
     def add(self, opening: link.Open) -> None:
         """Count a session."""
         self.sessions[opening.session] = opening.channels, opening.look_ahead
@@ -101,3 +117,28 @@ class PlaceStatus:
     slots_in_use: int
     queued_bytes: int
     busy: float = 0.0
+    device: link.Device | None = None
+    """None: no worker has told yet."""
+
+    def as_told(self) -> dict[str, str | int | float]:
+        """Return what /readyz says of it."""
+        told: dict[str, str | int | float]
+        told = {"worker": self.worker, "state": self.state, "reason": self.reason}
+        if self.device is None:
+            return told
+        return told | {"device": self.device.name, "audio_hour_cost": self.device.cost}
+
+
+def preferred(fitting: list[Place], opening: link.Open, claim: Claim) -> list[Place]:
+    """Return those of workers that may take a session that are to: all of one cost, if any may.
+
+    The cheapest audio hour that is in time; dearer devices take what is too much for it, and what
+    sessions at rest gathered, so that the cheap ones are free for those who speak. A session whose
+    worker died may be anywhere, and goes where it is in time before it goes where it is cheap.
+    """
+    if claim is Claim.RESCUE:
+        channels, look_ahead = opening.channels, opening.look_ahead
+        fitting = [place for place in fitting if place.fits(channels, look_ahead)]
+    costs = [place.device.cost for place in fitting]
+    wanted = (max if claim is Claim.AIR else min)(costs, default=0.0)
+    return [place for place in fitting if place.device.cost == wanted]

@@ -5,6 +5,7 @@ Does not know: engines, links.
 """
 
 import argparse
+import math
 
 from clients.glue import add_model_arguments, choice_of, engine_side
 
@@ -37,14 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the decoder runs: cpu or cuda:N (default: where the encoder does)",
     )
     parser.add_argument(
+        "--audio-hour-cost",
+        type=_cost,
+        metavar="X",
+        help="what an hour of audio costs on that device (`rivulet plan` tells); for all workers "
+        "or for none: the cheapest in time takes a session (default: cuda before cpu)",
+    )
+    parser.add_argument(
         "--slots", type=int, default=64, metavar="N", help="streams it holds at once (default: 64)"
     )
     add_model_arguments(parser)
+
+
+def _cost(text: str) -> float:
+    cost = float(text)
+    if not 0 <= cost < math.inf:
+        raise argparse.ArgumentTypeError(f"a cost is a number from 0 on, not {text}")
+    return cost
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until the server has no use for us."""
     with engine_side() as side:
         choice = choice_of(side, args, slots=args.slots)
-        side.work(choice, (args.device, args.decoder_device), args.join, args.secret_file)
+        hardware = side.Hardware(
+            device=args.device,
+            decoder_device=args.decoder_device,
+            audio_hour_cost=args.audio_hour_cost,
+        )
+        side.work(choice, hardware, args.join, args.secret_file)
     return 0

@@ -22,9 +22,7 @@ from server import logs
 from server.worker import join
 from server.worker.engines import Backend, EngineSpec, Precision, build
 from server.worker.handshake import SECRET_BYTES
-from server.worker.heart import Activity, Heart
 from server.worker.join import JoinError
-from server.worker.loop import Host
 from server.worker.mailbox import Peer, SocketMailbox
 from server.worker.registration import SecretError, shared_secret
 from server.worker.tcp import NobodyCame, wait_for_gateway
@@ -48,8 +46,10 @@ def main() -> int:
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--lm", default="auto")
-    for name, number in (("--lm-weight", float), ("--beam", int), ("--look-ahead", int)):
-        parser.add_argument(name, type=number)
+    for name in ("--lm-weight", "--audio-hour-cost"):
+        parser.add_argument(name, type=float)
+    for name in ("--beam", "--look-ahead"):
+        parser.add_argument(name, type=int)
     options = vars(parser.parse_args())
     logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,14 +69,7 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - the gateway reads one sentence, not a traceback
             mailbox.give_up(_sentence(error))
             return 2
-        activity = Activity()
-        heart = Heart(activity, mailbox.beat)
-        heart.start()
-        try:
-            Host(engine, mailbox, first_look_ahead=spec.look_ahead, activity=activity).run()
-            mailbox.flush()
-        finally:
-            heart.stop()
+        join.run_host(engine, spec, mailbox)
     return 0
 
 

@@ -14,6 +14,10 @@ from asr.scripted import ScriptedEngine
 Backend = Literal["own", "nemo", "scripted"]
 Precision = Literal["auto", "fp32", "bf16"]
 
+COST_OF_KIND = {"cuda": 1.0, "cpu": 4.0}
+"""Of an audio hour where nobody says it. The numbers mean nothing but their order: beside GPU
+workers those on processors take what is too much for the GPUs."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
@@ -35,6 +39,14 @@ class EngineSpec:
     """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
     look_ahead: int | None = None
     """Class that is warm first; None: the model's default."""
+    audio_hour_cost: float | None = None
+    """What an hour of audio costs on that device; None: the kind's default."""
+
+    @property
+    def cost(self) -> float:
+        """What an hour of audio costs there, as stated or by kind."""
+        stated = self.audio_hour_cost
+        return COST_OF_KIND[self.device.partition(":")[0]] if stated is None else stated
 
 
 def build(spec: EngineSpec) -> StreamingEngine:

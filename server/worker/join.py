@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from asr.interface import StreamingEngine
-from server.worker import registration
+from server.worker import link, registration
 from server.worker.engines import EngineSpec
 from server.worker.handshake import HandshakeError
 from server.worker.heart import Activity, Heart
@@ -74,7 +74,8 @@ def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: byt
         try:
             with _registered(where, secret, about) as peer:
                 told = ""
-                _run(engine, peer, spec.look_ahead)
+                with SocketMailbox(peer) as mailbox:
+                    run_host(engine, spec, mailbox)
             why = "the link ended"
         except (OSError, _Later) as error:
             why = str(error)
@@ -118,12 +119,14 @@ def _dialled(where: Address) -> ssl.SSLSocket:
         raise JoinError(f"{where} does not speak TLS: no gateway of this version") from error
 
 
-def _run(engine: StreamingEngine, peer: TlsPeer, look_ahead: int | None) -> None:
-    with SocketMailbox(peer) as mailbox:
-        activity = Activity()
-        heart = Heart(activity, mailbox.beat)
-        heart.start()
-        try:
-            Host(engine, mailbox, first_look_ahead=look_ahead, activity=activity).run()
-        finally:
-            heart.stop()
+def run_host(engine: StreamingEngine, spec: EngineSpec, mailbox: SocketMailbox) -> None:
+    """Serve a gateway, and give it signs of life, until it says so or is gone."""
+    activity, device = Activity(), link.Device(spec.device, spec.cost)
+    heart = Heart(activity, mailbox.beat)
+    heart.start()
+    try:
+        first = spec.look_ahead
+        Host(engine, mailbox, first_look_ahead=first, activity=activity, device=device).run()
+        mailbox.flush()
+    finally:
+        heart.stop()

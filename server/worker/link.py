@@ -178,10 +178,19 @@ class Model(Value, frozen=True, tag=True):
     """Characters that boosted phrases may have; empty: the engine cannot boost."""
 
 
+class Device(Value, frozen=True):
+    """What the engine runs on, and what an hour of audio costs there."""
+
+    name: str = "cpu"
+    cost: float = 0.0
+    """In any unit, as long as all workers have the same."""
+
+
 class Ready(Value, frozen=True, tag=True):
     """The engine is warm for its default look-ahead and takes sessions."""
 
     model: Model
+    device: Device = Device()
 
 
 class Opened(Value, frozen=True, tag=True):

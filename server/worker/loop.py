@@ -70,8 +70,10 @@ class Host:
         clock: Callable[[], float] = time.monotonic,
         first_look_ahead: int | None = None,
         activity: Activity | None = None,
+        device: link.Device = link.Device(),  # noqa: B008 - a value
     ) -> None:
         self._engine = engine
+        self._device = device
         self._activity = activity or Activity()
         self._has_heart = activity is not None
         forks = max(1, engine.info.slots // _FORK_SHARE)
@@ -98,7 +100,7 @@ class Host:
         self._activity.begin("warming")
         self._engine.warm(self._cold.popleft())
         with contextlib.suppress(MailboxClosed):
-            self._mailbox.send(link.Ready(self._model()))
+            self._mailbox.send(link.Ready(self._model(), self._device))
             while not self._is_quitting:
                 self._activity.begin("waiting")
                 may_wait = not self._has_work()

@@ -225,6 +225,22 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
+async def test_sessions_go_to_the_worker_that_states_the_lower_cost(fleet: Fleet) -> None:
+    async with serving(fleet, 2) as server:
+        await fleet.start()
+        await count_ready(server, 1)
+        await fleet.start("--audio-hour-cost", "0.5")
+        await count_ready(server, 2)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                socket = await stack.enter_async_context(dial(server))
+                await socket.send(start())
+                await read_until(socket, "ready")
+            told = [place.as_told() for place in server.manager.status()]
+            assert [place.get("audio_hour_cost") for place in told] == [4.0, 0.5]
+            assert [place.streams for place in server.manager.status()] == [0, 3]
+
+
 async def test_strangers_at_the_port_keep_no_worker_out(fleet: Fleet) -> None:
     async with serving(fleet, 1) as server:
         _, silent = await asyncio.open_connection("127.0.0.1", fleet.registry.port)
