@@ -24,6 +24,8 @@ _SAMPLE_BYTES = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
 _PASS = 0.9
 """Flat up to this part of the lower Nyquist frequency, 70 dB down above that frequency."""
 _STOP_DB = 70.0
+_FEW_PHASES = 4
+"""8 kHz has two, 24 and 48 kHz two and one: a phase at a time is quickest."""
 _MAX_PHASES = 512
 """Filter phases kept; between two of them interpolation errs by less than -100 dB."""
 
@@ -167,21 +169,30 @@ class Resampler:
             self._seen, self._made = state["seen"], state["made"]
 
     def _make(self, source: Samples, until: int) -> Samples:
-        count = until - self._made
-        place = np.arange(self._made, until, dtype=np.int64) * self._down
-        floor, rest = place // self._up, place % self._up
-        if count:
-            first = floor + 1 - self._half - self._kept_at
-            windows = np.lib.stride_tricks.sliding_window_view(source, 2 * self._half)[first]
-            # not a matrix product: its rounding would depend on the number of rows
-            out = (windows * self._taps(rest)).sum(axis=1, dtype=np.float32)
-        else:
-            out = np.zeros(0, np.float32)
+        out = np.zeros(until - self._made, np.float32)
+        if len(out):
+            windows = np.lib.stride_tricks.sliding_window_view(source, 2 * self._half)
+            first = 1 - self._half - self._kept_at
+            if self._up <= _FEW_PHASES:
+                self._make_by_phase(windows, first, out)
+            else:
+                place = np.arange(self._made, until, dtype=np.int64) * self._down
+                taps = self._taps(place % self._up)
+                np.einsum("ij,ij->i", windows[place // self._up + first], taps, out=out)
         self._made = until
         keep_from = until * self._down // self._up + 1 - self._half
         self._kept = source[max(0, keep_from - self._kept_at) :].copy()
         self._kept_at = max(keep_from, self._kept_at)
         return out
+
+    def _make_by_phase(self, windows: Samples, first: int, out: Samples) -> None:
+        """Make each phase's samples at once: they lie evenly in the source and share their taps."""
+        for begin in range(min(self._up, len(out))):
+            floor, phase = divmod((self._made + begin) * self._down, self._up)
+            made = out[begin :: self._up]
+            # no matrix product: its rounding would depend on the number of rows
+            taken = windows[floor + first :: self._down][: len(made)]
+            np.einsum("ij,j->i", taken, self._bank[phase], out=made)
 
     def _taps(self, rest: NDArray[np.int64]) -> Samples:
         if self._up <= _MAX_PHASES:

@@ -12,6 +12,7 @@ from asr.channel import Channel
 from asr.events import Event
 from asr.interface import (
     FRAME_SAMPLES,
+    SAMPLE_RATE_HZ,
     BadSnapshot,
     Biasing,
     EngineError,
@@ -216,6 +217,13 @@ class Recognizer:
         entry = self._channels[channel]
         frames = entry.heard_frames + entry.options.look_ahead
         return entry.heard_16k >= FRAME_SAMPLES * frames + 200
+
+    def undecoded_s(self, channel: int) -> float:
+        """Seconds of the audio given so far that are not decoded; 0 of a channel that is gone."""
+        entry = self._channels.get(channel)
+        if entry is None:
+            return 0.0
+        return (entry.heard_16k - FRAME_SAMPLES * entry.heard_frames) / SAMPLE_RATE_HZ
 
     def is_ready(self) -> bool:
         """Whether ``step`` would do something now."""

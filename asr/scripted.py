@@ -8,6 +8,7 @@ each; they survive 16-bit, G.711 and resampling. Real speech and noise mostly de
 
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -110,8 +111,19 @@ class _Stream:
     """Tokens heard and not yet emitted: (due frame, id)."""
     decode_from: int = 0
     """Cells heard before this frame say nothing."""
-    audio: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Samples from the first undecoded cell on: cell ``frames - 1``."""
+    pieces: deque[Samples] = field(default_factory=deque)
+    """Samples from the first undecoded cell on, as they came: cell ``frames - 1``."""
+
+    def take(self, samples: int) -> Samples:
+        """Take so many of the oldest samples, or all there are."""
+        taken = list[Samples]()
+        while self.pieces and samples:
+            piece = self.pieces.popleft()
+            taken.append(piece[:samples])
+            if len(piece) > samples:
+                self.pieces.appendleft(piece[samples:])
+            samples -= len(taken[-1])
+        return np.concatenate(taken) if taken else np.zeros(0, np.float32)
 
     def due(self) -> int:
         """Frames the next step decodes, 0 when not ready."""
@@ -197,7 +209,7 @@ class ScriptedEngine:
         state = self._get(stream)
         if state.finished:
             raise EngineError("audio after finish")
-        state.audio = np.concatenate([state.audio, samples.astype(np.float32)])
+        state.pieces.append(samples.astype(np.float32))
         state.fed += len(samples)
 
     def finish(self, stream: int) -> None:
@@ -211,14 +223,16 @@ class ScriptedEngine:
     def fork(self, stream: int) -> int:
         """Copy a stream."""
         state = self._get(stream)
-        return self._place(replace(state, late=list(state.late)))
+        return self._place(replace(state, late=list(state.late), pieces=deque(state.pieces)))
 
     def snapshot(self, stream: int) -> bytes:
         """Return the stream as bytes."""
         state = self._get(stream)
         parts = state.look_ahead, state.fed, state.frames, state.finished, state.late
         head = [*parts, state.decode_from]
-        body = json.dumps(head).encode() + b"\n" + state.audio.tobytes()
+        body = (
+            json.dumps(head).encode() + b"\n" + b"".join(piece.tobytes() for piece in state.pieces)
+        )
         return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
     def restore(self, blob: bytes) -> int:
@@ -231,9 +245,9 @@ class ScriptedEngine:
         head, audio = body.split(b"\n", 1)
         look_ahead, fed, frames, finished, late, decode_from = json.loads(head)
         pairs = [(due, token) for due, token in late]
-        samples = np.frombuffer(audio, np.float32)
+        pieces = deque([np.frombuffer(audio, np.float32)])
         parts = look_ahead, fed, frames, finished, pairs, decode_from
-        return self._place(_Stream(*parts, samples))
+        return self._place(_Stream(*parts, pieces))
 
     def record(self, stream: int) -> bytes:
         """Return the tokens to come and the frame they belong to."""
@@ -303,8 +317,7 @@ class ScriptedEngine:
         """Frame j hears cell j - 1: a real frame ends 200 samples after its own start."""
         frame = state.frames
         if frame > 0:
-            cell, state.audio = state.audio[:FRAME_SAMPLES], state.audio[FRAME_SAMPLES:]
-            token = _read_cell(cell)
+            token = _read_cell(state.take(FRAME_SAMPLES))
             if token is not None and not state.is_silent():
                 state.late.append((frame + self._delay, token))
         state.frames += 1

@@ -334,9 +334,10 @@ class Uplink:
         assert self._writer is not None
         try:
             async with asyncio.timeout(at_most_s):
+                is_full = self._more.is_set()  # the turn was: there is more to send at once
                 await self._writer.drain()
                 await self._more.wait()
-                await asyncio.sleep(COALESCE_S)
+                await asyncio.sleep(0 if is_full else COALESCE_S)
         except TimeoutError:
             return
 

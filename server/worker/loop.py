@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from asr.audio import AudioError, decode
@@ -27,6 +28,9 @@ _CLOSED = -1
 """In place of a channel that has stopped."""
 _FORK_SHARE = 8
 """One slot in eight is kept for finalize forks."""
+MOST_UNDECODED_S = 6.0
+"""With so much to decode a session hears no more: minutes of audio that come at once would hold
+everybody's steps up until they are heard. It is more than a catch-up pass takes."""
 
 
 class MailboxClosed(Exception):
@@ -56,7 +60,7 @@ class _Session:
     replay_until: int
     stopped: set[int] = field(default_factory=set)
     held: deque[link.Command] = field(default_factory=deque)
-    """In a replay: what waits behind a finalize until the audio before it is decoded."""
+    """What waits until the audio before it is decoded: in a replay, and behind a backlog."""
 
 
 class Host:
@@ -160,7 +164,8 @@ class Host:
             self._guard(command.session, lambda: self._open(command))
             self._since += self._clock() - began
         elif session := self._sessions.get(command.session):
-            if not isinstance(command, link.Drop) and self._must_wait(command, session):
+            is_at_once = isinstance(command, link.Drop | link.Checkpoint)
+            if not is_at_once and (session.held or self._must_wait(command, session)):
                 session.held.append(command)
                 self._holding.add(command.session)
             else:
@@ -168,22 +173,24 @@ class Host:
         # else: the session failed here while the command was on its way
 
     def _must_wait(self, command: link.Command, session: _Session) -> bool:
-        """Whether a replay is not yet where this was asked: a finalize is answered as it was."""
-        if session.held:
-            return True
-        if not isinstance(command, link.Finalize) or session.at > session.replay_until:
-            return False
-        return any(map(self._recognizer.is_behind, _open_ones(session)))
+        """Whether there is too much to decode before it.
+
+        In a replay that is a chunk before a finalize: it is answered as it was.
+        """
+        recognizer, channels = self._recognizer, _open_ones(session)
+        if isinstance(command, link.Audio):
+            return any(recognizer.undecoded_s(c) > MOST_UNDECODED_S for c in channels)
+        is_asked_again = isinstance(command, link.Finalize) and session.at <= session.replay_until
+        return is_asked_again and any(map(recognizer.is_behind, channels))
 
     def _release(self, number: int) -> None:
-        session = self._sessions.get(number)
-        if session is None:
+        while session := self._sessions.get(number):
+            if not session.held or self._must_wait(session.held[0], session):
+                break
+            command = session.held.popleft()
+            self._guard(number, partial(self._apply, command, session))
+        if session is None or not session.held:
             self._holding.discard(number)
-            return
-        held, session.held = session.held, deque()
-        self._holding.discard(number)
-        for command in held:
-            self._obey(command)
 
     def _save(self, number: int) -> None:
         """Report a checkpoint, unless a finalize or a stop of the session is under way."""

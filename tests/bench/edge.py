@@ -25,6 +25,7 @@ from edge.uplink import Timing
 from edge.wire import Frame
 from server.cli import ModelChoice
 from server.wire.messages import Ack, AudioFormat
+from tests.bench.edge_backhaul import backhaul
 from tests.bench.edge_calls import telephony
 from tests.bench.edge_cuts import (
     DELAY_S,
@@ -56,20 +57,6 @@ PACKETS = "packets between two network namespaces, late and lost in a process of
 PART_S = 300.0
 NODE_S = 6.0
 """For each number of legs of one node process."""
-
-
-async def backhaul(legs: int, seconds: float, between: Namespaces | None) -> float:
-    """Kilobits per second and stream on the link, both ways, headers of TCP and IP included."""
-    async with rig(timing=Timing(), delay_s=DELAY_S, slots=legs + 16, between=between) as r:
-        calls = calls_of(r, legs, seconds + 2)
-        async with fed(calls):
-            await asyncio.sleep(1.0)
-            r.link.count()
-            before = r.link.up.on_the_link + r.link.down.on_the_link
-            await asyncio.sleep(seconds)
-            r.link.count()
-            spent = r.link.up.on_the_link + r.link.down.on_the_link - before
-    return round(spent * 8 / 1000 / seconds / legs, 1)
 
 
 async def edge_policy(legs: int, seconds: float) -> dict[str, float]:
@@ -192,37 +179,50 @@ async def measure(
 ) -> dict[str, Any]:
     """Measure everything; parts that fail say so and do not stop the others."""
     legs = 4 if args.quick else args.legs
-    cuts = [1.0, 4.0] if args.quick else args.cuts
     result: dict[str, Any] = {"machine": machine(), "medium": medium}
     result |= {"delay_ms": DELAY_S * 2000, "loss": LOSS, "legs": legs, "engine": "scripted"}
-    with tempfile.TemporaryDirectory() as folder:
-        result["cuts"], rate = [], await catch_up_rate(legs, between)
-        for seconds in cuts:
-            row = await cut(seconds, legs, Path(folder), rate, between)
-            print(json.dumps(row), flush=True)
-            result["cuts"].append(row)
     for name, part in _parts(args, legs, between):
-        result[name] = await part
-        print(json.dumps({name: result[name]}), flush=True)
+        if args.row in ("", name):
+            result[name] = await part()
+            if name != "cuts":
+                print(json.dumps({name: result[name]}), flush=True)
     return result
+
+
+async def cut_rows(
+    cuts: list[float], legs: int, between: Namespaces | None
+) -> list[dict[str, Any]]:
+    """Measure one cut after the other, and say each as it is known."""
+    rows = list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as folder:
+        for seconds in cuts:
+            rate = await catch_up_rate(legs, between)  # each time: a machine has other work too
+            rows.append(await cut(seconds, legs, Path(folder), rate, between))
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def _parts(
     args: argparse.Namespace, legs: int, between: Namespaces | None
-) -> Iterator[tuple[str, Any]]:
-    seconds = 4.0 if args.quick else 8.0
-    yield "backhaul_kbps", backhaul(legs, seconds, between)
-    yield "backhaul_kbps_one_leg", backhaul(1, seconds, between)
-    yield "edge_policy", edge_policy(legs, seconds)
-    yield "latency", added_latency_ms(seconds)
-    yield "handover", handovers(20 if args.quick else 100)
-    yield "handover_state", in_time(state_handovers(5 if args.quick else 100))
-    model = state_handovers(3 if args.quick else 30, has_model=True)
-    yield "handover_state_model", in_time(model)
-    yield "relay_one_node", in_time(sustained(relayed, [50] if args.quick else [200, 400]))
-    yield "local_one_node", in_time(sustained(recognised, [8] if args.quick else [40, 80]))
-    yield "calls", in_time(telephony(8.0 if args.quick else 25.0))
-    yield "carries", carries()
+) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, Any]]]]:
+    quick, seconds = args.quick, 4.0 if args.quick else 8.0
+    yield "cuts", lambda: cut_rows([1.0, 4.0] if quick else args.cuts, legs, between)
+    yield "backhaul_kbps", lambda: backhaul(legs, seconds, between)
+    yield "backhaul_kbps_one_leg", lambda: backhaul(1, seconds, between)
+    yield "backhaul_opus_kbps", lambda: backhaul(legs, seconds, between, is_opus=True)
+    yield "backhaul_opus_kbps_one_leg", lambda: backhaul(1, seconds, between, is_opus=True)
+    yield "edge_policy", lambda: edge_policy(legs, seconds)
+    yield "latency", lambda: added_latency_ms(seconds)
+    yield "handover", lambda: handovers(20 if quick else 100)
+    yield "handover_state", lambda: in_time(state_handovers(5 if quick else 100))
+    yield (
+        "handover_state_model",
+        lambda: in_time(state_handovers(3 if quick else 30, has_model=True)),
+    )
+    yield "relay_one_node", lambda: in_time(sustained(relayed, [50] if quick else [200, 400]))
+    yield "local_one_node", lambda: in_time(sustained(recognised, [8] if quick else [40, 80]))
+    yield "calls", lambda: in_time(telephony(8.0 if quick else 25.0))
+    yield "carries", carries
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
@@ -258,6 +258,8 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "one_core": result["carries"],
         "backhaul_kbps": result["backhaul_kbps"],
         "backhaul_share_of_pcm": round(result["backhaul_kbps"] / PCM_KBPS, 3),
+        "backhaul_opus_kbps": (opus_kbps := result.get("backhaul_opus_kbps")),
+        "backhaul_opus_share_of_pcm": opus_kbps and round(opus_kbps / PCM_KBPS, 3),
         "edge_policy_audio_bytes": result["edge_policy"]["audio_bytes"],
         "edge_policy_kbps": result["edge_policy"]["kbps"],
         "legs": result["legs"],
@@ -272,6 +274,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few legs, short cuts")
     parser.add_argument("--legs", type=int, default=20)
     parser.add_argument("--cuts", type=float, nargs="*", default=[1.0, 8.0, 30.0, 120.0])
+    parser.add_argument(
+        "--row", default="", metavar="NAME", help="measure it alone, into the results there are"
+    )
     args = parser.parse_args()
     try:
         with namespaces() as between:
@@ -280,6 +285,12 @@ def main() -> int:
         medium = f"loopback proxy (userspace); no network namespaces: {error}"
         result = asyncio.run(measure(args, None, medium))
     result["load_average"] = round(os.getloadavg()[1], 1)
+    if args.row:
+        if args.row not in result:
+            parser.error(f"no row is called {args.row}")
+        load, row = result["load_average"], result[args.row]
+        result = json.loads(RESULTS.read_text()) | {args.row: row}
+        result.setdefault("load_average_of_later_rows", {})[args.row] = load
     result["summary"] = summary(result)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result | {"is_quick": args.quick}, indent=1) + "\n")

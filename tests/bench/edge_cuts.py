@@ -6,23 +6,30 @@ Does not know: the report (tests.bench.edge).
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge.node import NodeLeg
 from edge.uplink import Timing
-from tests.edge_rig import PACKET, RATE_HZ, Rig, feed, rig, sentences, spoken
+from tests.edge_rig import PACKET, RATE_HZ, Rig, rig, sentences, spoken
 from tests.netlink import Namespaces
 
 PACKET_S = PACKET / RATE_HZ
 DELAY_S, LOSS = 0.02, 0.005
 LIVE_WITHIN_S = 1.5
-BEFORE_S, AFTER_S = 3.0, 5.0
+BEFORE_S, AFTER_S, RATE_WITHIN_S = 3.0, 5.0, 60.0
 MEMORY_MS = 40_000
-TOGETHER_S = 30
+TOGETHER_S = 60
 """Audio of each leg that comes at once, to see how fast a core catches up."""
+
+
+class Fed(Protocol):
+    """Who is to be fed at the pace of speech."""
+
+    def feed(self, now: float) -> None:
+        """Append what is due."""
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ def calls_of(r: Rig, count: int, seconds: float) -> list[Call]:
 
 
 @contextlib.asynccontextmanager
-async def fed(calls: list[Call]) -> AsyncIterator[None]:
+async def fed(calls: Sequence[Fed]) -> AsyncIterator[None]:
     """Feed the calls for the time of the block."""
 
     async def feeding() -> None:
@@ -91,20 +98,33 @@ async def ended(calls: list[Call], timeout_s: float) -> None:
 
 
 async def catch_up_rate(legs: int, between: Namespaces | None) -> float:
-    """Seconds of audio that a core hears and decodes in a second, all legs together."""
+    """Seconds of backlog that a core hears and decodes in a second, all legs together.
+
+    It comes over a connection that was just dialled, as after a cut, and beside audio at the pace
+    of speech; the time to dial does not count.
+    """
     async with rig(
-        timing=Timing(), delay_s=DELAY_S, loss=LOSS, slots=legs + 16, between=between
+        timing=Timing(),
+        delay_s=DELAY_S,
+        loss=LOSS,
+        memory_ms=2 * TOGETHER_S * 1000,
+        slots=legs + 16,
+        between=between,
     ) as r:
-        opened = [r.open() for _ in range(legs)]
-        await r.until(lambda: len(r.core.legs) == legs)
-        audio = spoken(sentences(TOGETHER_S))[: TOGETHER_S * RATE_HZ]
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        for leg in opened:
-            feed(leg, audio)
-        while any(held.leg.done < len(audio) - RATE_HZ for held in r.core.legs.values()):  # noqa: ASYNC110 - as the core is
-            await asyncio.sleep(PACKET_S / 4)
-        return legs * (TOGETHER_S - 1) / (clock() - begun)
+        calls = calls_of(r, legs, BEFORE_S + TOGETHER_S + RATE_WITHIN_S)
+        async with fed(calls):
+            await asyncio.sleep(BEFORE_S)
+            r.link.cut()
+            for call in calls:
+                call.born -= TOGETHER_S
+            await r.until(lambda: not r.uplink.state.is_up)
+            r.link.heal()
+            await r.until(lambda: r.uplink.state.is_up)
+            healing = Healing.of(calls)
+            async with asyncio.timeout(RATE_WITHIN_S):
+                await healing.watch(r, calls)
+        caught_up_s = p95([at for at in healing.caught_up if at is not None])
+        return healing.backlog_s / (caught_up_s or RATE_WITHIN_S)
 
 
 @dataclass(slots=True)
@@ -144,15 +164,14 @@ class Healing:
             later = [(at - self.at, n) for at, n in call.acked if at > self.at]
             first += [at for at, _ in later[:1]]
             live += [at for at, n in later if n > head][:1]
-        spare = max(rate - len(calls), 1e-3)  # each leg goes on at a second a second
-        bound_s = LIVE_WITHIN_S + self.backlog_s / spare
+        bound_s = LIVE_WITHIN_S + self.backlog_s / rate
         caught_up_s = p95([at for at in self.caught_up if at is not None])
         return {
             "first_ack_s": p95(first),
             "new_audio_acked_s": p95(live),
             "never_acked": len(calls) - len(live),
             "backlog_s": round(self.backlog_s, 1),
-            "catch_up_rate": round(spare, 1),
+            "catch_up_rate": round(rate, 1),
             "words_caught_up_s": caught_up_s,
             "words_bound_s": round(bound_s, 2),
             "is_within_bound": caught_up_s is not None and caught_up_s <= bound_s,

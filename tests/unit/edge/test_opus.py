@@ -1,8 +1,5 @@
 """Opus: packets of the system's encoder come back as the sound they were."""
 
-import ctypes
-import ctypes.util
-
 import numpy as np
 import pytest
 
@@ -10,24 +7,10 @@ from edge import opus
 from edge.node import Caller
 from edge.opus import OpusDecoder, OpusError
 from tests.edge_rig import rig, words_of
+from tests.opus_source import RATE_HZ, UNIT, packets
 
-RATE, UNIT = 16_000, 320
+RATE = RATE_HZ
 pytestmark = pytest.mark.skipif(not opus.is_available(), reason="libopus is not installed")
-
-
-def packets(pcm: np.ndarray) -> list[bytes]:
-    """Encode with libopus itself, 20 ms a packet."""
-    library = ctypes.CDLL(ctypes.util.find_library("opus"))
-    library.opus_encoder_create.restype = ctypes.c_void_p
-    error = ctypes.c_int()
-    state = ctypes.c_void_p(library.opus_encoder_create(RATE, 1, 2048, ctypes.byref(error)))
-    assert error.value == 0
-    made, room = [], ctypes.create_string_buffer(1_500)
-    for at in range(0, len(pcm) - UNIT + 1, UNIT):
-        unit = np.ascontiguousarray(pcm[at : at + UNIT], np.int16)
-        size = library.opus_encode(state, unit.ctypes.data_as(ctypes.c_void_p), UNIT, room, 1_500)
-        made.append(room.raw[:size])
-    return made
 
 
 def tone(seconds: float) -> np.ndarray:

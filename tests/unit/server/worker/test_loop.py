@@ -8,7 +8,7 @@ from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase, Sa
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.heart import Activity
-from server.worker.loop import Host, MailboxClosed
+from server.worker.loop import MOST_UNDECODED_S, Host, MailboxClosed
 
 
 class Letterbox:
@@ -329,3 +329,61 @@ def test_a_step_costs_what_streams_bring_with_them_but_not_that_they_come() -> N
     Host(engine, box, clock=lambda: engine.now).run()
     costs = [report.seconds for report in box.reports if isinstance(report, link.Step)]
     assert [cost for cost in costs if cost >= 1] == [1.0, 2.0]
+
+
+class Recording(ScriptedEngine):
+    """Remembers what was heard and stepped, in their order; 0 stands for a step."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=8)
+        self.done: list[int] = []
+
+    def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+        self.done.append(len(samples))
+        super().feed(stream, samples, now=now)
+
+    def step(self) -> list[Emission]:
+        self.done.append(0)
+        return super().step()
+
+
+def a_flood(session: int, seconds: int) -> list[link.Command]:
+    second = silence(1_000).tobytes()
+    return [link.Audio(session, second, 0.0) for _ in range(seconds)]
+
+
+def test_minutes_of_audio_at_once_hold_no_step_up() -> None:
+    engine = Recording()
+    run([opening(1), *a_flood(1, 120), link.Stop(1)], engine=engine)
+    assert sum(engine.done) >= 120 * 16_000
+    assert engine.done.index(0) <= MOST_UNDECODED_S + 1
+
+
+def test_who_speaks_beside_a_flood_does_not_wait_until_it_is_heard() -> None:
+    engine, said = Recording(), saying(2, "good day")
+    box = run([opening(1), opening(2), *a_flood(1, 120), said, link.Stop(2)], engine=engine)
+    assert engine.done.index(len(said.data) // 4) <= MOST_UNDECODED_S + 1
+    assert text_of(box.events(2)) == "good day"
+
+
+def test_a_flood_is_said_to_its_end_in_its_order() -> None:
+    said = [saying(1, word) for word in ("good day", "no thank you", "yes")] * 12
+    box = run([opening(1), *said, link.Stop(1)])
+    assert text_of(box.events(1)) == " ".join(["good day no thank you yes"] * 12)
+    assert isinstance(box.events(1)[-1], Stopped)
+
+
+def test_a_checkpoint_amid_a_flood_is_of_what_was_heard() -> None:
+    box = Letterbox()
+    host = Host(ScriptedEngine(slots=8), box)
+    host.turn([opening(1), *a_flood(1, 60), link.Checkpoint(1)])
+    (report,) = saved(box)
+    assert 0 < report.at <= (MOST_UNDECODED_S + 2) * 16_000
+
+
+def test_a_drop_amid_a_flood_is_obeyed_at_once() -> None:
+    engine = ScriptedEngine(slots=8)
+    host = Host(engine, Letterbox())
+    host.turn([opening(1), *a_flood(1, 60), link.Drop(1)])
+    host.turn([])
+    assert engine.slots_in_use == 0
