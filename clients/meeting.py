@@ -7,6 +7,7 @@ Does not know: how captions are drawn, how words are found, who reads along.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
@@ -39,6 +40,10 @@ examples:
 The first link that is shown lets others read along in a browser; `?overlay` behind it makes
 captions for OBS and the like. The second lets them speak there: from a microphone, or with the
 sound of a tab, such as a call (Chrome, Edge). Who knows the links may read and speak."""
+
+
+RETRY_S, RETRY_MOST_S = 2.0, 60.0
+"""Who speaks in a room and was refused is tried again after so long."""
 
 
 @dataclass(slots=True)
@@ -199,14 +204,28 @@ async def _listen(
 ) -> None:
     """Add who speaks in a LiveKit room; without the room, the others go on."""
     began_s = asyncio.get_running_loop().time()
+
+    async def follow(voice: Voice) -> None:
+        pause_s = RETRY_S
+        while True:
+            offset_ms = round(1000 * (voice.began_s - began_s))
+            participant = Participant(voice.name, voice=voice, offset_ms=offset_ms)
+            participants.append(participant)
+            await _take_part(participant, wish, screen, until)
+            if not participant.error:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(until.wait(), pause_s)
+            if until.is_set() or voice.is_over:
+                return
+            pause_s = min(2 * pause_s, RETRY_MOST_S)
+            await voice.again()
+
     try:
         async with joined(entry, until) as voices, asyncio.TaskGroup() as group:
             screen.note(f"in the LiveKit room of {entry.url}; Ctrl+C ends")
             async for voice in voices:
-                offset_ms = round(1000 * (voice.began_s - began_s))
-                participant = Participant(voice.name, voice=voice, offset_ms=offset_ms)
-                participants.append(participant)
-                group.create_task(_take_part(participant, wish, screen, until))
+                group.create_task(follow(voice))
     except CommandError as error:
         participants.append(Participant("LiveKit", error=str(error)))
         screen.note(str(error))

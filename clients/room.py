@@ -15,9 +15,10 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from clients.console import clean
@@ -90,18 +91,24 @@ def _base64(data: bytes) -> str:
 class Voice:
     """One audio track of a participant, from its coming to its going."""
 
-    def __init__(self, name: str, stream: Any) -> None:
-        """``stream`` is an AudioStream of LiveKit's package."""
+    def __init__(self, name: str, listen: Callable[[], Any]) -> None:
+        """``listen`` makes an AudioStream of LiveKit's package."""
         self.name = name
+        self.is_over = False
         self._clock = asyncio.get_running_loop().time
         self.began_s = self._clock()
         """On the clock of the loop; the first packet is of this moment."""
-        self._stream = stream
-        self._is_over = False
+        self._listen = listen
+        self._stream = listen()
 
     def end(self) -> None:
         """Let the packets end behind those that are already here."""
-        self._is_over = True
+        self.is_over = True
+
+    async def again(self) -> None:
+        """Begin anew, from now on; what nobody took is lost."""
+        await self._stream.aclose()
+        self._stream, self.began_s = self._listen(), self._clock()
 
     async def packets(self) -> AsyncIterator[bytes]:
         """Packets until the track goes; a muted one is silent."""
@@ -109,13 +116,13 @@ class Voice:
         coming = self._next()
         try:
             while True:
-                await asyncio.wait([coming], timeout=DRAIN_S if self._is_over else PATIENCE_S)
+                await asyncio.wait([coming], timeout=DRAIN_S if self.is_over else PATIENCE_S)
                 if coming.done():
                     if (event := coming.result()) is None:
                         return
                     packet = bytes(event.frame.data)
                     coming = self._next()
-                elif self._is_over:
+                elif self.is_over:
                     return
                 else:
                     packet = self._silence(samples)
@@ -155,7 +162,8 @@ class Lobby:
         if track.kind != self._rtc.TrackKind.KIND_AUDIO:
             return
         is_screen = publication.source == self._rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO
-        stream = self._rtc.AudioStream(
+        listen = partial(
+            self._rtc.AudioStream,
             track,
             sample_rate=RATE,
             num_channels=1,
@@ -163,7 +171,7 @@ class Lobby:
             capacity=QUEUE_PACKETS,
         )
         name = clean(participant.identity)[:NAME_CHARACTERS] + (" (screen)" if is_screen else "")
-        voice = self._voices[participant.identity, publication.sid] = Voice(name, stream)
+        voice = self._voices[participant.identity, publication.sid] = Voice(name, listen)
         self._arrived.put_nowait(voice)
 
     def unsubscribed(self, track: Any, publication: Any, participant: Any) -> None:

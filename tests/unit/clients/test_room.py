@@ -231,7 +231,7 @@ class Lines(StringIO):
 
 
 @asynccontextmanager
-async def meeting_in(url: str) -> AsyncIterator[tuple[Room, list[Participant], Lines]]:
+async def meeting_in(url: str) -> AsyncIterator[tuple[Room, list[Participant], Lines, Lines]]:
     """A meeting that goes on; the room ends it."""
     said, notes, participants = Lines(), Lines(), list[Participant]()
     wish = Wish(
@@ -241,7 +241,7 @@ async def meeting_in(url: str) -> AsyncIterator[tuple[Room, list[Participant], L
     screen = CaptionScreen(said, notes, is_terminal=False)
     going = asyncio.create_task(meeting._meet(participants, wish, screen))
     await notes.until("in the LiveKit room")
-    yield Room.made[0], participants, said
+    yield Room.made[0], participants, said, notes
     await going
 
 
@@ -249,7 +249,7 @@ async def test_tracks_that_come_late_and_come_again_are_one_transcript_in_the_or
     None
 ):
     ann, bob, again = Track("TR_1"), Track("TR_2"), Track("TR_3")
-    async with serving() as server, meeting_in(server.addresses.websocket) as (lk, all_, said):
+    async with serving() as server, meeting_in(server.addresses.websocket) as (lk, all_, said, _):
         lk.comes("ann", ann)
         ann.say(speech("turn on the light"))
         await said.until("light")
@@ -265,6 +265,29 @@ async def test_tracks_that_come_late_and_come_again_are_one_transcript_in_the_or
         ("ann", "turn on the light"),
         ("bob", "yes"),
         ("ann", "thank you"),
+    ]
+
+
+async def test_who_was_refused_is_heard_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "RETRY_S", 0.01)
+    monkeypatch.setattr(meeting, "RETRY_MOST_S", 0.01)
+    ann, bob = Track("TR_1"), Track("TR_2")
+    async with (
+        serving(slots=2) as server,
+        meeting_in(server.addresses.websocket) as (lk, all_, said, notes),
+    ):
+        lk.comes("ann", ann)
+        ann.say(speech("yes"))
+        await said.until("yes")
+        lk.comes("bob", bob)
+        await notes.until("bob: over_capacity")
+        lk.goes("ann", ann)
+        bob.say(speech("thank you"))
+        await said.until("thank you")
+        lk.handlers["disconnected"]()
+    assert [(s.speaker, s.text) for s in merged(all_) if s.text] == [
+        ("ann", "yes"),
+        ("bob", "thank you"),
     ]
 
 
