@@ -6,15 +6,18 @@ Does not know: who started it, sessions. Of the sessions of a link that ended no
 the gateway has what it takes to go on with them elsewhere.
 """
 
+import contextlib
 import logging
 import random
 import secrets
+import signal
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from asr.interface import StreamingEngine
 from server.worker import link, registration
@@ -61,7 +64,8 @@ class Address:
 
 
 def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: bytes) -> None:
-    """Serve the gateway that is there, time and again; raises JoinError."""
+    """Serve the gateway that is there, time and again; raises JoinError, at SIGTERM SystemExit."""
+    signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no default
     about = Register(
         process=secrets.token_hex(8),
         machine=socket.gethostname(),
@@ -83,6 +87,10 @@ def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: byt
             logger.warning("no gateway", extra={"at": str(where), "reason": why})
             told = why
         time.sleep(random.uniform(*AGAIN_S))
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 @contextmanager
@@ -110,13 +118,27 @@ def _registered(where: Address, secret: bytes, about: Register) -> Iterator[TlsP
 
 def _dialled(where: Address) -> ssl.SSLSocket:
     """Speak TLS with whoever is there; raises OSError, JoinError."""
-    plain = socket.create_connection((where.host, where.port), DIAL_S)
+    plain = _connected(where)
     try:
         return dialling().wrap_socket(plain)
     except ssl.SSLEOFError as error:
         raise ConnectionAbortedError("it hung up") from error
     except ssl.SSLError as error:
         raise JoinError(f"{where} does not speak TLS: no gateway of this version") from error
+
+
+def _connected(where: Address) -> socket.socket:
+    """Reach one of those that have the name; raises OSError.
+
+    Not the first in any order: a name may be that of many gateways, each with its places.
+    """
+    infos = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+    hosts = [str(info[4][0]) for info in infos]
+    random.shuffle(hosts)
+    for host in hosts[1:]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((host, where.port), DIAL_S)
+    return socket.create_connection((hosts[0], where.port), DIAL_S)
 
 
 def run_host(engine: StreamingEngine, spec: EngineSpec, mailbox: SocketMailbox) -> None:

@@ -225,6 +225,20 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
+async def test_a_worker_that_is_told_to_end_does_and_its_sessions_go_on(fleet: Fleet) -> None:
+    async with serving(fleet, 2) as server:
+        first = await fleet.start()
+        await count_ready(server, 1)
+
+        async def strike() -> None:
+            first.terminate()  # as Kubernetes does
+            assert await first.wait() == 0
+
+        await fleet.start()
+        await count_ready(server, 2)
+        await survive(server, 2, strike)
+
+
 async def test_sessions_go_to_the_worker_that_states_the_lower_cost(fleet: Fleet) -> None:
     async with serving(fleet, 2) as server:
         await fleet.start()

@@ -221,6 +221,40 @@ async def test_a_gateway_that_hangs_up_is_dialled_again() -> None:
     server.close()
 
 
+def test_a_name_of_many_gateways_is_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = socket.create_server(("127.0.0.1", 0))
+    port = first.getsockname()[1]
+    second = socket.create_server(("127.0.0.2", port))
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (h, port)) for h in ("127.0.0.1", "127.0.0.2")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
+
+    def reached() -> str:
+        with join._connected(Address("gateways", port)) as peer:
+            return str(peer.getpeername()[0])
+
+    monkeypatch.setattr(socket, "create_connection", _connect)
+    assert {reached() for _ in range(40)} == {"127.0.0.1", "127.0.0.2"}
+    first.close()
+    assert {reached() for _ in range(10)} == {"127.0.0.2"}
+    second.close()
+    with pytest.raises(OSError):
+        reached()
+
+
+def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
+    """Be socket.create_connection, which would ask for addresses again."""
+    plain = socket.socket()
+    plain.settimeout(timeout)
+    try:
+        plain.connect(address)
+    except OSError:
+        plain.close()
+        raise
+    return plain
+
+
 async def greeted(registry: Registry, strangers: int) -> None:
     while registry._greeted != strangers:  # noqa: ASYNC110 - a state
         await asyncio.sleep(0.001)
