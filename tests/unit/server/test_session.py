@@ -242,6 +242,18 @@ def test_a_paused_session_is_not_idle_and_a_decoding_one_neither() -> None:
     assert table.session.phase is Phase.STREAMING
 
 
+def test_a_client_that_only_says_that_it_is_there_is_not_idle() -> None:
+    """Deepgram's KeepAlive becomes such a message."""
+    table = Table(limits={"idle_ms": 2_000})
+    table.opened()
+    for _ in range(5):
+        table.wait(1.5)
+        table.hear(request("configure", req=""))
+    assert table.session.phase is Phase.STREAMING
+    table.wait(2.1)
+    assert table.error().code == "idle_timeout"
+
+
 def test_an_old_session_is_warned_and_then_ended() -> None:
     table = Table(limits={"session_ms": 100_000, "idle_ms": 1_000_000})
     table.opened()
