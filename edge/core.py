@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from edge import wire
 from edge.coreleg import Adopt, CoreLeg, OnFinal
-from edge.registry import Registry, TokenSpent
+from edge.registry import Registry, TokenRefused
 from edge.tls import Context, peer_name
 from edge.wire import (
     ANSWER,
@@ -44,6 +44,7 @@ _READ_BYTES = 65_536
 _MAX_UNREAD_BYTES = 4 * 1024 * 1024
 """A node that does not read is dropped; it finds its results when it comes back."""
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
+NEWER = "a newer connection of this node is here; two nodes need two names (--name)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +107,14 @@ class Core:
         if connection.certified and connection.certified != hello.node:
             raise Refused("unauthorized", "the certificate names another node")
         try:
-            if not self.registry.admits(hello):
-                raise Refused("unauthorized", "this core asks for a join token")
-        except TokenSpent as spent:
-            raise Refused("unauthorized", str(spent)) from spent
+            self.registry.admit(hello)
+        except TokenRefused as refused:
+            raise Refused("unauthorized", str(refused)) from refused
         older = self._connections.get(hello.node)
         if older is not None:
             if older.epoch >= hello.epoch and not older.is_stale():
-                raise Refused("fenced", "a newer connection of this node is here")
-            older.drop("fenced", "a newer connection of this node is here")
+                raise Refused("fenced", NEWER)
+            older.drop("fenced", NEWER)
         connection.node, connection.epoch = hello.node, hello.epoch
         self._connections[hello.node] = connection
         self.registry.join(hello, now=connection.heard)
@@ -247,11 +247,10 @@ class _Connection:
     def __init__(
         self, core: Core, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.node, self.epoch = "", 0
+        self.node, self.epoch, self.address = "", 0, writer.get_extra_info("peername")
         self.certified = peer_name(writer.get_extra_info("peercert"))
         self._core, self._reader, self._writer = core, reader, writer
-        self._legs: dict[int, CoreLeg] = {}
-        self._frames = FrameReader()
+        self._legs, self._frames = dict[int, CoreLeg](), FrameReader()
         self.heard = asyncio.get_running_loop().time()
 
     def is_stale(self) -> bool:
@@ -273,6 +272,7 @@ class _Connection:
                     return
                 self._receive(self._frames.feed(data))
         except Refused as refused:
+            logger.warning("node refused", extra={"reason": str(refused), "address": self.address})
             self.drop(refused.reason, str(refused))
         except FrameError as error:
             logger.info("node dropped", extra={"node": self.node, "reason": str(error)})

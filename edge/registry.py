@@ -20,8 +20,8 @@ FORGET_S = 600.0
 NEAR_MS = 10.0
 
 
-class TokenSpent(Exception):
-    """The join token let another node in before."""
+class TokenRefused(Exception):
+    """The join token does not let this node in; the text says why."""
 
 
 class NoNode(Exception):
@@ -84,15 +84,16 @@ class Registry:
     _spent: dict[str, str] = field(default_factory=dict)
     """Token -> the node that used it first."""
 
-    def admits(self, hello: Hello) -> bool:
-        """Whether the token of a node is one of ours. Raises TokenSpent."""
+    def admit(self, hello: Hello) -> None:
+        """Let a node in whose token is one of ours and no other node's. Raises TokenRefused."""
         if not self.tokens:
-            return True
+            return
+        if not hello.token:
+            raise TokenRefused("this core asks for a join token")
         if hello.token not in self.tokens:
-            return False
+            raise TokenRefused("the join token is none of this core's")
         if self._spent.setdefault(hello.token, hello.node) != hello.node:
-            raise TokenSpent("the join token belongs to another node")
-        return True
+            raise TokenRefused("the join token belongs to another node")
 
     def join(self, hello: Hello, *, now: float) -> None:
         """Take a node that has a connection."""

@@ -177,7 +177,7 @@ class Uplink:
 
     def _down(self, reason: str) -> None:
         if self.state.is_up or self.state.reason != reason:
-            logger.info("uplink down", extra={"reason": reason, "legs": len(self.legs)})
+            logger.warning("uplink down", extra={"reason": reason, "legs": len(self.legs)})
         self.state.is_up, self.state.reason, self.state.rtt_ms = False, reason, None
 
     # ---- one connection

@@ -153,7 +153,10 @@ async def test_a_join_token_is_asked_for(tmp_path: Path) -> None:
     identity = authority.identity("n1")
     tokens = frozenset({"join me"})
     refused = await dialled(a_core(authority.identity("core.test"), tokens=tokens), identity)
-    assert "join token" in refused.state.reason
+    assert "asks for a join token" in refused.state.reason
+    wrong = a_core(authority.identity("core.test"), tokens=tokens)
+    refused = await dialled(wrong, identity, token="join you")
+    assert "none of this core's" in refused.state.reason
     core = a_core(authority.identity("core.test"), tokens=tokens)
     assert (await dialled(core, identity, token="join me")).state.connections == 1
 
@@ -186,3 +189,13 @@ def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(TlsError, match="No such file"):
         context(Identity(certificate=missing, key=missing, authority=missing), is_server=False)
+
+
+async def test_a_node_that_is_turned_away_is_told_of_at_both_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    core = a_core(authority.identity("core.test"), tokens=frozenset({"join me"}))
+    await dialled(core, authority.identity("n1"), token="join you")
+    told = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    assert {"node refused", "uplink down"} <= told

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.registry import FORGET_S, NEAR_MS, TTL_S, NoNode, Question, Registry, TokenSpent
+from edge.registry import FORGET_S, NEAR_MS, TTL_S, NoNode, Question, Registry, TokenRefused
 from edge.wire import Beat, Hello, Policy
 
 RNG = random.Random(1)
@@ -115,12 +115,16 @@ def test_of_two_the_less_loaded_one_is_chosen() -> None:
 
 def test_a_token_lets_one_node_in_and_no_other() -> None:
     here = Registry(tokens=frozenset({"a", "b"}))
-    assert not here.admits(hello("n1", token="c"))
-    assert here.admits(hello("n1", token="a")) and here.admits(hello("n1", token="a"))
-    with pytest.raises(TokenSpent):
-        here.admits(hello("n2", token="a"))
-    assert here.admits(hello("n2", token="b"))
-    assert Registry().admits(hello("n1"))
+    with pytest.raises(TokenRefused, match="asks for"):
+        here.admit(hello("n1"))
+    with pytest.raises(TokenRefused, match="none of this core's"):
+        here.admit(hello("n1", token="c"))
+    here.admit(hello("n1", token="a"))
+    here.admit(hello("n1", token="a"))
+    with pytest.raises(TokenRefused, match="another node"):
+        here.admit(hello("n2", token="a"))
+    here.admit(hello("n2", token="b"))
+    Registry().admit(hello("n1"))
 
 
 POLICIES: list[Policy] = ["core", "edge"]
