@@ -20,6 +20,7 @@ from server.wire.messages import (
     Message,
     type_of,
 )
+from tests.fuzz.lengths import UNHURRIED
 
 WIRE = Path(__file__).parents[4] / "server" / "wire"
 SCHEMA = json.loads((WIRE / "native-v1.schema.json").read_text())
@@ -153,7 +154,7 @@ def test_the_schema_is_a_schema() -> None:
 
 
 @of_every_kind
-@settings(max_examples=20)
+@settings(UNHURRIED, max_examples=20)
 @given(data=st.data())
 def test_what_a_struct_sends_is_what_the_schema_allows(
     side: str, kind: type[Message], data: st.DataObject
@@ -167,7 +168,7 @@ def test_what_a_struct_sends_is_what_the_schema_allows(
 
 
 @of_every_kind
-@settings(max_examples=30)
+@settings(UNHURRIED, max_examples=30)
 @given(data=st.data())
 def test_schema_and_struct_refuse_the_same_objects(
     side: str, kind: type[Message], data: st.DataObject
