@@ -4,6 +4,7 @@ Does: name the values that cross the border of an engine and the protocol it kee
 Does not know: how an engine computes, turns, words, sessions, sockets, wall-clock time.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 1_280
 """Samples of one encoder frame (80 ms): mel hop 160, subsampling 8."""
 FRAME_MS = 80
+PATIENT = math.inf
+"""As a time of arrival: what came may wait for everything else."""
 
 Samples = NDArray[np.float32]
 
@@ -176,7 +179,10 @@ class StreamingEngine(Protocol):
         ...
 
     def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
-        """Append 16 kHz mono samples (-1..1); ``now`` is the arrival time for deadlines."""
+        """Append 16 kHz mono samples (-1..1); ``now`` is the arrival time for deadlines.
+
+        PATIENT: they wait for whoever is in time, until the stream hears something that is not.
+        """
         ...
 
     def finish(self, stream: int) -> None:

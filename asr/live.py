@@ -12,6 +12,7 @@ from asr.channel import Channel
 from asr.events import Event
 from asr.interface import (
     FRAME_SAMPLES,
+    PATIENT,
     SAMPLE_RATE_HZ,
     BadSnapshot,
     Biasing,
@@ -104,11 +105,11 @@ class Recognizer:
         entry = self._streaming(channel)
         self._hear(entry, entry.audio(samples), now)
 
-    def gap(self, channel: int, samples: int, *, now: float = 0.0) -> None:
+    def gap(self, channel: int, samples: int) -> None:
         """So many samples were lost: the clock goes on, words stay where they were said."""
         entry = self._streaming(channel)
-        if samples > 0:
-            self._hear(entry, entry.gap(samples), now)
+        if samples > 0:  # due with what comes behind them
+            self._hear(entry, entry.gap(samples), PATIENT)
 
     def configure(
         self,

@@ -1,11 +1,14 @@
 """Which chunks go into the next batch: earliest deadline first, one look-ahead a batch.
 
-Does: ready streams -> a plan. Pure: no torch, no clock.
+Does: ready streams -> a plan; what is patient runs when nothing else is ready, in short passes,
+so that who comes meanwhile waits little. Pure: no torch, no clock.
 Does not know: audio, weights, how a step is computed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from asr.interface import PATIENT
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Batch sizes with kernels built at start; others are padded up to the next."""
@@ -39,13 +42,16 @@ class Limits:
     """Encoder frames of one stream in a catch-up pass."""
     max_frames: int = 224
     """Rows x encoder frames."""
+    patient_frames: int = 56
+    """The same of what may wait."""
 
-    def most_rows(self, steps: int) -> int:
+    def most_rows(self, steps: int, *, is_patient: bool = False) -> int:
         """Rows of a batch of so many frames each."""
-        return max(1, min(self.max_rows, self.max_frames // steps))
+        frames = self.patient_frames if is_patient else self.max_frames
+        return max(1, min(self.max_rows, frames // steps))
 
 
-GPU_LIMITS = Limits(max_rows=512, max_frames=7168)
+GPU_LIMITS = Limits(max_rows=512, max_frames=7168, patient_frames=1792)
 """Of a device that hardly notices a batch of 64."""
 
 
@@ -62,8 +68,15 @@ def plan_step(ready: Sequence[Ready], limits: Limits) -> Plan | None:
     chunks = 1
     while chunks * 2 <= first.chunks and chunks * 2 * chunk <= limits.max_steps:
         chunks *= 2
-    rows = limits.most_rows(chunks * chunk)
-    alike = [r for r in ready if r.look_ahead == first.look_ahead and r.chunks >= chunks]
+    is_patient = first.deadline == PATIENT
+    rows = limits.most_rows(chunks * chunk, is_patient=is_patient)
+    alike = [
+        r
+        for r in ready
+        if r.look_ahead == first.look_ahead
+        and r.chunks >= chunks
+        and (r.deadline == PATIENT) == is_patient
+    ]
     alike.sort(key=lambda r: (r.deadline, r.stream))
     return Plan(first.look_ahead, chunks, tuple(r.stream for r in alike[:rows]))
 

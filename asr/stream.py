@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.features import FFT, HOP, FeatureStream, FrontEnd, windows_of
-from asr.interface import FRAME_MS, Samples
+from asr.interface import FRAME_MS, PATIENT, Samples
 
 FRESH_ROWS = 7
 """Zero rows in front of a fresh stream, in place of the mel rows before its start."""
@@ -69,6 +69,7 @@ class Stream:
     due: float = 0.0
     """When the oldest pending chunk should be done."""
     arrived: float = 0.0
+    """When the last sample came that is not patient."""
     prompt: int | None = None
     decode_from: int = 0
     """Frames before it are only encoded: a record of the decoder waits there."""
@@ -87,20 +88,28 @@ class Stream:
         """Copy everything but the cache rows."""
         copy = Stream(self.features.fork(), self.look_ahead, self.mel.clone(), self.frames)
         copy.is_finishing, copy.due, copy.prompt = self.is_finishing, self.due, self.prompt
-        copy.decode_from = self.decode_from
+        copy.arrived, copy.decode_from = self.arrived, self.decode_from
         return copy
 
     def feed(self, samples: Samples, now: float) -> None:
-        """Append 16 kHz samples that arrived at ``now``."""
+        """Append 16 kHz samples that arrived at ``now``; PATIENT: some time ago."""
         was_ready = self.chunks_ready() > 0
         self.features.hear(samples)
-        self.arrived = now
+        if now == PATIENT:
+            if not was_ready:
+                self.due = PATIENT
+            return
+        self.arrived = max(self.arrived, now)
+        if self.due == PATIENT:  # what waited in front of this is due with it
+            was_ready, self.due = False, 0.0
         if not was_ready and self.chunks_ready():
             # A backlog sent at once is due at the pace of speech: it pushes no live stream aside.
-            self.due = max(now + self.chunk_s, self.due)
+            self.due = max(self.arrived + self.chunk_s, self.due)
 
     def finish(self) -> None:
         """No more audio comes."""
+        if self.due == PATIENT:
+            self.due = self.arrived + self.chunk_s
         self.features.end()
         self.is_finishing = True
 

@@ -10,7 +10,6 @@ decoder only: whoever goes on from it encodes the audio behind the snapshot agai
 behind the record, so that what a final says is never decided twice.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from asr.events import (
     TurnResumed,
     TurnStart,
 )
-from asr.interface import FRAME_MS
+from server.hush import spelled
 from server.wire.messages import SAMPLE_BYTES
 from server.worker import link
 
@@ -36,10 +35,6 @@ SNAPSHOT_EVERY_S = 15
 """Audio between two snapshots; their number costs more than the replay of a little more."""
 RING_S = 90
 """Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
-HEARD_GAP_S = 2
-"""A gap is heard as silence up to here, the rest of it moves the clock only (asr.channel)."""
-ZERO_PIECE_S = 1
-"""Silence that is spelled out comes in packets of so much."""
 
 Happening = tuple[int, Event]
 _TURN_EVENTS = (TurnStart, EagerEnd, TurnResumed, TurnEnd)
@@ -138,7 +133,7 @@ class Ledger:
         self._every = SNAPSHOT_EVERY_S * opening.rate
         self._held = self._silence = 0
         """Samples of audio in the journal; of digital silence behind it."""
-        self._is_settled = False
+        self.is_settled = False
         """Whether a state that has heard the silence is the one that has not."""
         self._is_lost = False
 
@@ -174,8 +169,8 @@ class Ledger:
 
     @property
     def unheard(self) -> int:
-        """Samples behind the snapshot that have to be decoded on a return."""
-        return self._held + (0 if self._is_settled else self._silence)
+        """Samples behind the snapshot that are kept as they came."""
+        return self._held
 
     @property
     def hushed(self) -> int:
@@ -217,7 +212,7 @@ class Ledger:
                 self._silence += self.length(command)
             else:
                 self._journal.append((at, command))
-        self._held, self._is_settled = 0, True
+        self._held, self.is_settled = 0, True
 
     def wants_snapshot(self) -> bool:
         """Whether it is time to ask for one; once each time."""
@@ -294,7 +289,7 @@ class Ledger:
         for at, command in journal:
             self._forget_or_keep(at, command)
         audio = (command for _, command in self._journal if isinstance(command, link.Audio))
-        self._held, self._is_settled = sum(map(self.length, audio)), False
+        self._held, self.is_settled = sum(map(self.length, audio)), False
         self._opening = msgspec.structs.replace(self._opening, at=report.at)
         return True
 
@@ -324,17 +319,10 @@ class Ledger:
         """Make commands of the silence, so that it is heard the same whenever it comes again."""
         left, self._silence = self._silence, 0
         self.at -= left
-        if left and self._is_settled:
-            skipped = skippable(left, self._opening)
-            if skipped:
-                self._append(link.Gap(0, skipped))
-            left -= skipped
-            self._is_settled = False
-        zero = b"\xff" if self._opening.encoding == "mulaw" else b"\x00"
-        while left:
-            piece = min(left, ZERO_PIECE_S * self._opening.rate)
-            self._append(link.Audio(0, zero * (piece * self._frame_bytes), 0.0))
-            left -= piece
+        for command in spelled(left, self._opening, is_settled=self.is_settled):
+            self._append(command)
+        if left:
+            self.is_settled = False
 
     def _answer(self, channel: int, req: str) -> bool:
         """Note the answer of a channel; whether it is the first one."""
@@ -370,17 +358,6 @@ class Ledger:
         if isinstance(command, link.Audio):
             return len(command.data) // self._frame_bytes
         return command.samples if isinstance(command, link.Gap) else 0
-
-
-def skippable(samples: int, opening: link.Open) -> int:
-    """Return how much of a silence can be told as one gap: what is left out is whole chunks.
-
-    Then the audio behind it meets the frames of the encoder as if nothing had been left out.
-    """
-    rate, chunk_ms = opening.rate, (opening.look_ahead + 1) * FRAME_MS
-    unit = math.lcm(chunk_ms * rate, 1_000) // 1_000  # whole chunks of whole samples
-    heard = HEARD_GAP_S * rate
-    return heard + (samples - heard) // unit * unit if samples >= heard + unit else 0
 
 
 def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:

@@ -1,6 +1,7 @@
 """What the sessions of one gateway share: numbers, and trials of those whose workers died.
 
-Does: name sessions on the link, one number for each stay on a worker; try suspects one by one.
+Does: name sessions on the link, one number for each stay on a worker; try suspects one by one;
+the sentences with which sessions end that found no place.
 Does not know: what a session is.
 """
 
@@ -12,6 +13,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.manager import Manager
+
+LOST = "the engine process that served this session ended; start a new session"
+NO_ROOM = "somebody speaks again, and no slot became free in time; start a new session"
+POISON = "this session ended engine processes again and again; it is not served any more"
+SUSPECT_DEATHS = 2
+"""Workers that died under a session without progress in between: it is tried alone from now on."""
+MAX_DEATHS = 6
+"""Of such a session in company; one on trial has its worker's death to itself."""
+TRIAL_S = 5.0
+"""A session on trial that neither killed its worker nor went on makes room for the next."""
 
 
 class Suspect(Protocol):

@@ -183,7 +183,7 @@ class Manager:
         place = self._choose(command, claim)
         if claim is Claim.NEW and self._pace:
             self._pace.took(command.channels)
-        place.add(command)
+        place.add(command, is_patient=claim is Claim.AIR)
         self._home[command.session] = place
         self._listeners[command.session] = listener
         place.worker.send(command)
@@ -207,6 +207,11 @@ class Manager:
     def wake(self, listener: Listener) -> None:
         """Keep no room for it any more. Idempotent."""
         self._lobby.wake(listener)
+
+    def hurry(self, session: int) -> None:
+        """Count a session that came with Claim.AIR as one that is to be in time. Idempotent."""
+        if place := self._home.get(session):
+            place.hurry(session)
 
     def lagged(self, look_ahead: int, lag_s: float) -> None:
         """Note how late a chunk of a session came: nobody new is taken while many are."""
@@ -249,8 +254,11 @@ class Manager:
         spare = 0
         if claim is not Claim.RETURN and places:
             spare = self._lobby.reserve(streams // len(places), len(places))
+        if claim is Claim.AIR:
+            is_late = self._pace is not None and self._pace.is_late
+            return [p for p in places if p.has_patience(channels, spare=spare) and not is_late]
         found = [p for p in places if p.fits(channels, look_ahead, spare=spare)]
-        if claim in (Claim.NEW, Claim.AIR) and (pace := self._pace):
+        if claim is Claim.NEW and (pace := self._pace):
             return [p for p in found if pace.allows(channels, p.costs.busy(p.load))]
         return found
 

@@ -14,6 +14,8 @@ from server.worker import link
 from server.worker.handle import Worker, WorkerState
 from server.worker.heart import Watch
 
+PATIENTS, PATIENTS_SHARE = 2, 32
+"""So many sessions that may wait have slots at once, or one slot in so many."""
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 """Audio on its way to one worker; beyond it no session is placed there."""
 
@@ -43,7 +45,9 @@ class Place:
     sessions: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Session -> audio channels, look-ahead."""
     load: "Counter[int]" = field(default_factory=Counter)
-    """Look-ahead -> streams."""
+    """Look-ahead -> streams that are to be in time."""
+    patient: dict[int, int] = field(default_factory=dict)
+    """Session -> audio channels of those that wait for the others: they have slots, no share."""
     slots_in_use: int = 0
     failures: int = 0
     ready_s: float = 0.0
@@ -55,7 +59,7 @@ class Place:
     @property
     def streams(self) -> int:
         """Audio channels that it serves."""
-        return self.load.total()
+        return self.load.total() + sum(self.patient.values())
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +79,13 @@ class Place:
         if self.free() < channels + spare:
             return False
         more = self.load + Counter({look_ahead: channels + spare})
-        return not self.streams or self.costs.allows(more)
+        return not self.load.total() or self.costs.allows(more)
+
+    def has_patience(self, channels: int, *, spare: int = 0) -> bool:
+        """Whether one more session that may wait has slots; a few at a time go as fast as many."""
+        slots = self.model.streams if self.model else 0
+        is_few = len(self.patient) < max(PATIENTS, slots // PATIENTS_SHARE)
+        return is_few and self.free() >= channels + spare
 
     def busy(self) -> float:
         """Return how loaded it is: by measured cost, by slots where nothing was measured."""
@@ -95,15 +105,25 @@ class Place:
             self.device if self.model else None,
         )
 
-    def add(self, opening: link.Open) -> None:
+    def add(self, opening: link.Open, *, is_patient: bool = False) -> None:
         """Count a session."""
         self.sessions[opening.session] = opening.channels, opening.look_ahead
-        self.load[opening.look_ahead] += opening.channels
+        if is_patient:
+            self.patient[opening.session] = opening.channels
+        else:
+            self.load[opening.look_ahead] += opening.channels
+
+    def hurry(self, session: int) -> None:
+        """Count it with those that are to be in time. Idempotent."""
+        if session in self.patient:
+            _, look_ahead = self.sessions[session]
+            self.load[look_ahead] += self.patient.pop(session)
 
     def remove(self, session: int) -> None:
         """Count it no more."""
         channels, look_ahead = self.sessions.pop(session)
-        self.load[look_ahead] -= channels
+        if self.patient.pop(session, None) is None:
+            self.load[look_ahead] -= channels
 
 
 @dataclass(frozen=True, slots=True)

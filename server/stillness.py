@@ -18,18 +18,15 @@ from asr.audio import AudioError, decode
 from asr.events import Event, Progress, Stopped, TurnEnd, TurnStart
 from asr.interface import FRAME_MS
 from asr.turns import SILENT_DB
+from server.hush import SETTLED_S, ZERO_BYTES
 from server.wire.messages import SAMPLE_BYTES
 from server.worker import link
 
 LEVEL_MS = 20
 """Loudness is that of the loudest stretch of so long: a short consonant is not averaged away."""
-ZERO_BYTES = {"pcm_s16le": b"\x00", "pcm_f32le": b"\x00", "mulaw": b"\xff"}
-"""What digital silence is made of; A-law has no zero."""
 _SILENT = 10 ** (SILENT_DB / 20)
 LATE_MS = 2 * FRAME_MS
 """Decoded is decoded up to this, less the chunk under way."""
-SETTLED_S = 40
-"""After so much digital silence the state of a model changes no more."""
 
 
 class Sound(Enum):

@@ -22,9 +22,11 @@ from typing import Protocol
 import msgspec
 
 from asr.events import Event, Progress
+from asr.interface import PATIENT
+from server.airing import claim_of
 from server.gate import Gate
 from server.ledger import Happening, Ledger, LedgerFull
-from server.lives import Lives
+from server.lives import LOST, MAX_DEATHS, NO_ROOM, POISON, SUSPECT_DEATHS, TRIAL_S, Lives
 from server.lobby import Claim
 from server.stillness import Sound, Stillness
 from server.wire.errors import OverCapacity
@@ -32,25 +34,8 @@ from server.worker import link
 
 logger = logging.getLogger(__name__)
 
-LOST = "the engine process that served this session ended; start a new session"
-NO_ROOM = "somebody speaks again, and no slot became free in time; start a new session"
-POISON = "this session ended engine processes again and again; it is not served any more"
 RETURN_WITHIN_S = 30.0
 """A session that found no new place by then ends."""
-SUSPECT_DEATHS = 2
-"""Workers that died under a session without progress in between: it is tried alone from now on."""
-MAX_DEATHS = 6
-"""Of such a session in company; one on trial has its worker's death to itself."""
-AIR_S = 10
-"""Audio that a session at rest gathers before it is decoded."""
-AIRING_S = 2.0
-"""What is decoded some time may take so long: who speaks goes first."""
-AIR_SILENCE_S = 60
-"""The same of silence: a new snapshot lets the client forget its audio."""
-OVERDUE_S = 60
-"""A session at rest with so much audio does not wait behind others any more."""
-TRIAL_S = 5.0
-"""A session on trial that neither killed its worker nor went on makes room for the next."""
 
 
 class Listener(Protocol):
@@ -144,6 +129,8 @@ class Tenant:
         if self._state is _State.RESTING and not is_rest_over:
             self._gather(command, sound)
             return
+        if self._is_patient:
+            command = self._be_patient(command, is_rest_over=is_rest_over)
         self.ledger.note(command)
         if self._state is _State.RESTING:
             self._return_with(Claim.RETURN)
@@ -182,8 +169,7 @@ class Tenant:
 
     def be_tried(self) -> None:
         """Go on, while no other suspect does."""
-        loop = asyncio.get_running_loop()
-        self._verdict = loop.call_later(TRIAL_S, self._let_go)
+        self._verdict = self._loop.call_later(TRIAL_S, self._let_go)
         self._return()
 
     # ---- the manager's side
@@ -278,7 +264,7 @@ class Tenant:
         life = next(self._lives.numbers)
         try:
             self._manager.check(self.ledger.opening, self._claim)
-            now = self._loop.time() + (AIRING_S if self._claim is Claim.AIR else 0.0)
+            now = PATIENT if self._claim is Claim.AIR else self._loop.time()
             opening, *rest = self.ledger.revive(life, now=now)
             assert isinstance(opening, link.Open)
             self._manager.attach(opening, self, self._claim)
@@ -371,17 +357,33 @@ class Tenant:
             self.ledger.hush(self.ledger.length(command))
         else:
             self.ledger.note(command)
-        if self.ledger.at > before and self._heard is None:
+        if self.ledger.at > before:
+            self._say_heard_soon()
+        if claim := claim_of(self.ledger):
+            self._return_with(claim)
+
+    def _be_patient(self, command: link.Command, *, is_rest_over: bool) -> link.Command:
+        """Let what comes to a session that is aired wait and count as heard, unless it speaks."""
+        if self._life is not None and (is_rest_over or claim_of(self.ledger) is Claim.RETURN):
+            self._claim = Claim.RETURN
+            self._manager.hurry(self._life)
+        elif isinstance(command, link.Audio):
+            self._say_heard_soon()
+            command = msgspec.structs.replace(command, sent=PATIENT)
+        return command
+
+    @property
+    def _is_patient(self) -> bool:
+        """Whether it is served to have what it gathered decoded, and nobody speaks."""
+        return self._state is _State.SERVED and self._claim is Claim.AIR
+
+    def _say_heard_soon(self) -> None:
+        if self._heard is None:
             self._heard = self._loop.call_soon(self._tell_heard)  # not from within its own call
-        rate = self.ledger.opening.rate
-        if self.ledger.unheard > OVERDUE_S * rate:
-            self._return_with(Claim.RETURN)
-        elif self.ledger.unheard > AIR_S * rate or self.ledger.hushed > AIR_SILENCE_S * rate:
-            self._return_with(Claim.AIR)
 
     def _tell_heard(self) -> None:
         self._heard = None
-        if self._state is _State.RESTING:
+        if self._state is _State.RESTING or self._is_patient:
             stopped = self.ledger.stopped
             heard = [c for c in range(self.ledger.channels) if c not in stopped]
             self.say([(channel, Progress(self.ledger.at)) for channel in heard])

@@ -102,7 +102,7 @@ class Open(Value, frozen=True, tag=True):
 
 
 class Audio(Value, frozen=True, tag=True):
-    """Raw interleaved samples; ``sent`` is when they reached us (monotonic seconds)."""
+    """Raw interleaved samples; ``sent`` is when they reached us (monotonic seconds), or PATIENT."""
 
     session: int
     data: bytes

@@ -15,12 +15,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from asr.audio import AudioError, decode
 from asr.events import Event, Final, Stopped
-from asr.interface import Biasing, EngineError, NoFreeSlot, Phrase, StepStats, StreamingEngine
-from asr.live import ChannelOptions, Endpointing, LiveError, Recognizer
+from asr.interface import (
+    PATIENT,
+    EngineError,
+    NoFreeSlot,
+    StepStats,
+    StreamingEngine,
+)
+from asr.live import LiveError, Recognizer
 from server.worker import link
 from server.worker.heart import Activity
+from server.worker.options import biasing, channel_options, endpointing
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +70,17 @@ class _Session:
     stopped: set[int] = field(default_factory=set)
     held: deque[link.Command] = field(default_factory=deque)
     """What waits until the audio before it is decoded: in a replay, and behind a backlog."""
+
+    def hold(self, command: link.Command) -> None:
+        """Let a command wait; audio that may wait for others is due with what comes behind it."""
+        is_due = isinstance(command, link.Audio | link.Finalize | link.Stop)
+        if is_due and not _is_patient(command) and any(map(_is_patient, self.held)):
+            sent = command.sent if isinstance(command, link.Audio) else 0.0
+            self.held = deque(
+                msgspec.structs.replace(one, sent=sent) if isinstance(one, link.Audio) else one
+                for one in self.held
+            )
+        self.held.append(command)
 
 
 class Host:
@@ -166,7 +186,7 @@ class Host:
         elif session := self._sessions.get(command.session):
             is_at_once = isinstance(command, link.Drop | link.Checkpoint)
             if not is_at_once and (session.held or self._must_wait(command, session)):
-                session.held.append(command)
+                session.hold(command)
                 self._holding.add(command.session)
             else:
                 self._guard(command.session, lambda: self._apply(command, session))
@@ -229,15 +249,7 @@ class Host:
         encoding, rate = command.encoding, command.rate
         session = _Session(encoding, rate, [], command.at, command.replay_until)
         self._sessions[command.session] = session
-        options = ChannelOptions(
-            rate=command.rate,
-            look_ahead=command.look_ahead,
-            language=command.language,
-            partials=command.partials,
-            words=command.words,
-            endpointing=_endpointing(command.turns),
-            biasing=_biasing(command.boost),
-        )
+        options = channel_options(command)
         for position in range(command.channels):
             state = command.states[position] if command.states else link.State()
             if state.is_closed:
@@ -260,12 +272,12 @@ class Host:
                 session.at += lost
                 _each(channels, lambda channel: recognizer.gap(channel, lost))
             case link.Configure(turns=turns, partials=partials, boost=boost):
-                rules = None if turns is None else _endpointing(turns)
-                biasing = None if boost is None else _biasing(boost)
+                rules = None if turns is None else endpointing(turns)
+                favoured = None if boost is None else biasing(boost)
                 _each(
                     channels,
                     lambda c: recognizer.configure(
-                        c, endpointing=rules, partials=partials, biasing=biasing
+                        c, endpointing=rules, partials=partials, biasing=favoured
                     ),
                 )
             case link.Finalize(req=req, answered=answered):
@@ -357,6 +369,10 @@ class Host:
                 self._recognizer.drop(channel)
 
 
+def _is_patient(command: link.Command) -> bool:
+    return isinstance(command, link.Audio) and command.sent == PATIENT
+
+
 def _open_ones(session: _Session) -> list[int]:
     return [channel for channel in session.channels if channel != _CLOSED]
 
@@ -364,17 +380,3 @@ def _open_ones(session: _Session) -> list[int]:
 def _each(channels: list[int], action: Callable[[int], None]) -> None:
     for channel in channels:
         action(channel)
-
-
-def _endpointing(turns: link.Turns) -> Endpointing:
-    return Endpointing(
-        mode=turns.mode,
-        silence_ms=turns.silence_ms,
-        hesitation_ms=turns.hesitation_ms,
-        eager_ms=turns.eager_ms,
-        max_turn_ms=turns.max_turn_ms,
-    )
-
-
-def _biasing(phrases: link.Phrases) -> Biasing:
-    return Biasing(phrases=tuple(Phrase(text, weight) for text, weight in phrases))

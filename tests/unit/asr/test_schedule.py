@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.interface import PATIENT
 from asr.schedule import BUCKETS, Limits, Ready, bucket, plan_step
 
 READY = st.lists(
@@ -11,7 +12,7 @@ READY = st.lists(
         stream=st.integers(0, 50),
         look_ahead=st.sampled_from([0, 1, 6, 13]),
         chunks=st.integers(1, 40),
-        deadline=st.floats(0, 10),
+        deadline=st.floats(0, 10) | st.just(PATIENT),
     ),
     max_size=50,
     unique_by=lambda r: r.stream,
@@ -35,9 +36,20 @@ def test_a_backlog_runs_in_one_pass() -> None:
     assert (plan.chunks, plan.streams) == (16, (0,))
 
 
+def test_what_may_wait_runs_when_nothing_else_is_ready_in_short_passes() -> None:
+    limits = Limits(patient_frames=14)
+    ready = [Ready(number, 6, 1, PATIENT) for number in range(8)]
+    plan = plan_step(ready, limits)
+    assert plan is not None
+    assert plan.streams == (0, 1)
+    plan = plan_step([*ready, Ready(9, 6, 1, 3.0), Ready(10, 6, 1, 2.0)], limits)
+    assert plan is not None
+    assert plan.streams == (10, 9)
+
+
 @given(READY)
 def test_every_plan_keeps_the_bounds_and_takes_the_most_urgent(ready: list[Ready]) -> None:
-    limits = Limits(max_rows=8, max_steps=28, max_frames=112)
+    limits = Limits(max_rows=8, max_steps=28, max_frames=112, patient_frames=28)
     plan = plan_step(ready, limits)
     assert (plan is None) == (not ready)
     if plan is None:
@@ -51,6 +63,9 @@ def test_every_plan_keeps_the_bounds_and_takes_the_most_urgent(ready: list[Ready
     chosen = [by_stream[stream] for stream in plan.streams]
     assert all(r.look_ahead == plan.look_ahead and r.chunks >= plan.chunks for r in chosen)
     assert min(r.deadline for r in ready) == chosen[0].deadline
+    if any(r.deadline == PATIENT for r in chosen):
+        assert all(r.deadline == PATIENT for r in ready)
+        assert len(plan.streams) * steps <= max(limits.patient_frames, steps)
 
 
 @given(st.integers(1, 200))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from asr.features import FrontEnd
+from asr.interface import PATIENT
 from asr.stream import Stream
 
 LOOK_AHEAD, CHUNK_S = 6, 0.56
@@ -44,3 +45,34 @@ def test_a_backlog_is_due_at_the_pace_of_speech() -> None:
         left.append(one.due - 5.0)
         one.take(LOOK_AHEAD + 1)
     assert left == pytest.approx([CHUNK_S * (k + 1) for k in range(len(left))])
+
+
+def waiting() -> Stream:
+    """A stream with a backlog that may wait."""
+    one = stream()
+    one.feed(np.zeros(16_000 * 10, np.float32), PATIENT)
+    assert one.due == PATIENT
+    one.take(LOOK_AHEAD + 1)
+    assert one.due == PATIENT
+    return one
+
+
+def test_what_waited_is_due_when_something_comes_that_does_not() -> None:
+    one = waiting()
+    one.feed(np.zeros(160, np.float32), 30.0)
+    assert one.due == pytest.approx(30.0 + CHUNK_S)
+    one.feed(np.zeros(160, np.float32), PATIENT)
+    assert one.due == pytest.approx(30.0 + CHUNK_S)
+
+
+def test_the_end_of_a_stream_does_not_wait() -> None:
+    one = waiting()
+    one.finish()
+    assert one.due < PATIENT
+
+
+def test_a_live_stream_that_hears_what_may_wait_is_still_due() -> None:
+    one = stream()
+    one.feed(np.zeros(16_000, np.float32), 5.0)
+    one.feed(np.zeros(16_000, np.float32), PATIENT)
+    assert one.due == pytest.approx(5.0 + CHUNK_S)

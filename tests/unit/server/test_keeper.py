@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from asr.events import Event, Final, Finalized, Partial, Stopped, TurnEnd, TurnStart
 from asr.scripted import silence, utter
+from server.lives import LOST, MAX_DEATHS, POISON, SUSPECT_DEATHS
 from server.store.base import Outcome, StoreUnavailable
 from server.store.memory import MemoryStore
-from server.tenant import LOST, MAX_DEATHS, POISON, SUSPECT_DEATHS
 from server.wire.errors import OverCapacity
 from server.worker import link
 from tests.unit.server.house import Client, House, opening

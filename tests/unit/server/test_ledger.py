@@ -15,7 +15,8 @@ from asr.events import (
     TurnResumed,
     TurnStart,
 )
-from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from, skippable
+from server.hush import SETTLED_S, skippable
+from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from
 from server.worker import link
 
 RATE = 8_000
@@ -251,7 +252,7 @@ def test_a_silence_in_a_rest_is_kept_by_its_length_and_spelled_out_once() -> Non
     ledger.saved(link.Saved(1, 0, (b"s",)))
     ledger.hush(3 * RATE)
     assert (ledger.at, ledger.hushed, ledger.unheard, ledger.state_bytes) == (
-        3 * RATE, 3 * RATE, 3 * RATE, 1,
+        3 * RATE, 3 * RATE, 0, 1,
     )  # fmt: skip
     commands = back(ledger)[1]
     assert all(isinstance(command, link.Audio) for command in commands)
@@ -273,7 +274,20 @@ def test_of_a_settled_silence_whole_chunks_are_left_out() -> None:
     assert sum(map(ledger.length, zeros)) == 60 * RATE + 80 - gap.samples < 7 * 640
     assert ledger.at == 60 * RATE + 80
     ledger.hush(9 * RATE)
-    assert ledger.unheard > 9 * RATE, "what follows has another state behind it"
+    assert not ledger.is_settled, "what follows has another state behind it"
+
+
+def test_of_a_silence_that_nobody_heard_the_beginning_is_spelled_out() -> None:
+    ledger = Ledger(opening())
+    ledger.saved(link.Saved(1, 0, (b"s",)))
+    ledger.hush(600 * RATE + 80)
+    heard, (gap, *rest) = back(ledger)[1][:SETTLED_S], back(ledger)[1][SETTLED_S:]
+    assert [ledger.length(command) for command in heard] == [RATE] * SETTLED_S
+    assert all(isinstance(command, link.Audio) for command in heard)
+    assert isinstance(gap, link.Gap)
+    assert (gap.samples - 2 * RATE) % (7 * 640) == 0
+    assert sum(map(ledger.length, rest)) < 7 * 640
+    assert ledger.at == 600 * RATE + 80
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 16_001])

@@ -10,7 +10,7 @@ from asr.events import Event, Progress
 from server.lobby import Claim
 from server.manager import CATCH_UP_S, Manager
 from server.metrics import Metrics
-from server.place import Rules
+from server.place import PATIENTS, Rules
 from server.wire.errors import OverCapacity
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
@@ -247,6 +247,23 @@ async def test_sessions_that_come_back_have_the_room_before_new_ones() -> None:
         house.attach(10)
     house.manager.wait_no_more(waiting)
     house.attach(10)
+
+
+async def test_who_may_wait_takes_slots_a_few_at_a_time_and_no_share_of_the_engine() -> None:
+    house = await House(workers=1).open()
+    place = house.manager._places[0]
+    for session in range(PATIENTS):
+        house.manager.attach(opening(session, 1), Heard(), Claim.AIR)
+    assert (place.streams, place.load.total()) == (PATIENTS, 0)
+    with pytest.raises(OverCapacity):
+        house.manager.attach(opening(9, 1), Heard(), Claim.AIR)
+    house.manager.hurry(0)
+    house.manager.hurry(0)
+    assert (place.streams, place.load.total()) == (PATIENTS, 1)
+    house.manager.attach(opening(9, 1), Heard(), Claim.AIR)
+    for session in (*range(PATIENTS), 9):
+        house.manager.release(session)
+    assert (place.streams, place.load.total(), place.patient) == (0, 0, {})
 
 
 async def test_a_worker_that_was_well_is_started_again_at_once() -> None:

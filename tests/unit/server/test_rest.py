@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asr.events import Final, Finalized, Progress, Stopped
-from asr.interface import Samples
+from asr.interface import PATIENT, Samples
 from asr.scripted import silence, utter
-from server.tenant import AIR_S, NO_ROOM
+from server.airing import AIR_S
+from server.lives import NO_ROOM
 from server.wire.errors import OverCapacity
 from server.worker import link
 from tests.unit.server.house import Client, House, opening
@@ -122,6 +123,37 @@ async def test_of_a_long_silence_next_to_nothing_is_decoded_or_kept() -> None:
     assert is_resting(house)
     assert sum(heard) < 45 * 16_000  # two seconds in each minute, and what comes in between
     assert house.keeper.resting[0] < 100_000
+
+
+async def test_what_a_session_at_rest_gathered_waits_for_the_others_until_it_speaks() -> None:
+    house, client = await full(), Client()
+    begin(house, client)
+    await hear(house, np.concatenate([said("turn on"), zeros(4)]))
+    assert is_resting(house)
+    times = list[float]()
+    engine = house.workers[0].engine
+    feed = engine.feed
+
+    def note(stream: int, samples: Samples, *, now: float = 0.0) -> None:
+        times.append(now)
+        feed(stream, samples, now=now)
+
+    engine.feed = note  # type: ignore[method-assign]
+    place = house.manager._places[0]
+    await hear(house, zeros(80))
+    assert times
+    assert set(times) == {PATIENT}
+    for packet in packets(hiss(AIR_S + 1)):  # it comes back, and hears what comes next
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    assert (place.streams, place.load.total()) == (1, 0)
+    times.clear()
+    house.keeper.send(link.Audio(1, packets(utter("thank you"))[0], 5.0), 1)
+    assert (place.streams, place.load.total()) == (1, 1)
+    await house.settle()
+    assert times[-1] == 5.0
+    house.keeper.release(1)
+    await house.settle()
+    assert (place.streams, place.load.total()) == (0, 0)
 
 
 @pytest.mark.parametrize(("encoding", "rate"), [("mulaw", 8_000), ("pcm_s16le", 16_000)])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from asr.events import Progress, Stopped, TurnEnd, TurnStart
-from server.stillness import SETTLED_S, Sound, Stillness, sound_of
+from server.hush import SETTLED_S
+from server.stillness import Sound, Stillness, sound_of
 from server.worker import link
 
 RATE = 16_000

@@ -1,10 +1,11 @@
 """The engine host, driven by hand: commands in, reports out."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from asr.events import Event, Final, Finalized, Stopped
-from asr.interface import NO_BIASING, Biasing, Emission, EngineError, Phrase, Samples
+from asr.interface import NO_BIASING, PATIENT, Biasing, Emission, EngineError, Phrase, Samples
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.heart import Activity
@@ -387,3 +388,26 @@ def test_a_drop_amid_a_flood_is_obeyed_at_once() -> None:
     host.turn([opening(1), *a_flood(1, 60), link.Drop(1)])
     host.turn([])
     assert engine.slots_in_use == 0
+
+
+@pytest.mark.parametrize("last", [link.Audio(1, b"", 9.0), link.Stop(1)])
+def test_what_may_wait_is_due_when_something_comes_behind_it_that_does_not(
+    last: link.Command,
+) -> None:
+    times = list[float]()
+
+    class Noting(ScriptedEngine):
+        def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+            times.append(now)
+            super().feed(stream, samples, now=now)
+
+    patient = [msgspec.structs.replace(one, sent=PATIENT) for one in a_flood(1, 20)]
+    host = Host(Noting(slots=8), Letterbox())
+    host.turn([opening(1), *patient, link.Gap(1, 16_000), *patient])
+    assert set(times) == {PATIENT}
+    host.turn([last])
+    times.clear()
+    while host._holding:
+        host.turn([])
+    assert times.count(PATIENT) <= 1  # the gap is due with what follows it
+    assert len(times) > 20
