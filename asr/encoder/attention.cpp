@@ -50,7 +50,7 @@ inline void round_row(const float *x, int64_t count, bf16 *out) {
 struct Room {
   float *score, *place, *mixed;
   bf16 *query_u, *query_v, *weight, *nothing;
-  uint32_t *pairs;
+  uint32_t *key_pairs, *value_pairs;
   int64_t floats = 0;
 
   // Values are paired over `inner`, whole tiles of it; keys over the width.
@@ -68,8 +68,8 @@ struct Room {
     query_v = (bf16 *)take(a.steps * a.width / 2);
     weight = (bf16 *)take(a.steps * inner / 2);
     nothing = (bf16 *)take(a.width / 2);
-    const int64_t keys = a.width * a.seen(), values = a.width * inner;
-    pairs = (uint32_t *)take((keys > values ? keys : values) / 2);
+    key_pairs = (uint32_t *)take(a.width * a.seen() / 2);
+    value_pairs = (uint32_t *)take(a.width * inner / 2);
   }
 };
 
@@ -89,28 +89,28 @@ void attend_head(const Attention &a, const Room &room, const Head<bf16> &head, i
       room.query_v[t * width + i] = down<bf16>((up(q[i]) + bias_v[i]) * scale);
     }
   }
+  // Tiles wait for pairs to reach the cache: between making and taking them is other work.
   for (int64_t i = 0; i < width; i += 2) {
-    uint32_t *into = room.pairs + i / 2 * seen;
+    uint32_t *into = room.key_pairs + i / 2 * seen;
     pair(keys + i * a.left, keys + (i + 1) * a.left, ring, into, ahead);
     for (int64_t t = 0; t < a.steps; t++)
       std::memcpy(into + ring + t, qkv + t * across + model + i, sizeof *into);
   }
-  multiply(room.query_u, width, room.pairs, seen, room.score, seen);
   const uint32_t *from = positions + a.zero - (a.left + a.steps - 1);
   multiply(room.query_v, width, from, a.stride, room.place, a.distances());
-  for (int64_t t = 0; t < a.steps; t++) {
-    float *score = room.score + t * seen;
-    weigh(a, t, frames, valid, room.place + t * a.distances(), score);
-    round_row(score, seen, room.weight + t * inner);
-    std::memset(room.weight + t * inner + seen, 0, (inner - seen) * sizeof(bf16));
-  }
   auto value = [&](int64_t n) {
     if (n < a.left) return values + n * width;
     return n >= ring && n < ring + a.steps ? qkv + 2 * model + (n - ring) * across : room.nothing;
   };
   for (int64_t n = 0; n < inner; n += 2)
-    pair(value(n), value(n + 1), width, room.pairs + n / 2 * width, ahead);
-  multiply(room.weight, inner, room.pairs, width, room.mixed, width);
+    pair(value(n), value(n + 1), width, room.value_pairs + n / 2 * width, ahead);
+  multiply(room.query_u, width, room.key_pairs, seen, room.score, seen);
+  for (int64_t t = 0; t < a.steps; t++) {
+    bf16 *weight = room.weight + t * inner;
+    weigh(a, t, frames, valid, room.place + t * a.distances(), room.score + t * seen, weight);
+    std::memset(weight + seen, 0, (inner - seen) * sizeof(bf16));
+  }
+  multiply(room.weight, inner, room.value_pairs, width, room.mixed, width);
   for (int64_t t = 0; t < a.steps; t++) round_row(room.mixed + t * width, width, out + t * model);
 }
 

@@ -4,7 +4,7 @@
 // float or bf16, accumulated in float. Every row is computed alone: batch mates change no bit.
 // Does not know: weights' names, streams, Python. The specification is plain.py, line by line.
 //
-// Plain loops that a compiler turns into vectors; 16 floats fill one AVX-512 register.
+// Rows go by registers of 16 floats (lanes.h); other loops are plain, vectors by the compiler.
 
 #include "scores.h"
 
@@ -16,26 +16,27 @@ struct Moments {
 
 inline Moments moments(const float *x, int64_t width) {
   constexpr float EPSILON = 1e-5f;
-  float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; i++) sum += x[i];
-  float mean = sum / width;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < width; i++) squares += (x[i] - mean) * (x[i] - mean);
+  const float mean = total(width, [&](int64_t i, auto part) { return load(x + i, part); }) / width;
+  const float squares = total(width, [&](int64_t i, auto part) {
+    const Lanes away = kept(load(x + i, part) - mean, part);
+    return away * away;
+  });
   return {mean, 1.0f / std::sqrt(squares / width + EPSILON)};
 }
 
 template <class A>
 void norm_row(const float *x, const float *weight, const float *bias, int64_t width, A *out) {
-  Moments m = moments(x, width);
-#pragma omp simd
-  for (int64_t i = 0; i < width; i++)
-    out[i] = down<A>((x[i] - m.mean) * m.scale * weight[i] + bias[i]);
+  const Moments m = moments(x, width);
+  sweep(width, [&](int64_t i, auto part) {
+    const Lanes even = (load(x + i, part) - m.mean) * m.scale;
+    store(out + i, even * load(weight + i, part) + load(bias + i, part), part);
+  });
 }
 
 template <class A> void add_row(float *x, const A *y, float scale, int64_t width) {
-#pragma omp simd
-  for (int64_t i = 0; i < width; i++) x[i] += scale * up(y[i]);
+  sweep(width, [&](int64_t i, auto part) {
+    store(x + i, load(x + i, part) + scale * load(y + i, part), part);
+  });
 }
 
 // Two matrices and their product: out [rows][columns] (+)= q [rows][inner] x m [inner][columns].
@@ -114,7 +115,7 @@ void attend_head(const Attention &a, const A *qkv, const A *keys, const A *value
   Product<float>{query_v, width, width, from, a.stride, place, distances, distances, ahead}
       .run<false>(a.steps);
   for (int64_t t = 0; t < a.steps; t++)
-    weigh(a, t, frames, valid, place + t * distances, score + t * seen);
+    weigh(a, t, frames, valid, place + t * distances, score + t * seen, score + t * seen);
   Product<A>{score, seen, a.left, values, width, mixed, width, width, ahead}
       .template run<false>(a.steps);
   Product<A>{score + ring, seen, a.steps, qkv + 2 * model, across, mixed, width, width, ahead}
@@ -138,27 +139,29 @@ void convolve(int64_t rows, int64_t steps, int64_t width, int64_t kernel, const 
       const A *y = gated + (b * steps + t) * 2 * width;
       float *into = scratch + (past + t) * width;
       if (t < valid[b]) {
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) into[i] = up(y[i]) * sigmoid(up(y[width + i]));
+        sweep(width, [&](int64_t i, auto part) {
+          store(into + i, load(y + i, part) * sigmoid(load(y + width + i, part)), part);
+        });
       } else {
         std::memset(into, 0, width * sizeof(float));
       }
     }
     std::memcpy(mine, scratch + steps * width, past * width * sizeof(float));
     for (int64_t t = 0; t < steps; t++) {
-      std::memcpy(row, bias, width * sizeof(float));
-      for (int64_t k = 0; k < kernel; k++) {
-        const float *x = scratch + (t + k) * width, *tap = taps + k * width;
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) row[i] += x[i] * tap[i];
-      }
-      Moments m = moments(row, width);
+      const float *x = scratch + t * width;
+      sweep(width, [&](int64_t i, auto part) {
+        Lanes sum = load(bias + i, part);
+        for (int64_t k = i; k < kernel * width; k += width)
+          sum += load(x + k, part) * load(taps + k, part);
+        store(row + i, sum, part);
+      });
+      const Moments m = moments(row, width);
       A *into = out + (b * steps + t) * width;
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) {
-        float z = (row[i] - m.mean) * m.scale * weight[i] + shift[i];
-        into[i] = down<A>(z * sigmoid(z));
-      }
+      sweep(width, [&](int64_t i, auto part) {
+        const Lanes even = (load(row + i, part) - m.mean) * m.scale;
+        const Lanes z = even * load(weight + i, part) + load(shift + i, part);
+        store(into + i, z * sigmoid(z), part);
+      });
     }
   }
 }

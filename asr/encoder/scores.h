@@ -1,65 +1,14 @@
-// What both ways to attend share: numbers, registers, softmax, who sees whom.
+// What both ways to attend share: softmax, who sees whom, the ring.
 //
 // Does: scores of a frame -> weights; geometry of the ring and of the frames of a step.
 // Does not know: where scores come from.
 
 #pragma once
 #include <cmath>
-#include <cstdint>
-#include <cstring>
+
+#include "lanes.h"
 
 namespace {
-
-struct bf16 {
-  uint16_t bits;
-};
-
-inline float up(float x) { return x; }
-inline float up(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
-
-template <class A> inline A down(float x);
-template <> inline float down<float>(float x) { return x; }
-template <> inline bf16 down<bf16>(float x) {  // to the nearest, ties to even
-  uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
-
-// Cephes' expf: relative error below 2e-7 and no branches, so that loops around it are vectors.
-inline float exponential(float x) {
-  x = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;
-  float n = std::floor(x * 1.44269504f + 0.5f);
-  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  float y = p * r * r + r + 1.0f;
-  return y * __builtin_bit_cast(float, (int32_t(n) + 127) << 23);
-}
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
-// Sixteen floats: one AVX-512 register, or what the compiler makes of it elsewhere.
-constexpr int LANES = 16;
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
-
-inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-inline Lanes load(const float *x) {
-  Lanes lanes;
-  std::memcpy(&lanes, x, sizeof lanes);
-  return lanes;
-}
-
-inline Lanes load(const bf16 *x) {
-  typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
-  typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
-  Halves halves;
-  std::memcpy(&halves, x, sizeof halves);
-  return (Lanes)(__builtin_convertvector(halves, Words) << 16);
-}
 
 // Memory that is needed a few microseconds later, asked for line by line meanwhile.
 struct Ahead {
@@ -76,26 +25,6 @@ struct Ahead {
 
 constexpr float HIDDEN = -1e30f;
 
-// Over columns in whole registers; hidden ones weigh nothing.
-inline void softmax(float *score, int64_t columns) {
-  float largest = HIDDEN, total = 0;
-#pragma omp simd reduction(max : largest)
-  for (int64_t n = 0; n < columns; n++) largest = score[n] > largest ? score[n] : largest;
-#pragma omp simd reduction(+ : total)
-  for (int64_t n = 0; n < columns; n++) {
-    const float weight = exponential(score[n] - largest);
-    score[n] = score[n] > HIDDEN ? weight : 0.0f;
-    total += score[n];
-  }
-  const float share = total > 0 ? 1.0f / total : 0.0f;
-#pragma omp simd
-  for (int64_t n = 0; n < columns; n++) score[n] *= share;
-}
-
-inline void hide(float *score, int64_t from, int64_t until) {
-  for (int64_t n = from; n < until; n++) score[n] = HIDDEN;
-}
-
 struct Attention {
   // `zero` is the column of distance 0 in the table of positions, which has `stride` columns.
   int64_t rows, steps, heads, width, left, chunk, stride, zero;
@@ -105,33 +34,53 @@ struct Attention {
   int64_t seen() const { return ring() + padded(steps); }
   int64_t distances() const { return padded(left + steps - 1 + chunk); }
   int64_t scratch() const {
-    return 3 * steps * width + width * padded(steps) + steps * (seen() + distances());
+    // `weigh` reads up to a ring beyond the last scores.
+    return 3 * steps * width + width * padded(steps) + steps * (seen() + distances()) + ring();
   }
 };
 
-// Distances and visibility: scores of a frame become weights.
+// Distances, visibility, softmax: scores of a frame become weights; what is hidden weighs nothing.
+// Distances are read in whole registers, which begin up to a ring before `place` and end up to one
+// behind it; what is read there is not used. Scores lie before, other scratch behind.
+template <class A>
 void weigh(const Attention &a, int64_t t, int64_t frames, int64_t valid, const float *place,
-           float *score) {
-  const int64_t next = frames % a.left, reach = a.left / a.chunk, chunks = t / a.chunk;
-  const float *now = place + a.left + a.steps - 1 - t;  // distance 0
+           float *score, A *weight) {
+  const int next = frames % a.left, left = a.left, chunk = a.chunk, ring = a.ring();
+  const int reach = left / chunk, chunks = t / chunk, columns = a.seen();
+  const float *now = place + left + a.steps - 1 - t;  // distance 0
+  int back = (reach - chunks) * chunk;                // frames before the step that are seen
+  back = back < 0 ? 0 : back > frames ? int(frames) : back > left ? left : back;
+  Ints lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  Lanes most = Lanes{} + HIDDEN;
+  auto put = [&](int at, Lanes place, Ints is_seen) {
+    const Lanes sum = is_seen ? load(score + at) + place : Lanes{} + HIDDEN;
+    most = sum > most ? sum : most;
+    store(score + at, sum);
+  };
   // Ring row n < next lies next - n frames before this step, the others a ring further.
-  const float *near = now - next;
-#pragma omp simd
-  for (int64_t n = 0; n < next; n++) score[n] += near[n];
-#pragma omp simd
-  for (int64_t n = next; n < a.left; n++) score[n] += near[n - a.left];
-  float *fresh = score + a.ring();
-#pragma omp simd
-  for (int64_t n = 0; n < a.steps; n++) fresh[n] += now[n];
-  int64_t back = (reach - chunks) * a.chunk;  // frames before the step that are seen
-  back = back < 0 ? 0 : back > frames ? frames : back > a.left ? a.left : back;
-  hide(score, 0, next - back);
-  hide(score, next, back > next ? a.left + next - back : a.left);
-  hide(score, a.left, a.ring());
-  const int64_t end = (chunks + 1) * a.chunk;
-  hide(fresh, 0, (chunks - reach) * a.chunk);
-  hide(fresh, end < valid ? end : valid, padded(a.steps));
-  softmax(score, a.seen());
+  for (int at = 0; at < ring; at += LANES) {
+    const Ints n = lane + at, is_near = n < next;
+    const Ints first = is_near ? Ints{} + (next - back) : Ints{} + (left + next - back);
+    const float *near = now - next + at;
+    put(at, is_near ? load(near) : load(near - left), (n >= first) & (n < left));
+  }
+  const int from = (chunks - reach) * chunk, end = (chunks + 1) * chunk;
+  const int until = end < valid ? end : int(valid);
+  for (int at = ring; at < columns; at += LANES) {
+    const Ints n = lane + (at - ring);
+    put(at, load(now + at - ring), (n >= from) & (n < until));
+  }
+  const float top = largest(most);
+  Lanes sum = {};
+  for (int at = 0; at < columns; at += LANES) {
+    const Lanes x = load(score + at);
+    const Lanes y = x > HIDDEN ? exponential(x - top) : Lanes{};
+    sum += y;
+    store(score + at, y);
+  }
+  const float all = total(sum), share = all > 0 ? 1.0f / all : 0.0f;
+  for (int at = 0; at < columns; at += LANES) store(weight + at, load(score + at) * share);
 }
 
 // What one head of one row has: queries, keys and values of the step, and its ring.
