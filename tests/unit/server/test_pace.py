@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.pace import EASY, LEAST, Pace
+from server.pace import BACK, EASY, LEAST, Pace
 from server.worker.heart import BEAT_S
 
 LOOK_AHEAD, BUSY = 6, EASY + 0.1
@@ -50,6 +50,21 @@ def test_nobody_is_taken_while_chunks_come_late_and_lags_are_forgotten() -> None
     assert not pace.allows(1, 0.0)
     beats(pace, 5.0, 10)  # whoever was late is gone, and nobody speaks
     assert pace.allows(1, 0.0)
+
+
+def test_where_chunks_came_late_nobody_comes_near_for_a_while() -> None:
+    pace, streams = Pace(), 100
+    for _ in range(100):
+        pace.heard(LOOK_AHEAD, 0.5)
+    beats(pace, 1.0, streams)
+    assert not pace.allows(1, 0.0)
+    beats(pace, 9.0, streams // 2)
+    assert pace.allows(1, BUSY)
+    beats(pace, 0.1, round(BACK * streams) + 10)
+    assert not pace.allows(1, BUSY)
+    assert pace.allows(1, EASY)
+    beats(pace, 60.0, round(BACK * streams) + 10)
+    assert pace.allows(1, BUSY)
 
 
 def test_a_lag_is_late_by_the_chunk_of_its_own_class() -> None:
