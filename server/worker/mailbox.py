@@ -1,15 +1,19 @@
 """The host's end of a link: reads between two steps, writes at any time, and a heart's beats.
 
 Does: non-blocking reads of commands, buffered writes of reports, waiting when there is no work.
-What the socket does not take at once is written by a thread while the engine computes: a snapshot
-is many times what a socket holds, and the words behind it would wait a step for each part of it.
+A snapshot is many times what a socket holds, and words and audio behind it would wait a step for
+each part of it: while the engine computes one thread writes on, another empties a full socket.
 A beat may come from another thread; nothing else may.
 Does not know: engines, what commands mean.
 """
 
 import contextlib
+import fcntl
 import select
+import sys
+import termios
 import threading
+import time
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,7 +23,13 @@ from server.worker.loop import MailboxClosed
 _READ_BYTES = 256 * 1024
 _FLUSH_S = 2.0
 _LOOK_S = 0.5
-"""Until the thread looks whether it is to end though the gateway reads nothing."""
+"""Until the writing thread looks whether it is to end though the gateway reads nothing."""
+_AHEAD_S = 0.003
+"""How often the reading thread looks during a step; with each look a socket's content passes."""
+_FULL_BYTES = 64 * 1024
+"""So much in the socket is taken out during a step; less is left to the next turn."""
+_MOST_AHEAD_BYTES = 16 * 1024 * 1024
+"""Beyond it the gateway keeps what comes, and sees that it does."""
 
 
 class Peer(Protocol):
@@ -46,8 +56,14 @@ class SocketMailbox:
         self._changed = threading.Condition()
         """Of what is not sent."""
         self._is_over = False
-        self._writer = threading.Thread(target=self._write_on, name="reports", daemon=True)
-        self._writer.start()
+        self._ahead = bytearray()
+        """Read during a step."""
+        self._reading = threading.Lock()
+        self._computing = threading.Event()
+        threads = (("reports", self._write_on), ("commands", self._read_ahead))
+        self._threads = [threading.Thread(target=f, name=n, daemon=True) for n, f in threads]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +77,18 @@ class SocketMailbox:
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
-        self._writer.join()
+        self._computing.set()
+        for thread in self._threads:
+            thread.join()
         self._peer.close()
 
     def receive(self, *, may_wait: bool) -> list[link.Command]:
         """Return the commands that came."""
+        self._computing.clear()
         while True:
             commands = self._read()
             if commands or not may_wait:
+                self._computing.set()
                 return commands
             select.select([self._peer], [], [])
 
@@ -98,17 +118,34 @@ class SocketMailbox:
             self._changed.wait_for(lambda: not self._unsent or self._is_over, _FLUSH_S)
 
     def _read(self) -> list[link.Command]:
-        found = list[link.Command]()
-        while True:
-            try:
-                data = self._peer.recv(_READ_BYTES)
-            except BlockingIOError:
-                return found
-            except OSError:  # reset, or over a network no answer for too long
-                data = b""
-            if not data:
-                raise MailboxClosed
-            found += self._reader.feed(data)
+        """Return all that is there."""
+        with self._reading:
+            found, self._ahead = self._reader.feed(self._ahead), bytearray()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found += self._reader.feed(self._take())
+            return found
+
+    def _take(self) -> bytes:
+        """Return what the socket holds; raises BlockingIOError, MailboxClosed."""
+        try:
+            data = self._peer.recv(_READ_BYTES)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # reset, or over a network no answer for too long
+            raise MailboxClosed from error
+        if not data:
+            raise MailboxClosed
+        return data
+
+    def _read_ahead(self) -> None:
+        """Empty the socket when it is full during a step: the thread."""
+        while self._computing.wait() and not self._is_over:
+            if _waiting_bytes(self._peer) >= _FULL_BYTES and len(self._ahead) < _MOST_AHEAD_BYTES:
+                # the end of the link is for the host's own read to find
+                with self._reading, contextlib.suppress(BlockingIOError, MailboxClosed):
+                    self._ahead += self._take()
+            time.sleep(_AHEAD_S)
 
     def _write(self) -> None:
         """Write what the socket takes; the lock is held."""
@@ -137,3 +174,10 @@ class SocketMailbox:
                     self._is_over = True
                     self._changed.notify_all()
                     return
+
+
+def _waiting_bytes(peer: Peer) -> int:
+    """Return how much a socket holds for us."""
+    count = bytearray(4)
+    fcntl.ioctl(peer.fileno(), termios.FIONREAD, count)
+    return int.from_bytes(count, sys.byteorder)

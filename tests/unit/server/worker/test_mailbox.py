@@ -29,6 +29,25 @@ def test_a_snapshot_larger_than_the_socket_leaves_while_the_host_computes() -> N
         assert received(theirs, 2) == [link.Saved(1, 5, (SNAPSHOT,)), link.Opened(2)]
 
 
+def test_a_session_larger_than_the_socket_arrives_while_the_host_computes() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10.0)
+    moved = link.Audio(1, SNAPSHOT, 0.0)
+    with SocketMailbox(ours) as mailbox, theirs:
+        theirs.sendall(link.frame(link.Checkpoint(1)))
+        assert mailbox.receive(may_wait=True) == [link.Checkpoint(1)]
+        # the host is in a step now
+        theirs.sendall(link.frame(moved))
+        theirs.sendall(link.frame(link.Stop(2)))
+        found = list[link.Command]()
+        while len(found) < 2:
+            found += mailbox.receive(may_wait=True)
+        assert found == [moved, link.Stop(2)]
+        theirs.close()
+        with pytest.raises(MailboxClosed):
+            mailbox.receive(may_wait=False)
+
+
 def test_a_sign_of_life_waits_for_no_older_report() -> None:
     ours, theirs = socket.socketpair()
     with SocketMailbox(ours) as mailbox, theirs:
