@@ -168,6 +168,7 @@ class Stream:
         }
         features = FeatureStream.from_state(front_end, parts)
         stream = cls(features, look_ahead, state["mel"].clone(), frames, bool(is_finishing))
+        stream.due = PATIENT  # until something comes that is not
         stream.prompt, stream.decode_from = None if prompt < 0 else prompt, decode_from
         return stream
 

@@ -14,8 +14,6 @@ OVERDUE_S = 60
 """With so much of it a session does not wait behind others any more."""
 AIR_SILENCE_S = SETTLED_S + 5
 """Digital silence: once it is decoded the state has settled."""
-AIR_SETTLED_S = 90
-"""Of that silence nothing is decoded, but a new snapshot lets the client forget its audio."""
 
 
 def claim_of(ledger: Ledger) -> Claim | None:
@@ -23,7 +21,5 @@ def claim_of(ledger: Ledger) -> Claim | None:
     rate = ledger.opening.rate
     if ledger.unheard > OVERDUE_S * rate:
         return Claim.RETURN
-    silence_s = AIR_SETTLED_S if ledger.is_settled else AIR_SILENCE_S
-    if ledger.unheard > AIR_S * rate or ledger.hushed > silence_s * rate:
-        return Claim.AIR
-    return None
+    is_to_settle = not ledger.is_settled and ledger.hushed > AIR_SILENCE_S * rate
+    return Claim.AIR if is_to_settle or ledger.unheard > AIR_S * rate else None

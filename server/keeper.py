@@ -16,11 +16,11 @@ from typing import Protocol
 import msgspec
 
 from asr.events import Partial
-from server import ledger, tenant
+from server import ledger
 from server.gate import Gate, Outlets, Owner, from_entry
 from server.keys import Account
 from server.ledger import Happening, Ledger
-from server.lives import Lives
+from server.lives import Listener, Lives
 from server.manager import Manager
 from server.quota import Quota
 from server.session import Session
@@ -44,7 +44,7 @@ class About(msgspec.Struct, frozen=True, array_like=True):
     """The client's ``start`` as JSON."""
 
 
-class Holder(tenant.Listener, Protocol):
+class Holder(Listener, Protocol):
     """Who has a session: a connection, or nobody's place keeper."""
 
     def kept(self, at: int) -> None:
@@ -119,7 +119,7 @@ class Keeper:
     # ---- sessions
 
     def attach(
-        self, command: link.Open, listener: tenant.Listener, account: Account | None = None
+        self, command: link.Open, listener: Listener, account: Account | None = None
     ) -> None:
         """Serve a new session; raises OverCapacity, RateLimited."""
         if account is not None:
@@ -211,7 +211,7 @@ class Keeper:
             partials=books.shown(),
             session=session,
             start=msgspec.msgpack.decode(kept.about, type=About).start,
-            opening=books.opening,
+            opening=msgspec.structs.replace(books.opening, at=books.at),
             stopped=books.stopped,
         )
 
@@ -371,7 +371,7 @@ class Keeper:
         whole = ledger.kept_from(record, snapshot)
         if whole is None:
             whole = ledger.Kept(msgspec.msgpack.decode(kept.about, type=About).opening, ())
-        books = Ledger(whole.opening, whole.finals)
+        books = Ledger(whole.opening, whole.finals, hushed=whole.hushed)
         one = Tenant(books, holder, self._lives, is_begun=True)
         self._tenants[number] = one
         self._own(number, one, Owner(name, kept.epoch, len(kept.log)), holder)

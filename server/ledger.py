@@ -33,6 +33,8 @@ from server.worker import link
 
 SNAPSHOT_EVERY_S = 15
 """Audio between two snapshots; their number costs more than the replay of a little more."""
+TELL_EVERY_S = 60
+"""Settled silence between two words to a store about its length."""
 RING_S = 90
 """Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
 
@@ -114,12 +116,14 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     opening: link.Open
     """With the states; as of its sample ``at``."""
     finals: tuple[int, ...]
+    hushed: int = 0
+    """Samples of digital silence behind it that change no state."""
 
 
 class Ledger:
     """The books of one session."""
 
-    def __init__(self, opening: link.Open, finals: Sequence[int] = ()) -> None:
+    def __init__(self, opening: link.Open, finals: Sequence[int] = (), *, hushed: int = 0) -> None:
         self._opening = msgspec.structs.replace(opening, states=())
         """As of the first command that is kept."""
         states = opening.states or (link.State(),) * opening.channels
@@ -133,9 +137,12 @@ class Ledger:
         self._every = SNAPSHOT_EVERY_S * opening.rate
         self._held = self._silence = 0
         """Samples of audio in the journal; of digital silence behind it."""
-        self.is_settled = False
+        self.is_settled = bool(hushed)
         """Whether a state that has heard the silence is the one that has not."""
         self._is_lost = False
+        self.hush(hushed)
+        self._told_at = self.at
+        """Until here a store knows of the silence."""
 
     @property
     def channels(self) -> int:
@@ -214,6 +221,13 @@ class Ledger:
                 self._journal.append((at, command))
         self._held, self.is_settled = 0, True
 
+    def wants_telling(self) -> bool:
+        """Whether a store should hear how long a settled silence is by now; once each time."""
+        if not self.is_settled or self.at - self._told_at < TELL_EVERY_S * self._opening.rate:
+            return False
+        self._told_at = self.at
+        return True
+
     def wants_snapshot(self) -> bool:
         """Whether it is time to ask for one; once each time."""
         if self._is_lost or self.at - self._asked_at < self._every:
@@ -234,8 +248,10 @@ class Ledger:
             raise LedgerFull
         for channel in self._channels:
             channel.revive()
+        was_settled = self.is_settled
         self._spell_out()
-        self._asked_at = self.at
+        # records behind silence that is left out hold for those alone who left out as much
+        self._asked_at = self.at - (self._every if was_settled else 0)
         states = tuple(channel.state for channel in self._channels)
         replace_ = msgspec.structs.replace
         opening = replace_(self._opening, session=session, states=states, replay_until=self.at)
@@ -284,7 +300,7 @@ class Ledger:
             if not channel.state.is_closed:
                 channel.keep(link.State(snapshot=blob))
         self._spell_out()
-        self.saved_at = report.at
+        self.saved_at = self._told_at = report.at
         journal, self._journal = self._journal, deque()
         for at, command in journal:
             self._forget_or_keep(at, command)
@@ -300,7 +316,8 @@ class Ledger:
             states = tuple(msgspec.structs.replace(state, snapshot=None) for state in states)
         finals = tuple(channel.finals for channel in self._channels)
         opening = msgspec.structs.replace(self._opening, states=states)
-        return msgspec.msgpack.encode(Kept(opening, finals))
+        hushed = self._silence if self.is_settled else 0
+        return msgspec.msgpack.encode(Kept(opening, finals, hushed))
 
     def shown(self) -> list[tuple[int, Partial]]:
         """Return the partials that a client should see now."""
@@ -372,4 +389,4 @@ def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:
         new if new.is_closed else msgspec.structs.replace(new, snapshot=old.snapshot)
         for old, new in zip(whole.opening.states, small.opening.states, strict=True)
     )
-    return Kept(msgspec.structs.replace(whole.opening, states=states), small.finals)
+    return Kept(msgspec.structs.replace(whole.opening, states=states), small.finals, whole.hushed)

@@ -17,41 +17,31 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Protocol
 
 import msgspec
 
-from asr.events import Event, Progress
+from asr.events import Progress
 from asr.interface import PATIENT
 from server.airing import claim_of
 from server.gate import Gate
 from server.ledger import Happening, Ledger, LedgerFull
-from server.lives import LOST, MAX_DEATHS, NO_ROOM, POISON, SUSPECT_DEATHS, TRIAL_S, Lives
+from server.lives import (
+    LOST,
+    MAX_DEATHS,
+    NO_ROOM,
+    POISON,
+    RETURN_WITHIN_S,
+    SUSPECT_DEATHS,
+    TRIAL_S,
+    Listener,
+    Lives,
+)
 from server.lobby import Claim
 from server.stillness import Sound, Stillness
 from server.wire.errors import OverCapacity
 from server.worker import link
 
 logger = logging.getLogger(__name__)
-
-RETURN_WITHIN_S = 30.0
-"""A session that found no new place by then ends."""
-
-
-class Listener(Protocol):
-    """What a session hears."""
-
-    def opened(self) -> None:
-        """Go on: its slots are taken."""
-        ...
-
-    def happened(self, channel: int, event: Event) -> None:
-        """Take an event of one channel."""
-        ...
-
-    def failed(self, code: link.FailureCode, message: str) -> None:
-        """End: it cannot go on."""
-        ...
 
 
 class _State(Enum):
@@ -359,6 +349,8 @@ class Tenant:
             self.ledger.note(command)
         if self.ledger.at > before:
             self._say_heard_soon()
+        if self.gate is not None and self.ledger.wants_telling():
+            self.gate.snapshot(self.ledger.at, self.ledger.kept(with_snapshots=True))
         if claim := claim_of(self.ledger):
             self._return_with(claim)
 

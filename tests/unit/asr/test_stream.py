@@ -76,3 +76,16 @@ def test_a_live_stream_that_hears_what_may_wait_is_still_due() -> None:
     one.feed(np.zeros(16_000, np.float32), 5.0)
     one.feed(np.zeros(16_000, np.float32), PATIENT)
     assert one.due == pytest.approx(5.0 + CHUNK_S)
+
+
+def test_what_a_snapshot_had_not_decoded_waits_with_what_comes_behind_it() -> None:
+    one = stream()
+    one.feed(np.zeros(16_000, np.float32), 5.0)
+    assert one.chunks_ready()
+    front_end = FrontEnd(torch.hann_window(400, periodic=False), torch.rand(80, 257))
+    moved = Stream.from_state(front_end, one.state())
+    assert moved.chunks_ready()
+    moved.feed(np.zeros(16_000, np.float32), PATIENT)
+    assert moved.due == PATIENT
+    moved.feed(np.zeros(160, np.float32), 9.0)
+    assert moved.due == pytest.approx(9.0 + CHUNK_S)

@@ -357,7 +357,7 @@ async def test_a_killed_worker_takes_nothing_from_sessions_at_rest() -> None:
     assert set(client.notes) == {"opened"}
 
 
-@pytest.mark.parametrize("seconds", [4.0, 70.0])
+@pytest.mark.parametrize("seconds", [4.0, 70.0, 300.0])
 async def test_a_session_at_rest_goes_on_in_another_gateway(seconds: float) -> None:
     audio = np.concatenate([said("turn on"), zeros(seconds), said("thank you"), zeros(3)])
     expected = (await undisturbed(audio)).finals()
