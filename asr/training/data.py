@@ -92,7 +92,8 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
             data = (folder / row["audio_filepath"]).read_bytes()
         samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
         words = _plain(row["text"]).split()
-        if rate != RATE or samples.ndim != 1 or not words:
+        is_spelled = words or not row["text"].strip()  # an empty text: nobody speaks
+        if rate != RATE or samples.ndim != 1 or not is_spelled:
             continue
         times = row.get("words")
         name = row.get("source", source.manifest.stem) if source.split == "dev" else ""
@@ -117,7 +118,7 @@ def _plain(text: str) -> str:
 def _train_tokenizer(
     config: DataConfig, clips: list[dict[str, object]], out: Path, *, vocabulary: int
 ) -> None:
-    sentences = [" ".join(c["words"]) for c in clips if c["split"] != "dev"]  # type: ignore[arg-type]
+    sentences = [" ".join(c["words"]) for c in clips if c["words"] and c["split"] != "dev"]  # type: ignore[arg-type]
     for path in config.texts:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             sentences += [

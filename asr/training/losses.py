@@ -34,7 +34,7 @@ def ctc(logits: Tensor, frames: Tensor, labels: Labels) -> Tensor:
         logp, labels.ids, frames, labels.lengths,
         blank=logits.shape[-1] - 1, reduction="sum", zero_infinity=True,
     )  # fmt: skip
-    return total / labels.lengths.sum()
+    return total / labels.lengths.sum().clamp_min(1)
 
 
 def frame_cross_entropy(logits: Tensor, targets: Tensor, blank_weight: float = 0.3) -> Tensor:
@@ -58,7 +58,7 @@ def agreement(logits: Tensor, frames: Tensor, labels: Labels) -> Tensor:
     other = logp.detach().roll(len(logp) // 2, 0)
     apart = F.kl_div(logp, other, reduction="none", log_target=True).sum(-1)
     inside = torch.arange(logp.shape[1], device=logp.device) < frames[:, None]
-    return (apart * inside).sum() / labels.lengths.sum()
+    return (apart * inside).sum() / labels.lengths.sum().clamp_min(1)
 
 
 def likeness(states: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def rnnt(
     ``encoded`` [B, T, J] and ``predicted`` [B, U + 1, J] are both sides already projected.
     """
     total = rnnt_each(encoded, predicted, out, frames, labels).sum()
-    return total / labels.lengths.sum()
+    return total / labels.lengths.sum().clamp_min(1)
 
 
 def rnnt_each(

@@ -36,6 +36,8 @@ def _write(folder: Path, name: str, count: int, rng: random.Random) -> None:
         rows.append(
             {"audio_filepath": file, "text": " ".join(words), "words": times, "source": name}
         )
+    soundfile.write(folder / f"{name}-nobody.wav", np.zeros(RATE), RATE, subtype="PCM_16")
+    rows.append({"audio_filepath": f"{name}-nobody.wav", "text": "", "source": name})
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 

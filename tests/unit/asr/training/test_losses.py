@@ -79,6 +79,16 @@ def test_ctc_is_near_zero_when_the_logits_spell_the_labels() -> None:
     assert float(losses.ctc(logits, torch.tensor([6]), labels)) < 1e-3
 
 
+def test_a_batch_in_which_nobody_speaks_is_drawn_to_say_nothing() -> None:
+    logits = torch.zeros(2, 5, PIECES + 1, requires_grad=True)
+    labels = Labels(torch.zeros(2, 0, dtype=torch.long), torch.tensor([0, 0]))
+    loss = losses.ctc(logits, torch.tensor([5, 3]), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad[..., -1].sum() < 0
+
+
 def test_frames_without_a_target_do_not_count() -> None:
     logits = torch.randn(1, 3, 4)
     some = torch.tensor([[1, -100, 3]])

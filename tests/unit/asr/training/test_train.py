@@ -56,6 +56,11 @@ def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
         assert {"model_config.yaml", "model_weights.ckpt"} <= set(tar.getnames())
 
 
+def test_clips_in_which_nobody_speaks_are_kept(trained: Path) -> None:
+    rows = [json.loads(line) for line in (trained / "index.jsonl").read_text().splitlines()]
+    assert sum(not row["words"] for row in rows) == 2
+
+
 def test_a_run_goes_on_from_its_checkpoint_and_does_not_overwrite_one_unasked(
     tiny_config: Path, tmp_path: Path
 ) -> None:
