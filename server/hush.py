@@ -28,6 +28,8 @@ def spelled(
 
     ``is_settled``: the state behind which it comes has settled already.
     """
+    if not samples:
+        return  # and there may be no silence in this encoding
     heard = 0 if is_settled else min(samples, SETTLED_S * opening.rate)
     skipped = skippable(samples - heard, opening)
     yield from _zeros(heard, opening)

@@ -307,3 +307,11 @@ def test_a_gap_that_the_client_tells_does_not_fill_what_is_kept() -> None:
     ledger.note(link.Gap(1, 2 * RING_S * RATE))
     ledger.note(audio(80))
     assert rest_of(ledger) == [2 * RING_S * RATE, 80]
+
+
+@pytest.mark.parametrize("encoding", ["pcm_s16le", "pcm_f32le", "mulaw", "alaw"])
+def test_a_session_in_any_encoding_may_hear_no_silence_at_all(encoding: link.Encoding) -> None:
+    ledger = Ledger(msgspec.structs.replace(opening(), encoding=encoding))
+    ledger.note(link.Audio(1, b"\x01" * 640, 0.0))
+    assert ledger.saved(link.Saved(1, ledger.at, (b"s",)))
+    assert back(ledger)[1] == []
