@@ -20,7 +20,8 @@ from server import ledger
 from server.gate import Gate, Outlets, Owner, from_entry
 from server.keys import Account
 from server.ledger import Happening, Ledger
-from server.lives import Listener, Lives
+from server.listener import Listener
+from server.lives import Lives
 from server.manager import Manager
 from server.quota import Quota
 from server.session import Session

@@ -1,7 +1,6 @@
 """What the sessions of one gateway share: numbers, and trials of those whose workers died.
 
-Does: name sessions on the link, one number for each stay on a worker; try suspects one by one;
-what a session hears, and the sentences with which it ends that found no place.
+Does: name sessions on the link, one number for each stay on a worker; try suspects one by one.
 Does not know: what a session is.
 """
 
@@ -12,37 +11,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from asr.events import Event
 from server.manager import Manager
-from server.worker import link
 
-LOST = "the engine process that served this session ended; start a new session"
-NO_ROOM = "somebody speaks again, and no slot became free in time; start a new session"
-POISON = "this session ended engine processes again and again; it is not served any more"
-RETURN_WITHIN_S = 30.0
-"""A session that found no new place by then ends."""
 SUSPECT_DEATHS = 2
 """Workers that died under a session without progress in between: it is tried alone from now on."""
 MAX_DEATHS = 6
 """Of such a session in company; one on trial has its worker's death to itself."""
 TRIAL_S = 5.0
 """A session on trial that neither killed its worker nor went on makes room for the next."""
-
-
-class Listener(Protocol):
-    """What a session hears."""
-
-    def opened(self) -> None:
-        """Go on: its slots are taken."""
-        ...
-
-    def happened(self, channel: int, event: Event) -> None:
-        """Take an event of one channel."""
-        ...
-
-    def failed(self, code: link.FailureCode, message: str) -> None:
-        """End: it cannot go on."""
-        ...
 
 
 class Suspect(Protocol):

@@ -77,7 +77,7 @@ class House:
 
 
 class Talk:
-    """Carries one adapter over one line (server.lives.Listener of the session under way)."""
+    """Carries one adapter over one line (server.listener.Listener of the session under way)."""
 
     def __init__(
         self, adapter: Adapter, line: Line, house: House, account: Account | None = None

@@ -25,23 +25,17 @@ from asr.interface import PATIENT
 from server.airing import claim_of
 from server.gate import Gate
 from server.ledger import Happening, Ledger, LedgerFull
-from server.lives import (
-    LOST,
-    MAX_DEATHS,
-    NO_ROOM,
-    POISON,
-    RETURN_WITHIN_S,
-    SUSPECT_DEATHS,
-    TRIAL_S,
-    Listener,
-    Lives,
-)
+from server.listener import LOST, NO_ROOM, POISON, Listener
+from server.lives import MAX_DEATHS, SUSPECT_DEATHS, TRIAL_S, Lives
 from server.lobby import Claim
 from server.stillness import Sound, Stillness
 from server.wire.errors import OverCapacity
 from server.worker import link
 
 logger = logging.getLogger(__name__)
+
+RETURN_WITHIN_S = 30.0
+"""A session that found no new place by then ends."""
 
 
 class _State(Enum):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from asr.events import Event, Final, Finalized, Partial, Stopped, TurnEnd, TurnStart
 from asr.scripted import silence, utter
-from server.lives import LOST, MAX_DEATHS, POISON, SUSPECT_DEATHS
+from server.listener import LOST, POISON
+from server.lives import MAX_DEATHS, SUSPECT_DEATHS
 from server.store.base import Outcome, StoreUnavailable
 from server.store.memory import MemoryStore
 from server.wire.errors import OverCapacity

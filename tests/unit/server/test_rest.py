@@ -13,7 +13,7 @@ from asr.events import Final, Finalized, Progress, Stopped
 from asr.interface import PATIENT, Samples
 from asr.scripted import silence, utter
 from server.airing import AIR_S
-from server.lives import NO_ROOM
+from server.listener import NO_ROOM
 from server.wire.errors import OverCapacity
 from server.worker import link
 from tests.unit.server.house import Client, House, opening
