@@ -70,11 +70,16 @@ class _Session:
     stopped: set[int] = field(default_factory=set)
     held: deque[link.Command] = field(default_factory=deque)
     """What waits until the audio before it is decoded: in a replay, and behind a backlog."""
+    has_patience: bool = False
+    """Whether some of that may wait for others too."""
 
     def hold(self, command: link.Command) -> None:
         """Let a command wait; audio that may wait for others is due with what comes behind it."""
         is_due = isinstance(command, link.Audio | link.Finalize | link.Stop)
-        if is_due and not _is_patient(command) and any(map(_is_patient, self.held)):
+        if _is_patient(command):
+            self.has_patience = True
+        elif is_due and self.has_patience:
+            self.has_patience = False
             sent = command.sent if isinstance(command, link.Audio) else 0.0
             self.held = deque(
                 msgspec.structs.replace(one, sent=sent) if isinstance(one, link.Audio) else one
