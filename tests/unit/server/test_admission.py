@@ -77,7 +77,7 @@ async def test_sessions_are_refused_when_one_more_would_make_the_others_late() -
     house = await costly()
     served = await fill(house)
     costs = house.manager._places[0].costs
-    assert costs.line(1) == pytest.approx((0.010, 0.002), rel=0.1)
+    assert costs.line(1) == pytest.approx((0.010, 0.002), rel=0.2)  # the prior pulls a little
     assert costs.allows({1: served})
     assert not costs.allows({1: served + 1})
     assert 40 < served < 70  # the engine is busy all the time with 80
