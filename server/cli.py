@@ -266,7 +266,9 @@ def train(config: Path, *, out: Path, resume: bool) -> int:
         raise CliError(str(error)) from error
 
 
-def train_lm(texts: Sequence[Path], model: str, out: Path, *, order: int) -> dict[str, Any]:
+def train_lm(
+    texts: Sequence[Path], model: str, out: Path, *, order: int, most: int | None = None
+) -> dict[str, Any]:
     """Make a language model of text files for the vocabulary of a checkpoint."""
     from asr.checkpoint import DEFAULT_MODEL, CheckpointError, load_checkpoint
     from asr.decoder.counting import encode_lines, estimate, read_lines
@@ -278,7 +280,7 @@ def train_lm(texts: Sequence[Path], model: str, out: Path, *, order: int) -> dic
         raise CliError(str(error)) from error
     if not sentences:
         raise CliError("no line of the texts can be spelled in the vocabulary of the model")
-    lm = estimate(sentences, len(tokenizer.pieces), order=order)
+    lm = estimate(sentences, len(tokenizer.pieces), order=order, most=most)
     lm.save(out, tokenizer.pieces, ", ".join(path.name for path in texts))
     return {
         "file": str(out),

@@ -25,12 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--model", default="", metavar="PATH|NAME", help="whose vocabulary")
     parser.add_argument("--order", type=int, choices=range(2, 9), default=6, metavar="2-8")
+    parser.add_argument(
+        "--most",
+        type=int,
+        metavar="N",
+        help="most n-grams (about 8 bytes each): those that the texts miss least are left out",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Count, estimate, write the file."""
     with engine_side() as side:
-        made = side.train_lm(args.texts, args.model, args.out, order=args.order)
+        made = side.train_lm(args.texts, args.model, args.out, order=args.order, most=args.most)
     size = made["bytes"] / 1e6
     sys.stdout.write(f"{made['file']}: {made['ngrams']} n-grams of {made['sentences']} sentences, ")
     sys.stdout.write(f"{size:.1f} MB\n")

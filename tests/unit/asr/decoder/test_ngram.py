@@ -38,6 +38,41 @@ def test_probabilities_sum_to_one_behind_every_history(
     assert int(following.max()) < model.nodes
 
 
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.integers(2, 4), st.integers(0, 40))
+def test_what_is_left_of_a_model_is_a_distribution_of_the_size_asked_for(
+    corpus: list[list[int]], order: int, most: int
+) -> None:
+    model = estimate(corpus, VOCABULARY, order=order, cutoffs=(1, 1, 1, 1), most=most)
+    assert model.nodes <= max(most, VOCABULARY + 2)  # root, single labels and the start
+    log_prob, _ = model.look(all_states(model))
+    torch.testing.assert_close(
+        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=5 * CODING, rtol=0
+    )
+
+
+def test_n_grams_that_the_text_needs_stay_before_those_that_are_often_said() -> None:
+    """Behind 0 comes 1 whatever was before; 3 comes only behind 2, 1."""
+    corpus = [[0, 1, 0], [1, 0, 1], [3, 0, 1], [0, 1, 3]] * 40 + [[2, 1, 3, 2, 1, 3]] * 10
+    whole = estimate(corpus, VOCABULARY, order=3, cutoffs=(1, 1, 1))
+    rare = estimate(corpus, VOCABULARY, order=3, cutoffs=(1, 60, 60))
+    left = estimate(corpus, VOCABULARY, order=3, cutoffs=(1, 1, 1), most=rare.nodes)
+    assert left.nodes <= rare.nodes < whole.nodes
+    assert cost(whole, corpus) < cost(left, corpus) < cost(rare, corpus)
+
+
+def cost(model: NgramModel, corpus: list[list[int]]) -> float:
+    """Nats for a text."""
+    nats = 0.0
+    for sentence in corpus:
+        state = model.start
+        for piece in sentence:
+            log_prob, following = model.look(torch.tensor([state]))
+            nats -= float(log_prob[0, piece])
+            state = int(following[0, piece])
+    return nats
+
+
 @settings(max_examples=30, deadline=None)
 @given(corpora, st.lists(st.integers(0, VOCABULARY - 1), max_size=8))
 def test_many_streams_look_together_as_one_walks_alone(
