@@ -55,7 +55,12 @@ def coded(nats: Tensor) -> Tensor:
 
 
 class NgramModel:
-    """The tables, and what is derived from them when they are read."""
+    """The tables, and what is derived from them when they are read.
+
+    Rows of 32-bit words, so that one is a cache line: ``child`` [nodes, 3]: label, next state, log
+    probability; ``state`` [nodes with children, 4]: first child, number of children, suffix,
+    back-off. Reals keep their bits.
+    """
 
     def __init__(self, tables: NgramTables) -> None:
         self.tables = tables
@@ -69,97 +74,92 @@ class NgramModel:
         fits = len(parent) == nodes == len(tables.log_prob) and inner == len(tables.back_off)
         if not fits or nodes <= width or int(children[0]) != width:
             raise BadNgram("the tables of the language model do not fit together")
-        self._key = parent * width + label  # ascending
-        self._key[0] = -1
-        self._suffix = torch.zeros(nodes, dtype=torch.long)
+        key = parent * width + label  # ascending
+        key[0] = -1
+        suffix = torch.zeros(nodes, dtype=torch.long)
         start, end = 1, 1 + width
         while end < nodes:  # level by level: a suffix is one level higher
             start, end = end, int(begin[end - 1] + children[end - 1])
-            wanted = self._suffix[parent[start:end]] * width + label[start:end]
-            suffix = torch.searchsorted(self._key, wanted)
-            if end <= start or not torch.equal(self._key[suffix], wanted):
+            wanted = suffix[parent[start:end]] * width + label[start:end]
+            found = torch.searchsorted(key, wanted)
+            if end <= start or not torch.equal(key[found], wanted):
                 raise BadNgram("the tables of the language model do not fit together")
-            self._suffix[start:end] = suffix
-        self._label, self._parent, self._begin = label, parent, begin
-        self._count = children.clone()
-        self._count[0] = 0  # the root's children are the dense first row
-        self._log_prob = tables.log_prob.float() / STEPS_PER_NAT
-        self._back_off = tables.back_off.float() / STEPS_PER_NAT
+            suffix[start:end] = found
         # A node that nothing follows is left for its longest suffix that something does.
         state = torch.arange(nodes)
         for _ in range(tables.order):
             is_dead = (state >= inner) | (children[state.clamp(max=inner - 1)] == 0)
-            state = torch.where(is_dead, self._suffix[state], state)
-        self._state_of = state
+            state = torch.where(is_dead, suffix[state], state)
+        children[0] = 0  # the root's children are the dense first row
+        log_prob, back_off = tables.log_prob.float(), tables.back_off.float()
+        self._child = _in_rows(label, state, log_prob / STEPS_PER_NAT)
+        self._state = _in_rows(begin, children, suffix[:inner], back_off / STEPS_PER_NAT)
+        self._begin = self._state[1:, 0].contiguous()
         self.start = int(state[width])
 
     def to(self, device: torch.device) -> "NgramModel":
         """Move the tables to a device."""
-        for name in ("_key", "_suffix", "_label", "_parent", "_begin", "_count", "_state_of"):
+        for name in ("_child", "_state", "_begin"):
             setattr(self, name, getattr(self, name).to(device))
-        self._log_prob, self._back_off = self._log_prob.to(device), self._back_off.to(device)
         return self
 
     @property
     def nodes(self) -> int:
         """N-grams of all lengths."""
-        return len(self._label)
+        return len(self._child)
 
     def look(self, states_N: Tensor) -> tuple[Tensor, Tensor]:
         """Return log probability and next state of every piece [N, V] behind each state."""
-        chain = [states_N]
+        chain = [self._state[states_N]]
         for _ in range(self._order - 2):
-            chain.append(self._suffix[chain[-1]])
+            chain.append(self._state[chain[-1][:, 2]])
         rows, v = len(states_N), self._vocabulary
         # A spare column takes what pads the rows with fewer children.
-        log_prob = self._log_prob[1 : v + 2].repeat(rows, 1)
-        following = self._state_of[1 : v + 2].repeat(rows, 1)
+        _, following, log_prob = _columns(self._child[1 : v + 2])
+        log_prob, following = log_prob.repeat(rows, 1), following.repeat(rows, 1)
         for states in reversed(chain):
-            log_prob = log_prob + self._back_off[states][:, None]
-            count = self._count[states]
+            begin, count, _, back_off = _columns(states)
+            log_prob = log_prob + back_off[:, None]
             widest = int(count.max())
             if not widest:
                 continue
             step = torch.arange(widest, device=count.device)
             is_child = step < count[:, None]
-            child = torch.where(is_child, self._begin[states][:, None] + step, 0)
-            label = torch.where(is_child, self._label[child], v)
-            log_prob = log_prob.scatter(1, label, self._log_prob[child])
-            following = following.scatter(1, label, self._state_of[child])
+            label, after, p = _columns(self._child[torch.where(is_child, begin[:, None] + step, 0)])
+            label = torch.where(is_child, label, v)
+            log_prob = log_prob.scatter(1, label, p)
+            following = following.scatter(1, label, after)
         return log_prob[:, :-1], following[:, :-1]
 
     def packed(self) -> dict[str, Tensor]:
-        """Return what ``look`` reads in rows of 32-bit words, so that a row is one cache line.
-
-        ``child`` [nodes, 3]: label, next state, log probability; ``state`` [inner nodes, 4]: first
-        child, number of children, suffix, back-off. Reals keep their bits.
-        """
-        inner = len(self._back_off)
-        child = (self._label, self._state_of, self._log_prob)
-        state = (self._begin, self._count, self._suffix[:inner], self._back_off)
-        return {"child": _in_rows(child), "state": _in_rows(state)}
+        """Return the rows that ``look`` reads."""
+        return {"child": self._child, "state": self._state}
 
     def path(self, state: int) -> list[int]:
         """Return the labels that lead to a state; the start of a stream is the label V."""
         labels = []
         while state:
-            labels.append(int(self._label[state]))
-            state = int(self._parent[state])
+            labels.append(int(self._child[state, 0]))
+            state = int(torch.searchsorted(self._begin, state, right=True))
         return labels[::-1]
 
     def follow(self, labels: Sequence[int]) -> int:
         """Return the state behind these labels; no more of them count than a state can hold."""
         state = 0
         for label in labels[1 - self._order :]:
-            while (child := self._child(state, label)) == 0 and state:
-                state = int(self._suffix[state])
-            state = int(self._state_of[child])
+            while (child := self._find(state, label)) == 0 and state:
+                state = int(self._state[state, 2])
+            state = int(self._child[child, 1])
         return state
 
-    def _child(self, state: int, label: int) -> int:
-        wanted = state * (self._vocabulary + 1) + label
-        found = int(torch.searchsorted(self._key, wanted))
-        return found if found < len(self._key) and int(self._key[found]) == wanted else 0
+    def _find(self, state: int, label: int) -> int:
+        """Return the child of a state, or 0."""
+        if not state:
+            return label + 1
+        begin, count = self._state[state, :2].tolist()
+        row = self._child[begin : begin + count, 0].contiguous()
+        place = int(torch.searchsorted(row, label))
+        return begin + place if place < count and int(row[place]) == label else 0
 
     def save(self, path: Path, pieces: Iterable[str], about: str) -> None:
         """Write a safetensors file."""
@@ -170,9 +170,15 @@ class NgramModel:
         save_file(tensors, path, metadata=head)
 
 
-def _in_rows(columns: Iterable[Tensor]) -> Tensor:
+def _in_rows(*columns: Tensor) -> Tensor:
     words = [c.view(torch.int32) if c.is_floating_point() else c.int() for c in columns]
-    return torch.stack(words, 1).contiguous()
+    return torch.stack(words, 1)
+
+
+def _columns(rows: Tensor) -> list[Tensor]:
+    """Return the columns of rows [..., C], the last one as the reals that it holds."""
+    *whole, last = rows.unbind(-1)
+    return [*(column.long() for column in whole), last.view(torch.float32)]
 
 
 _TENSORS = ("label", "log_prob", "back_off", "children")
