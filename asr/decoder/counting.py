@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr.decoder.ngram import NgramModel, NgramTables, coded
+from asr.decoder.ngram import NgramModel, NgramTables, coded, small
 from asr.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
@@ -197,13 +197,13 @@ def _tables(levels: list[_Level], fit: _Fit, vocabulary: int) -> NgramTables:
         number = np.bincount(level.parent[keep], minlength=len(parents_kept))
         children.append(number[parents_kept])
         parents_kept = keep
-    back_offs[0][:] = 0.0  # nothing is behind single labels
-    small = torch.int16 if vocabulary < 2**15 - 1 else torch.int32
+    singles = vocabulary + 2  # and the root, all of which are known
+    numbers = torch.from_numpy(np.concatenate(children))[1:]
     return NgramTables(
         vocabulary=vocabulary,
         order=len(levels),
-        label=torch.from_numpy(np.concatenate(labels)).to(small),
-        log_prob=coded(torch.from_numpy(np.concatenate(log_probs))),
-        back_off=coded(torch.from_numpy(np.concatenate(back_offs))),
-        children=torch.from_numpy(np.concatenate(children)).to(small),
+        label=small(torch.from_numpy(np.concatenate(labels))[singles:]),
+        log_prob=coded(torch.from_numpy(np.concatenate(log_probs))[1:]),
+        children=small(numbers),
+        back_off=coded(torch.from_numpy(np.concatenate(back_offs))[1:][numbers > 0]),
     )

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from asr.interface import EngineError
 
-FORMAT = "rivulet-ngram-1"
-STEPS_PER_NAT = 2048
-"""Log probabilities are stored as int16 in these steps: down to -16 nats."""
-FLOOR = -15.9
+FORMAT = "rivulet-ngram-2"
+STEPS_PER_NAT = 16
+"""Log probabilities are stored as a byte in these steps: down to -15.9 nats."""
 
 
 class BadNgram(EngineError):
@@ -31,17 +30,21 @@ class BadNgram(EngineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NgramTables:
-    """What a file holds; node 0 is the root, nodes 1 .. V + 1 are single labels (V: the start)."""
+    """What a file holds; node 0 is the root, nodes 1 .. V + 1 are single labels (V: the start).
+
+    Labels and numbers are bytes where they fit: an n-gram takes three to four bytes.
+    """
 
     vocabulary: int
     order: int
     label: Tensor
+    """Of the nodes behind the single labels."""
     log_prob: Tensor
-    """int16, nats times STEPS_PER_NAT."""
-    back_off: Tensor
-    """The same, of the nodes that are shorter than ``order``, which come first."""
+    """Of all nodes but the root: uint8, nats times -STEPS_PER_NAT."""
     children: Tensor
-    """Children of each of those nodes."""
+    """How many, of the nodes but the root that are shorter than ``order``, which come first."""
+    back_off: Tensor
+    """Of those that have children; as ``log_prob``."""
 
 
 def digest(pieces: Iterable[str]) -> str:
@@ -51,55 +54,51 @@ def digest(pieces: Iterable[str]) -> str:
 
 def coded(nats: Tensor) -> Tensor:
     """Return log probabilities as a file has them."""
-    return (nats.clamp(FLOOR, -FLOOR) * STEPS_PER_NAT).round().to(torch.int16)
+    return (nats * -STEPS_PER_NAT).round().clamp(0, 255).to(torch.uint8)
+
+
+def small(numbers: Tensor) -> Tensor:
+    """Return whole numbers in the fewest bytes that hold them."""
+    most = int(numbers.max()) if len(numbers) else 0
+    return numbers.to(torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32)
 
 
 class NgramModel:
     """The tables, and what is derived from them when they are read.
 
     Rows of 32-bit words, so that one is a cache line: ``child`` [nodes, 3]: label, next state, log
-    probability; ``state`` [nodes with children, 4]: first child, number of children, suffix,
-    back-off. Reals keep their bits.
+    probability; ``state`` [nodes with children, 4]: first child, number of children, state of the
+    longest end that has children, back-off. Reals keep their bits.
     """
 
     def __init__(self, tables: NgramTables) -> None:
         self.tables = tables
         self._vocabulary, self._order = tables.vocabulary, tables.order
-        width, nodes = tables.vocabulary + 1, len(tables.label)
-        label, children = tables.label.long(), tables.children.long()
-        inner = len(children)
-        begin = 1 + children.cumsum(0) - children
-        parents = torch.repeat_interleave(torch.arange(inner), children)
-        parent = torch.cat([torch.zeros(1, dtype=torch.long), parents])
-        fits = len(parent) == nodes == len(tables.log_prob) and inner == len(tables.back_off)
-        if not fits or nodes <= width or int(children[0]) != width:
+        width = tables.vocabulary + 1
+        label = torch.cat([torch.zeros(1), torch.arange(width), tables.label]).long()
+        children = torch.cat([torch.tensor([width]), tables.children])
+        nodes, has_children = len(label), children > 0
+        states = has_children.nonzero()[:, 0]
+        fits = nodes == int(children.sum()) + 1 == len(tables.log_prob) + 1
+        if not fits or len(states) != len(tables.back_off) + 1:
             raise BadNgram("the tables of the language model do not fit together")
-        key = parent * width + label  # ascending
-        key[0] = -1
-        suffix = torch.zeros(nodes, dtype=torch.long)
-        start, end = 1, 1 + width
-        while end < nodes:  # level by level: a suffix is one level higher
-            start, end = end, int(begin[end - 1] + children[end - 1])
-            wanted = suffix[parent[start:end]] * width + label[start:end]
-            found = torch.searchsorted(key, wanted)
-            if end <= start or not torch.equal(key[found], wanted):
-                raise BadNgram("the tables of the language model do not fit together")
-            suffix[start:end] = found
-        # A node that nothing follows is left for its longest suffix that something does.
-        state = torch.arange(nodes)
-        for _ in range(tables.order):
-            is_dead = (state >= inner) | (children[state.clamp(max=inner - 1)] == 0)
-            state = torch.where(is_dead, suffix[state], state)
-        children[0] = 0  # the root's children are the dense first row
-        log_prob, back_off = tables.log_prob.float(), tables.back_off.float()
-        self._child = _in_rows(label, state, log_prob / STEPS_PER_NAT)
-        self._state = _in_rows(begin, children, suffix[:inner], back_off / STEPS_PER_NAT)
-        self._begin = self._state[1:, 0].contiguous()
-        self.start = int(state[width])
+        number = torch.zeros(nodes, dtype=torch.long)  # of states; of others, 0: the root
+        number[states] = torch.arange(len(states))
+        shorter = _follow_ends(label, children, number)
+        none, step = torch.zeros(1), -STEPS_PER_NAT
+        log_prob = torch.cat([none, tables.log_prob / step])
+        back_off = torch.cat([none, tables.back_off / step])
+        begin = (1 + children.cumsum(0) - children)[states]
+        count = children[states]
+        count[0] = 0  # the root's children are the dense first row
+        self._child = _in_rows(label, number, log_prob)
+        self._state = _in_rows(begin, count, shorter[states], back_off)
+        self._node, self._begin = states.int(), begin.int()
+        self.start = int(self._child[width, 1])
 
     def to(self, device: torch.device) -> "NgramModel":
         """Move the tables to a device."""
-        for name in ("_child", "_state", "_begin"):
+        for name in ("_child", "_state", "_begin", "_node"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
@@ -139,8 +138,9 @@ class NgramModel:
         """Return the labels that lead to a state; the start of a stream is the label V."""
         labels = []
         while state:
-            labels.append(int(self._child[state, 0]))
-            state = int(torch.searchsorted(self._begin, state, right=True))
+            node = int(self._node[state])
+            labels.append(int(self._child[node, 0]))
+            state = int(torch.searchsorted(self._begin, node, right=True)) - 1
         return labels[::-1]
 
     def follow(self, labels: Sequence[int]) -> int:
@@ -170,6 +170,31 @@ class NgramModel:
         save_file(tensors, path, metadata=head)
 
 
+def _follow_ends(label: Tensor, children: Tensor, number: Tensor) -> Tensor:
+    """Return the state of each n-gram without its first label; give those that are none one.
+
+    An n-gram without its first label is one level higher. Where nothing follows it, the longest
+    end of it that something follows is its state.
+    """
+    ends, shorter = torch.zeros_like(label), torch.zeros_like(label)
+    start, stop = 1, 1 + int(children[0])
+    width, key = stop - start, torch.arange(stop - start)  # (context, label) of a level, ascending
+    while stop < len(label):
+        count = children[start:stop]
+        context = torch.repeat_interleave(torch.arange(start, start + len(count)), count)
+        level = slice(stop, stop + len(context))
+        wanted = ends[context] * width + label[level]
+        found = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
+        if not len(context) or not torch.equal(key[found], wanted):
+            raise BadNgram("the tables of the language model do not fit together")
+        ends[level] = found + start
+        shorter[level] = number[start:stop][found]
+        number[level] = torch.where(number[level] > 0, number[level], shorter[level])
+        key = context * width + label[level]
+        start, stop = level.start, level.stop
+    return shorter
+
+
 def _in_rows(*columns: Tensor) -> Tensor:
     words = [c.view(torch.int32) if c.is_floating_point() else c.int() for c in columns]
     return torch.stack(words, 1)
@@ -190,7 +215,7 @@ def load(path: Path, pieces: tuple[str, ...]) -> NgramModel:
         with safe_open(path, "pt") as file:
             head = file.metadata() or {}
             if head.get("format") != FORMAT:
-                raise BadNgram(f"{path} is not a language model of this version")
+                raise BadNgram(f"{path} is not a language model of this version: make it again")
             if head.get("vocabulary") != digest(pieces):
                 raise BadNgram(f"{path} was made for another model's vocabulary")
             tensors = {name: file.get_tensor(name) for name in _TENSORS}

@@ -12,8 +12,8 @@ from asr.decoder.ngram import BadNgram, NgramModel, load
 
 VOCABULARY = 4
 PIECES = tuple("abcd")
-CODING = 2e-3
-"""Probabilities are stored in steps of 1/2048 nat."""
+CODING = 0.03
+"""Probabilities are stored in steps of 1/16 nat."""
 
 corpora = st.lists(
     st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=8), min_size=1, max_size=12
@@ -33,7 +33,7 @@ def test_probabilities_sum_to_one_behind_every_history(
     model = estimate(corpus, VOCABULARY, order=order, cutoffs=cutoffs)
     log_prob, following = model.look(all_states(model))
     torch.testing.assert_close(
-        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=5 * CODING, rtol=0
+        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=2 * CODING, rtol=0
     )
     assert int(following.max()) < model.nodes
 
@@ -47,7 +47,7 @@ def test_what_is_left_of_a_model_is_a_distribution_of_the_size_asked_for(
     assert model.nodes <= max(most, VOCABULARY + 2)  # root, single labels and the start
     log_prob, _ = model.look(all_states(model))
     torch.testing.assert_close(
-        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=5 * CODING, rtol=0
+        log_prob.exp().sum(-1), torch.ones(len(log_prob)), atol=2 * CODING, rtol=0
     )
 
 
