@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from asr.calibration import expected_calibration_error, fit
-from asr.checkpoint import DEFAULT_MODEL
+from asr.checkpoint import DEFAULT_MODEL, load_checkpoint
 from asr.decoder.counting import read_lines
 from asr.decoder.decoding import BEAM
 from asr.engine import EngineConfig, load_engine
@@ -65,10 +65,11 @@ def main() -> int:
         return 1
     every = 10 if args.quick else 1
     with tempfile.TemporaryDirectory() as folder:
-        lm = Path(folder) / "texts.lm"
-        texts = sorted((SPEECH / "text").glob("*.txt.gz"))
-        train_lm(texts, args.model, lm, order=6)
-        jobs = [Job(name, args.model, str(lm), every) for name in MEASURES]
+        lm = load_checkpoint(args.model).lm
+        if not lm:  # none came with the model
+            lm = str(Path(folder) / "texts.lm")
+            train_lm(sorted((SPEECH / "text").glob("*.txt.gz")), args.model, Path(lm), order=6)
+        jobs = [Job(name, args.model, lm, every) for name in MEASURES]
         with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
             figures = dict(zip(MEASURES, pool.map(_measure, jobs), strict=True))
     result = {"machine": machine(), "model": args.model, "look_ahead": LOOK_AHEAD, **figures}
