@@ -6,6 +6,8 @@ Does not know: arguments, terminals.
 
 import asyncio
 import contextlib
+import logging
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +31,10 @@ from server.worker.registration import SecretError, shared_secret
 from server.worker.remote import PlacementError, RemoteWorker
 from server.worker.tls import TlsError
 
+logger = logging.getLogger(__name__)
+
+FILES_BESIDE = 256
+"""Files that are open beside one for each connection: workers, stores, listeners, logs."""
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -81,6 +87,7 @@ async def running(
 
 @contextlib.asynccontextmanager
 async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> AsyncIterator[Running]:
+    config = within_files(config)
     metrics = Metrics(gateway=config.gateway)
     rules = Rules(
         standby=config.standby,
@@ -110,6 +117,22 @@ async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> Asy
         await gateway.stop()
         await manager.close()
         await keeper.close()
+
+
+def within_files(config: ServerConfig) -> ServerConfig:
+    """Raise the limit of open files as far as connections need; take fewer where it stays lower."""
+    wanted = config.max_connections + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted <= soft or soft == resource.RLIM_INFINITY:
+        return config
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return config
+    most = max(1, allowed - FILES_BESIDE)
+    text = "at most %d connections, for only %d files may be open here: raise `ulimit -n`"
+    logger.warning(text, most, allowed)
+    return replace(config, max_connections=most)
 
 
 async def serve(

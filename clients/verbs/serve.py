@@ -110,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="new connections from one address (default: any number)",
     )
+    parser.add_argument(
+        "--max-connections",
+        type=int,
+        metavar="N",
+        help="connections of all kinds; who comes then is refused (default: 1000)",
+    )
     for name, wire in WIRES.items():
         parser.add_argument(
             f"--{name}-port", type=int, metavar="N", help=f"also speak {wire} on a port of its own"
@@ -154,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
         "store": args.store,
         "keys": args.keys,
         "opens_per_minute": args.opens_per_minute,
+        "max_connections": args.max_connections,
         "announce": args.announce,
         "lm": args.lm,
         "lm_weight": args.lm_weight,

@@ -44,9 +44,7 @@ KEYS = ("admitted_goodput", "refusal_p99_ms", "parked_bytes", "parked_lag_p99_ms
 CHUNK_MS = 560
 LAG_S = 0.2
 REST_AFTER_S = 1.0
-MOST_CONNECTED = 900
-"""A server takes 1,000 connections."""
-FILL_S = 180.0
+FILL_S = 240.0
 OPENED_A_S = 6
 """Sessions that come to rest, a second; who is refused comes again when the server says."""
 AT_ONCE = 24
@@ -202,9 +200,10 @@ class Still:
 def parked(room: Room) -> dict[str, Any]:
     """Connect ten times N*, half paused, half silent; others speak meanwhile."""
     best = room.best()
-    live, wanted = max(1, best // 2), min(10 * best, MOST_CONNECTED - best)
-    options = ("--slots", str(best + best // 6 + 4), "--rest-after", str(REST_AFTER_S))
-    with served(room.model, *options, "--overcommit", "20") as program:
+    live, wanted = max(1, best // 2), 10 * best
+    options = ["--slots", str(best + best // 6 + 4), "--rest-after", str(REST_AFTER_S)]
+    options += ["--overcommit", "20", "--max-connections", str(wanted + live + best)]
+    with served(room.model, *options) as program:
         before = program.memory_bytes
         still = Still(program.url, wanted)
         with Crowd(still.main):
