@@ -66,7 +66,7 @@ class EngineConfig:
     decoder_device: str = ""
     """Where the decoder runs; empty: where the encoder does."""
     beam: int | None = None
-    """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 24 with a language model."""
     lm: str = "auto"
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None

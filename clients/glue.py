@@ -58,7 +58,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam",
         type=int,
         metavar="N",
-        help="hypotheses searched over a CTC head; 1: greedy (default: 16 with a language model)",
+        help="hypotheses searched over a CTC head; 1: greedy (default: 24 with a language model)",
     )
 
 

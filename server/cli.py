@@ -33,7 +33,7 @@ class ModelChoice:
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
     beam: int | None = None
-    """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 24 with a language model."""
     boost: tuple[str, ...] = ()
     """Phrases to favour."""
     slots: int = 16

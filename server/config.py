@@ -47,7 +47,7 @@ class ServerConfig:
     lm_weight: float | None = None
     """Its share; None: the engine's own."""
     beam: int | None = None
-    """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 24 with a language model."""
     workers: int = field(default_factory=default_workers)
     """Engine processes; each loads the model and runs on one core."""
     devices: tuple[str, ...] = ()

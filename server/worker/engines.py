@@ -36,7 +36,7 @@ class EngineSpec:
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""
     lm_weight: float | None = None
     beam: int | None = None
-    """Hypotheses of a search over a CTC head; 1: greedy; None: 16 with a language model."""
+    """Hypotheses of a search over a CTC head; 1: greedy; None: 24 with a language model."""
     look_ahead: int | None = None
     """Class that is warm first; None: the model's default."""
     audio_hour_cost: float | None = None
