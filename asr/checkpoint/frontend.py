@@ -23,9 +23,9 @@ def hann_window() -> Tensor:
     return torch.hann_window(WINDOW_SAMPLES, periodic=False)
 
 
-def mel_filterbank(bins: int) -> Tensor:
-    """Area-normalised triangles from 0 Hz to 8 kHz, [1, bins, 257]."""
-    frequencies = np.fft.rfftfreq(FFT, 1.0 / SAMPLE_RATE_HZ)
+def mel_filterbank(bins: int, fft: int = FFT) -> Tensor:
+    """Area-normalised triangles from 0 Hz to 8 kHz, [1, bins, fft / 2 + 1]."""
+    frequencies = np.fft.rfftfreq(fft, 1.0 / SAMPLE_RATE_HZ)
     edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(SAMPLE_RATE_HZ / 2), bins + 2))
     widths = np.diff(edges)
     ramps = np.subtract.outer(edges, frequencies)

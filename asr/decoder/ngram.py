@@ -75,12 +75,14 @@ class NgramModel:
         self.tables = tables
         self._vocabulary, self._order = tables.vocabulary, tables.order
         width = tables.vocabulary + 1
-        label = torch.cat([torch.zeros(1), torch.arange(width), tables.label]).long()
-        children = torch.cat([torch.tensor([width]), tables.children])
+        root = torch.zeros(1, dtype=torch.long)
+        label = torch.cat([root, torch.arange(width), tables.label.long()])
+        children = torch.cat([root + width, tables.children.long()])
         nodes, has_children = len(label), children > 0
         states = has_children.nonzero()[:, 0]
         fits = nodes == int(children.sum()) + 1 == len(tables.log_prob) + 1
-        if not fits or len(states) != len(tables.back_off) + 1:
+        is_sound = int(children.min()) >= 0 <= int(label.min()) and int(label.max()) < width
+        if not fits or not is_sound or len(states) != len(tables.back_off) + 1:
             raise BadNgram("the tables of the language model do not fit together")
         number = torch.zeros(nodes, dtype=torch.long)  # of states; of others, 0: the root
         number[states] = torch.arange(len(states))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from asr.decoder.counting import estimate
 from asr.decoder.ngram import BadNgram, NgramModel, load
@@ -114,3 +116,29 @@ def test_a_file_says_the_same_and_is_refused_with_another_vocabulary(tmp_path: P
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BadNgram, match="cannot be read"):
         load(path, PIECES)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_a_file_holds_it_is_refused_or_stays_within_its_tables(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("lm") / "lm.safetensors"
+    estimate([[0, 1, 2], [1, 2, 3], [2, 2]], VOCABULARY, order=3, cutoffs=(1, 1, 1)).save(
+        path, PIECES, "three sentences"
+    )
+    with safe_open(path, "pt") as file:
+        head = file.metadata()
+    tensors = load_file(path)
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    numbers = st.lists(st.integers(-3, 300), min_size=len(tensors[name]), max_size=40)
+    tensors[name] = torch.tensor(data.draw(numbers), dtype=torch.int16)
+    save_file(tensors, path, metadata=head)
+    try:
+        model = load(path, PIECES)
+    except BadNgram:
+        return
+    rows = model.packed()
+    assert int(rows["child"][:, 0].max()) <= VOCABULARY
+    assert int(rows["child"][:, 1].max()) < len(rows["state"])
+    assert int((rows["state"][:, 0] + rows["state"][:, 1]).max()) <= model.nodes
