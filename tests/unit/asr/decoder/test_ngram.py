@@ -1,5 +1,6 @@
 """A back-off n-gram is a distribution, batched as alone, and survives its file."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,11 @@ def test_whatever_a_file_holds_it_is_refused_or_stays_within_its_tables(
         head = file.metadata()
     tensors = load_file(path)
     name = data.draw(st.sampled_from(sorted(tensors)))
-    numbers = st.lists(st.integers(-3, 300), min_size=len(tensors[name]), max_size=40)
-    tensors[name] = torch.tensor(data.draw(numbers), dtype=torch.int16)
+    tensor = tensors[name].to(torch.int16)
+    places = st.integers(0, len(tensor) - 1)
+    for place in data.draw(st.lists(places, min_size=1, max_size=2)):
+        tensor[place] = data.draw(st.integers(-3, 300))
+    tensors[name] = tensor
     save_file(tensors, path, metadata=head)
     try:
         model = load(path, PIECES)
@@ -142,3 +146,12 @@ def test_whatever_a_file_holds_it_is_refused_or_stays_within_its_tables(
     assert int(rows["child"][:, 0].max()) <= VOCABULARY
     assert int(rows["child"][:, 1].max()) < len(rows["state"])
     assert int((rows["state"][:, 0] + rows["state"][:, 1]).max()) <= model.nodes
+
+
+def test_a_number_of_children_below_none_is_refused() -> None:
+    tables = estimate([[0, 1, 2], [1, 2, 3]], VOCABULARY, order=3, cutoffs=(1, 1, 1)).tables
+    children = tables.children.to(torch.int16)
+    none, some = int(children.argmin()), int(children.argmax())
+    children[none], children[some] = -1, children[some] + 1
+    with pytest.raises(BadNgram, match="do not fit"):
+        NgramModel(dataclasses.replace(tables, children=children))
