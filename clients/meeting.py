@@ -21,10 +21,12 @@ from clients.captions import add_session_arguments, interrupts, latency_of, late
 from clients.connection import RivuletError
 from clients.console import CaptionScreen
 from clients.errors import CommandError
-from clients.live import Heard, Latency, Session, stream_live
+from clients.glue import engine_side
+from clients.live import Captions, Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from clients.minutes import WRITERS
 from clients.room import RATE, Entry, Voice, entry_of, joined
+from clients.voices import Listeners, Voices
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Meeting, Readable
 from server.wire.subtitles import Segment, TimedWord
@@ -34,6 +36,7 @@ examples:
   rivulet meeting Ann=ann.wav Bob=bob.wav --save minutes.md --save meeting.srt
   rivulet meeting --microphone --name Ann --room monday-7f3a      others join with the same room
   rivulet meeting interview.wav                     two channels are two participants
+  rivulet meeting talk.wav --speakers --save minutes.md     several voices on one channel
   rivulet meeting --livekit wss://host --room standup --save minutes.md     who speaks in a LiveKit
       room (token: LIVEKIT_TOKEN, or LIVEKIT_API_KEY and LIVEKIT_API_SECRET); Ctrl+C ends
 
@@ -56,6 +59,8 @@ class Participant:
     offset_ms: int = 0
     """When it came, on the clock of the meeting."""
     heard: Heard = field(default_factory=Heard)
+    voices: Voices | None = None
+    """Who speaks, where several voices share the channel."""
     error: str = ""
 
     @property
@@ -64,6 +69,21 @@ class Participant:
         if self.file is None or self.file.channels == 1:
             return (self.name,)
         return tuple(f"{self.name} {channel + 1}" for channel in range(self.file.channels))
+
+    def segments(self) -> list[Segment]:
+        """Return what was said, on the clock of the meeting."""
+        if self.voices is not None:  # of a file or the microphone: these begin with the meeting
+            return self.voices.segments
+        return [
+            Segment(
+                final.text,
+                final.start_ms,
+                final.end_ms,
+                tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
+                self.names[final.channel],
+            )
+            for final in (later(final, self.offset_ms) for final in self.heard.finals)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +98,8 @@ class Wish:
     device: str | None
     readable: Readable | None
     livekit: Entry | None
+    listeners: Listeners | None
+    """Where voices that share a channel are told apart."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +112,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="Me", help="who speaks into the microphone")
     parser.add_argument(
         "--livekit", metavar="URL", help="also the tracks of a LiveKit room; extra 'livekit'"
+    )
+    parser.add_argument(
+        "--speakers",
+        action="store_true",
+        help="tell the voices on one channel apart (NAME 1, NAME 2), here and in what is saved; "
+        "readers of the link see NAME alone; needs: pip install --no-deps resemblyzer==0.1.4",
+    )
+    parser.add_argument(
+        "--most-speakers", type=int, metavar="N", help="the same, and no more than N of them"
     )
     parser.add_argument("--room", metavar="ID", help="letters, digits, - and _; default: random")
     add_session_arguments(parser)
@@ -127,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         readable=Readable() if args.readable else None,
         livekit=entry_of(args.livekit, args.room, os.environ) if args.livekit else None,
+        listeners=listeners_of(args),
     )
     screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
     screen.note(f"speak in a browser: {link_of(args.url, '/', f'meeting={room}')}")
@@ -143,6 +175,17 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(failed) == len(participants):
         raise CommandError(failed[0].error)
     return 1 if failed else 0
+
+
+def listeners_of(args: argparse.Namespace) -> Listeners | None:
+    """Return what tells voices apart, where that is wanted. Raises CommandError."""
+    if args.most_speakers is not None and args.most_speakers < 1:
+        raise CommandError("--most-speakers is 1 or more")
+    if not args.speakers and args.most_speakers is None:
+        return None
+    with engine_side() as engine:
+        listeners: Listeners = engine.listener_of_voices(args.most_speakers)
+    return listeners
 
 
 def participants_of(texts: Sequence[str]) -> list[Participant]:
@@ -164,17 +207,7 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
 
 def merged(participants: Sequence[Participant]) -> list[Segment]:
     """Return what all said, in the order in which they began to say it."""
-    segments = [
-        Segment(
-            final.text,
-            final.start_ms,
-            final.end_ms,
-            tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
-            participant.names[final.channel],
-        )
-        for participant in participants
-        for final in (later(final, participant.offset_ms) for final in participant.heard.finals)
-    ]
+    segments = [segment for participant in participants for segment in participant.segments()]
     return sorted(segments, key=lambda segment: segment.start_ms)
 
 
@@ -247,7 +280,11 @@ async def _take_part(
             readable=wish.readable,
             names=participant.names,
         )
-        await stream_live(packets, session, screen, heard=participant.heard, until=until)
+        captions: Captions = screen
+        if wish.listeners is not None and channels == 1 and participant.voice is None:
+            voices = Voices(wish.listeners(rate), participant.heard, screen)
+            captions, packets, participant.voices = voices, voices.overhear(packets), voices
+        await stream_live(packets, session, captions, heard=participant.heard, until=until)
 
     try:
         if (file := participant.file) is not None:

@@ -135,6 +135,22 @@ def evaluate(
     return about | result.as_json()
 
 
+def listener_of_voices(most: int | None = None) -> Callable[[int], Any]:
+    """Load the encoder of voices; return what makes a listener for a channel of a sample rate."""
+    import torch
+
+    from asr.speakers.encoder import load_voice_encoder
+    from asr.speakers.labels import Speakers
+    from asr.speakers.listener import Listener
+
+    torch.set_num_threads(1)
+    try:
+        encoder = load_voice_encoder()
+    except EngineError as error:
+        raise CliError(str(error)) from error
+    return lambda rate: Listener(encoder.embed, Speakers(most=most), rate)
+
+
 def list_models() -> list[dict[str, Any]]:
     """Sum up the embedded models; one that cannot be read says why."""
     from asr.checkpoint import CheckpointError, embedded_models, inspect

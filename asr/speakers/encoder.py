@@ -97,8 +97,8 @@ def voiced(samples: Samples) -> Samples:
 
 def louder(samples: Samples) -> Samples:
     """Raise quiet audio to the level that the network knows."""
-    power = float(np.mean(np.square(samples, dtype=np.float64))) + 1e-12
-    gain_db = LEAST_DB - 10 * np.log10(power)
+    power = float(np.sum(np.square(samples, dtype=np.float64))) / max(1, len(samples))
+    gain_db = LEAST_DB - 10 * np.log10(power + 1e-12)
     return samples if gain_db <= 0 else samples * np.float32(10 ** (gain_db / 20))
 
 
