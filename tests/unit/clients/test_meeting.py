@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 
 from asr.interface import Samples
 from asr.scripted import silence, utter
+from asr.speakers import encoder
 from clients.__main__ import main
 from clients.meeting import link_of, participants_of
 from tests.io.serving import RATE_HZ, serving
@@ -73,6 +74,31 @@ async def test_two_channels_are_two_participants(tmp_path: Path) -> None:
     assert sorted(out) == ["talk 1: turn on", "talk 2: yes"]
 
 
+def test_voices_are_not_told_apart_without_the_package_and_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encoder, "PACKAGE", "no-such-package-of-voices")
+    saved = tmp_path / "m.md"
+    path = clip(tmp_path / "a.wav", silence(80))
+    assert main(["meeting", str(path), "--speakers", "--save", str(saved)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("pip install --no-deps resemblyzer==0.1.4")
+    assert not saved.exists()
+
+
+@pytest.mark.skipif(encoder.weights_path() is None, reason=encoder.MISSING)
+async def test_voices_of_a_file_are_numbered_where_it_has_one_channel(tmp_path: Path) -> None:
+    path = clip(tmp_path / "talk.wav", np.concatenate([utter("turn on the light"), silence(800)]))
+    saved = tmp_path / "m.txt"
+    async with serving() as server:
+        code, out, err = await command(
+            str(path), "--speakers", "--url", server.addresses.websocket, "--save", str(saved)
+        )
+    assert code == 0, err
+    assert out == ["talk 1: turn on the light"]
+    assert saved.read_text() == "talk 1: turn on the light\n"
+
+
 def test_a_participant_is_named_by_hand_or_by_file(tmp_path: Path) -> None:
     path = clip(tmp_path / "ann=x.wav", silence(80))
     assert participants_of([str(path)])[0].name == "ann=x"
@@ -99,6 +125,7 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
         (["{clip}", "{clip}"], "two participants have the same name"),
         (["nothing.wav"], "there is no such file"),
         (["{clip}", "--room", "a room"], "meeting.id"),
+        (["{clip}", "--most-speakers", "0"], "--most-speakers is 1 or more"),
         (["{clip}", "--url", "ws://127.0.0.1:9/v1/stream"], "`rivulet serve` starts a server"),
     ],
 )
