@@ -74,6 +74,7 @@ $(RUN_READY): $(PY) pyproject.toml constraints.txt
 $(TEST_READY): $(RUN_READY)
 	@echo 'installing the tools and NeMo, the oracle of the tests, into $(VENV) (once)'
 	@$(PIP) -e '.[engine,edge,nemo]' --group dev || $(compiler_hint)
+	@$(PIP) --no-deps resemblyzer  # weights alone: what it asks for is old and heavy
 	@touch $@
 
 compiler_hint = { command -v c++ >/dev/null || \
