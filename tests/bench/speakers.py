@@ -246,10 +246,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few conversations, writes nothing")
     parser.add_argument("--choose", action="store_true", help="only: thresholds on the first half")
+    parser.add_argument("--each", type=int, default=EACH, help="conversations of each size")
     args = parser.parse_args()
     half = 0 if args.choose else 1
     of = {source: dict(list(speakers.items())[half::2]) for source, speakers in material().items()}
-    made = conversations(of, 2 if args.quick else EACH)
+    made = conversations(of, 2 if args.quick else args.each)
     recognise(made)
     embed = Remembered(load_voice_encoder().embed)
     ways: dict[str, Callable[[Conversation, Speakers], list[Weighed]]] = {
