@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from asr.speakers.encoder import Voice
 
-THRESHOLD = 0.65
+THRESHOLD = 0.7
 """A voice less like every known speaker than this is a new one (`tests.bench.speakers`)."""
-LEAST_S = 0.6
-"""A voice heard for less says nothing: the speaker is who spoke before."""
-NEW_S = 1.2
+SHORT_S, LESS = 2.0, 0.1
+"""A voice heard for less is less like itself: the threshold falls by so much a second."""
+LEAST_S = 0.4
+"""A voice heard for less says nothing."""
+NEW_S = 0.8
 """A voice heard for less is somebody known, if anybody is."""
 
 
@@ -28,25 +30,23 @@ class Speakers:
         self._threshold, self._most = threshold, most
         self._sums = list[NDArray[np.float64]]()
         """Of each speaker: voices, each by its seconds."""
-        self._last: int | None = None
 
     def __len__(self) -> int:
         return len(self._sums)
 
     def label(self, voice: Voice, seconds: float) -> int | None:
-        """Return whose voice it is; None: too short to say, and nobody spoke before."""
+        """Return whose voice it is; None: heard for too short to say."""
         if seconds < LEAST_S:
-            return self._last
+            return None
         heard = seconds * voice.astype(np.float64)
         nearest, likeness = self._nearest(heard / np.linalg.norm(heard))
-        is_new = not self._sums or (likeness < self._threshold and seconds >= NEW_S)
+        enough = self._threshold - LESS * max(0.0, SHORT_S - seconds)
+        is_new = not self._sums or (likeness < enough and seconds >= NEW_S)
         if is_new and len(self._sums) != self._most:
-            self._last = len(self._sums)
             self._sums.append(heard)
-        else:
-            self._last = nearest
-            self._sums[nearest] += heard
-        return self._last
+            return len(self._sums) - 1
+        self._sums[nearest] += heard
+        return nearest
 
     def _nearest(self, voice: NDArray[np.float64]) -> tuple[int, float]:
         alike = [float(voice @ known) / float(np.linalg.norm(known)) for known in self._sums]

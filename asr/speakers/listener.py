@@ -17,7 +17,7 @@ from asr.speakers.labels import Speakers
 
 KEPT_S = 60.0
 """A final covers no more than 30 s and comes soon."""
-PAUSE_MS = 320
+PAUSE_MS = 240
 """Between two words: another may have taken the turn."""
 BEFORE_MS, BEHIND_MS = 80, 160
 """Sound of a piece around the times of its words."""
@@ -40,6 +40,9 @@ class Listener:
         self._embed, self._speakers, self._pause_ms = embed, speakers, pause_ms
         self._resampler = Resampler(rate)
         self._packets, self._held = deque[Samples](), 0
+        self._numbers = dict[int, int]()
+        """Speakers in the order of their words."""
+        self._last: int | None = None
         self._begin = 0
         """Sample of the channel that the packets begin with."""
 
@@ -54,19 +57,27 @@ class Listener:
 
     def label(self, words: Sequence[Span]) -> list[tuple[int, int | None]]:
         """Return (how many words, whose) for the words of a final, given by their ms."""
-        found = list[tuple[int, int | None]]()
-        for piece in cut(words, self._pause_ms):
-            label = self._whose(piece)
-            if found and found[-1][1] in (label, None):  # who is not known yet is who comes next
-                found[-1] = (found[-1][0] + len(piece), label)
+        pieces, found = cut(words, self._pause_ms), list[tuple[int, int | None]]()
+        for piece, voice in zip(pieces, self._whose(pieces), strict=True):
+            if voice is not None:  # else whoever spoke before
+                self._last = self._numbers.setdefault(voice, len(self._numbers))
+            if found and found[-1][1] in (self._last, None):  # a first word is of who goes on
+                found[-1] = (found[-1][0] + len(piece), self._last)
             else:
-                found.append((len(piece), label))
+                found.append((len(piece), self._last))
         return found
 
-    def _whose(self, piece: Sequence[Span]) -> int | None:
-        heard = voiced(self._between(piece[0][0] - BEFORE_MS, piece[-1][1] + BEHIND_MS))
-        seconds = len(heard) / SAMPLE_RATE_HZ
-        return self._speakers.label(self._embed(heard), seconds)
+    def _whose(self, pieces: Sequence[Sequence[Span]]) -> list[int | None]:
+        """Ask for the longest pieces first: what they say is surer."""
+        heard = [
+            voiced(self._between(piece[0][0] - BEFORE_MS, piece[-1][1] + BEHIND_MS))
+            for piece in pieces
+        ]
+        voices: list[int | None] = [None] * len(pieces)
+        for n in sorted(range(len(pieces)), key=lambda n: -len(heard[n])):
+            seconds = len(heard[n]) / SAMPLE_RATE_HZ
+            voices[n] = self._speakers.label(self._embed(heard[n]), seconds)
+        return voices
 
     def _between(self, start_ms: int, end_ms: int) -> Samples:
         start, end = (ms * SAMPLE_RATE_HZ // 1000 - self._begin for ms in (start_ms, end_ms))

@@ -50,6 +50,17 @@ def test_a_pause_of_the_same_voice_is_one_piece_and_a_voice_comes_back() -> None
     assert listener.label([(5_000, 7_000), (7_500, 9_500)]) == [(1, 1), (1, 0)]
 
 
+def test_numbers_follow_the_words_though_the_longest_piece_is_asked_for_first() -> None:
+    listener = listening(tone(LOW_HZ, 1_500), silence(500), tone(HIGH_HZ, 3_000))
+    assert listener.label([(0, 1_500), (2_000, 5_000)]) == [(1, 0), (1, 1)]
+
+
+def test_a_word_too_short_to_tell_is_of_who_spoke_before() -> None:
+    listener = listening(tone(LOW_HZ, 2_000), silence(500), tone(HIGH_HZ, 200), silence(500))
+    assert listener.label([(0, 2_000), (2_500, 2_600)]) == [(2, 0)]
+    assert listener.label([(2_500, 2_600)]) == [(1, 0)]
+
+
 def test_a_first_word_too_short_to_tell_is_of_who_goes_on() -> None:
     listener = listening(tone(LOW_HZ, 200), silence(800), tone(LOW_HZ, 2_000))
     assert listener.label([(0, 200), (1_000, 3_000)]) == [(2, 0)]
