@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT, MARGIN = 960, 420, 60
+WIDTH, HEIGHT, MARGIN = 960, 410, 60
+"""HEIGHT is that of the panels; names stand below, a line each."""
+NAME_HEIGHT = 20
 COLOURS = ("#0b7285", "#d9480f", "#6741d9", "#2b8a3e", "#a61e4d")
 LOWEST_MS, HIGHEST_MS = 1.0, 100_000.0
 STYLE = """
@@ -71,14 +73,15 @@ def draw(systems: Sequence[System], *, limit_ms: float) -> str:
     lags = [y for s in systems for c in (*s.by_streams, *s.by_time) for _, y in c.points]
     bottom, top = _decades([*lags, limit_ms])
     middle = WIDTH / 2
+    height = HEIGHT + NAME_HEIGHT * len(systems)
     most = max((x for s in systems for c in s.by_streams for x, _ in c.points), default=1.0)
     times = [x for s in systems for c in s.by_time for x, _ in c.points] or [0.0, 1.0]
     left = _Panel(MARGIN, middle - 20, 0, most, bottom, top)
     right = _Panel(middle + MARGIN - 10, WIDTH - 20, min(times), max(times), bottom, top)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'role="img" aria-label="Chunk lag against streams and against time">',
-        f'<style>{STYLE}</style><rect class="back" width="{WIDTH}" height="{HEIGHT}"/>',
+        f'<style>{STYLE}</style><rect class="back" width="{WIDTH}" height="{height}"/>',
         *_axes(left, "Chunk lag against streams (thin p50, bold p99)", "streams", limit_ms),
         *_axes(right, "Chunk lag against time", "seconds of the run", limit_ms),
     ]
@@ -87,9 +90,9 @@ def draw(systems: Sequence[System], *, limit_ms: float) -> str:
         parts += _lines(left, system.by_streams, colour, has_dots=True)
         parts += _lines(right, system.by_time, colour, has_dots=False)
         parts += _mark(left, system, colour)
-        x = MARGIN + number * (WIDTH - 2 * MARGIN) / max(1, len(systems))
-        parts.append(f'<rect x="{x:.0f}" y="{HEIGHT - 18}" width="14" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 20:.0f}" y="{HEIGHT - 12}">{escape(_label(system))}</text>')
+        y = HEIGHT + NAME_HEIGHT * number
+        parts.append(f'<rect x="{MARGIN}" y="{y - 6}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{MARGIN + 20}" y="{y}">{escape(_label(system))}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

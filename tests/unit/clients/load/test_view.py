@@ -90,6 +90,8 @@ def test_the_picture_is_sound_svg_with_a_curve_for_each_system() -> None:
     labels = [text.text for text in root.findall(f"{kind}text")]
     assert "ours: N* 8, over time with 10 streams" in labels
     assert "<theirs>: over time with 2 streams" in labels
+    names = [text for text in root.findall(f"{kind}text") if "over time" in (text.text or "")]
+    assert len({text.get("y") for text in names}) == len(names)  # none over another
 
 
 def test_void_runs_are_not_drawn() -> None:
