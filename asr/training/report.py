@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LOG = "log.jsonl"
 LOSSES = {"ctc": "CTC, nats a piece", "sounds": "CTC of sounds, nats", "teacher": "teacher, error"}
@@ -40,18 +41,28 @@ class Report:
 
 
 def read(run: Path) -> Report:
-    """Read the log of a run."""
-    rows = [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines()]
+    """Read the log of a run; what was taken back, to go on from before it, is left out."""
+    rows = list[dict[str, Any]]()
+    for line in (run / LOG).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        while rows and rows[-1]["hours"] >= row["hours"]:
+            rows.pop()
+        rows.append(row)
     losses: dict[str, Curve] = {}
     errors: dict[str, Curve] = {}
     for row in rows:
-        for into, values in ((losses, row["losses"]), (errors, row.get("dev_wer", {}))):
+        for into, values in ((losses, row["losses"]), (errors, _errors_of(row))):
             for name, value in values.items():
                 curve = into.setdefault(name, Curve([], []))
                 curve.hours.append(row["hours"])
                 curve.values.append(value)
     last = rows[-1] if rows else {"hours": 0.0, "minutes": 0.0}
     return Report(losses, errors, last["hours"], last["minutes"])
+
+
+def _errors_of(row: dict[str, Any]) -> dict[str, float]:
+    """Return the errors of a row; those of a part of the set are not comparable."""
+    return row.get("dev_wer", {}) if row.get("dev_every", 1) == 1 else {}
 
 
 def draw(report: Report, picture: Path) -> None:

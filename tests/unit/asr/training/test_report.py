@@ -39,3 +39,16 @@ def test_the_picture_names_every_source(run: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     draw(read(run), run / "curve.svg")
     assert "<svg" in (run / "curve.svg").read_text()
+
+
+def test_what_was_taken_back_is_left_out(run: Path) -> None:
+    part = {"all": 10.0, "digits": 10.0}
+    later = [
+        {"hours": 2.5, "minutes": 7.0, "losses": {"ctc": 2.0}},
+        {"hours": 3.5, "minutes": 8.0, "losses": {"ctc": 1.0}, "dev_wer": part, "dev_every": 3},
+    ]
+    with (run / LOG).open("a") as log:
+        log.writelines(json.dumps(row) + "\n" for row in later)
+    report = read(run)
+    assert report.losses["ctc"].hours == [1.0, 2.0, 2.5, 3.5]
+    assert report.errors["all"].values == [90.0]  # nor is the error of a part of the set
