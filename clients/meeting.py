@@ -98,7 +98,7 @@ class Wish:
     device: str | None
     readable: Readable | None
     livekit: Entry | None
-    listeners: Listeners | None
+    listeners: Listeners | None = None
     """Where voices that share a channel are told apart."""
 
 
