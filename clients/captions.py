@@ -22,7 +22,7 @@ from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Chunk, Final, Readable
-from server.wire.subtitles import FORMATS, Segment, TimedWord, write
+from server.wire.subtitles import FORMATS, Segment, segment_of, write
 
 EXAMPLES = """\
 examples:
@@ -185,12 +185,5 @@ def segments_of(finals: Sequence[Final]) -> list[Segment]:
     """Return finals as subtitles see them; a second channel makes speakers of both."""
     several = len({final.channel for final in finals}) > 1
     return [
-        Segment(
-            final.text,
-            final.start_ms,
-            final.end_ms,
-            tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
-            f"Speaker {final.channel + 1}" if several else "",
-        )
-        for final in finals
+        segment_of(final, f"Speaker {final.channel + 1}" if several else "") for final in finals
     ]

@@ -29,7 +29,7 @@ from clients.room import RATE, Entry, Voice, entry_of, joined
 from clients.voices import Listeners, Voices
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Meeting, Readable
-from server.wire.subtitles import Segment, TimedWord
+from server.wire.subtitles import Segment, segment_of
 
 EXAMPLES = """\
 examples:
@@ -75,14 +75,8 @@ class Participant:
         if self.voices is not None:  # of a file or the microphone: these begin with the meeting
             return self.voices.segments
         return [
-            Segment(
-                final.text,
-                final.start_ms,
-                final.end_ms,
-                tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ()),
-                self.names[final.channel],
-            )
-            for final in (later(final, self.offset_ms) for final in self.heard.finals)
+            segment_of(later(final, self.offset_ms), self.names[final.channel])
+            for final in self.heard.finals
         ]
 
 

@@ -5,11 +5,12 @@ Does not know: how voices are told apart, servers, terminals.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from clients.live import Captions, Heard
 from server.wire.messages import Final
-from server.wire.subtitles import Segment, TimedWord
+from server.wire.subtitles import Segment, segment_of
 
 
 class Listener(Protocol):
@@ -54,12 +55,13 @@ class Voices:
 
 def parted(final: Final, listener: Listener, name: str) -> list[Segment]:
     """Cut a final by its voices; where the text has other words than the times, it stays whole."""
-    words = tuple(TimedWord(w.w, w.s, w.e) for w in final.words or ())
+    whole = segment_of(final)
+    words = whole.words
     spans = [(word.start_ms, word.end_ms) for word in words] or [(final.start_ms, final.end_ms)]
     runs, texts = listener.label(spans), final.text.split()
     if len(runs) == 1 or len(texts) != len(words):
         _, label = max(runs, key=lambda run: run[0])
-        return [Segment(final.text, final.start_ms, final.end_ms, words, _named(name, label))]
+        return [replace(whole, speaker=_named(name, label))]
     segments, begin = list[Segment](), 0
     for count, label in runs:
         said, end = words[begin : begin + count], begin + count

@@ -1,6 +1,7 @@
 """Text -> a pruned back-off n-gram: interpolated modified Kneser-Ney (Chen and Goodman 1999).
 
-Does: count, discount, prune by count, write the tables of ``asr.decoder.ngram``.
+Does: count, discount, leave out what is rare and what the text misses least, write the tables of
+``asr.decoder.ngram``.
 Does not know: audio, streams, where the text is from.
 """
 

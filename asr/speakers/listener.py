@@ -1,6 +1,6 @@
 """Who says which words of one channel, as its finals come.
 
-Does: keep the audio that no final has covered, cut a final where its words pause, embed the voice
+Does: keep the last minute of audio, cut a final where its words pause, embed the voice
 of each piece, ask who it is.
 Does not know: the text, names, sockets; how voices are told apart.
 """

@@ -13,7 +13,7 @@ from server.wire.adapter import Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.rest import FileServer, Recording, answer, json_answer, stream_head
-from server.wire.subtitles import Segment, TimedWord, to_srt, to_vtt
+from server.wire.subtitles import Segment, segment_of, to_srt, to_vtt
 from server.wire.values import seconds, to_json
 
 FORMATS = ("json", "verbose_json", "text", "srt", "vtt")
@@ -132,15 +132,7 @@ class TranscriptionFile(FileServer):
         return value
 
     def _segments(self) -> list[Segment]:
-        return [
-            Segment(
-                final.text,
-                final.start_ms,
-                final.end_ms,
-                tuple(TimedWord(word.w, word.s, word.e) for word in final.words or ()),
-            )
-            for final in self.finals
-        ]
+        return [segment_of(final) for final in self.finals]
 
     def _delta(self, text: str) -> None:
         if text:

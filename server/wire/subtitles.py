@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from server.wire.messages import Final
+
 LINE_CHARACTERS = 42
 CUE_LINES = 2
 CUE_MS = 6_000
@@ -41,6 +43,12 @@ class Segment:
     end_ms: int
     words: tuple[TimedWord, ...] = ()
     speaker: str = ""
+
+
+def segment_of(final: Final, speaker: str = "") -> Segment:
+    """Return a final as subtitles see it."""
+    words = tuple(TimedWord(word.w, word.s, word.e) for word in final.words or ())
+    return Segment(final.text, final.start_ms, final.end_ms, words, speaker)
 
 
 @dataclass(frozen=True, slots=True)
