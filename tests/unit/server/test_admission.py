@@ -77,7 +77,10 @@ async def test_sessions_are_refused_when_one_more_would_make_the_others_late() -
     house = await costly()
     served = await fill(house)
     costs = house.manager._places[0].costs
-    assert costs.line(1) == pytest.approx((0.010, 0.002), rel=0.2)  # the prior pulls a little
+    constant, slope = costs.line(1) or (0.0, 0.0)
+    assert slope == pytest.approx(0.002, rel=0.05)
+    for streams, rel in ((1, 0.1), (10, 0.05), (served, 0.02)):  # the prior pulls at the constant
+        assert constant + slope * streams == pytest.approx(0.010 + 0.002 * streams, rel=rel)
     assert costs.allows({1: served})
     assert not costs.allows({1: served + 1})
     assert 40 < served < 70  # the engine is busy all the time with 80
