@@ -71,11 +71,12 @@ class SherpaServer(Adapter):
     def _say(
         self, text: str, words: list[native.WordSpan], start_ms: int, *, is_final: bool
     ) -> None:
+        # Times of tokens count from the start of their segment, as there.
         self.send_json(
             {
                 "text": text,
                 "tokens": [f" {word.w}" for word in words],
-                "timestamps": [seconds(word.s) for word in words],
+                "timestamps": [seconds(word.s - start_ms) for word in words],
                 "ys_probs": [],
                 "lm_probs": [],
                 "context_scores": [],

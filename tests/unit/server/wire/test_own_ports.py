@@ -112,6 +112,16 @@ def test_sherpa_counts_segments_and_says_done() -> None:
     assert played.adapter.ending == (1000, "")
 
 
+def test_sherpa_counts_the_times_of_tokens_from_the_start_of_their_segment() -> None:
+    played = Table(SherpaServer(hello()))
+    played.hear(b"\0" * 400)
+    played.tell(ready(), final("a b", at_ms=2_000))
+    result = json.loads(played.frames[0])
+    spans = final("a b").words or []
+    assert result["start_time"] == 2.0
+    assert result["timestamps"] == [span.s / 1_000 for span in spans]
+
+
 def test_sherpa_without_audio_is_done_at_once() -> None:
     played = Table(SherpaServer(hello()))
     played.hear("Done")
