@@ -69,6 +69,7 @@ CASES = (
     Case("others", "wyoming", port="wyoming"),
     Case("homeassistant", "stt", port="wyoming"),
     Case("others", "vosk", port="vosk", is_wav=True),
+    Case("others", "sherpa", port="sherpa", is_wav=True),
     Case("others", "riva", port="grpc"),
     Case("others", "riva-file", port="grpc", is_wav=True),
     Case("others", "assemblyai"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -61,6 +62,16 @@ def vosk(host: str, path: str, rate: int) -> tuple[str, int]:
         transcriber.args, transcriber.queue = SimpleNamespace(**options), Queue()
         asyncio.run(transcriber.process_task_list_server([(Path(path), out)]))
         return " ".join(out.read_text().split()), 0
+
+
+def sherpa(host: str, path: str, rate: int) -> tuple[str, int]:
+    client = Path(sys.executable).with_name("sherpa-onnx-online-websocket-client")
+    name, port = host.split(":")
+    where = [f"--server-ip={name}", f"--server-port={port}"]
+    command = [client, *where, "--seconds-per-message=0.05", path]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    heard = [json.loads(line[line.index("{") :]) for line in told.splitlines() if "{" in line]
+    return " ".join(result["text"] for result in heard if result["is_final"]), len(heard)
 
 
 def riva(host: str, path: str, rate: int, *, is_file: bool = False) -> tuple[str, int]:
@@ -219,6 +230,7 @@ def kyutai(host: str, path: str, rate: int) -> tuple[str, int]:
 RUNS = {
     "wyoming": (wyoming, "wyoming"),
     "vosk": (vosk, "vosk"),
+    "sherpa": (sherpa, "sherpa-onnx-bin"),
     "riva": (riva, "nvidia-riva-client"),
     "riva-file": (lambda *a: riva(*a, is_file=True), "nvidia-riva-client"),
     "assemblyai": (assemblyai, "assemblyai"),
