@@ -106,7 +106,7 @@ def _add_feeds(group: Any) -> None:
         type=int,
         metavar="PORT",
         default=STATUS_PORT,
-        help=f"status page, /twilio and /l16 (default {STATUS_PORT})",
+        help=f"status page, /twilio, /asterisk, /l16 (default {STATUS_PORT})",
     )
     group.add_argument("--twilio-url", default="", help="wss://... as Twilio knows it")
     group.add_argument("--twilio-token-file", type=Path)

@@ -1,4 +1,4 @@
-"""Where feeds arrive: sockets of AudioSocket, WebSockets of Twilio and L16, datagrams of RTP.
+"""Where feeds arrive: sockets of AudioSocket, WebSockets of others, datagrams of RTP.
 
 Does: accept, read, hand what came to the parsers, end what goes silent; answer the status page on
 the WebSocket port.
@@ -10,9 +10,10 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -21,8 +22,9 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from edge.adapters import twilio
+from edge.adapters.asterisk import AsteriskSocket
 from edge.adapters.audiohook import AudioHook
-from edge.adapters.audiosocket import HANG_UP, AudioSocket
+from edge.adapters.audiosocket import HANG_UP, SILENCE, AudioSocket
 from edge.adapters.events import FeedError, Started
 from edge.adapters.l16 import L16
 from edge.adapters.rtp import STATIC, Codec, RtpStream
@@ -36,10 +38,13 @@ from server.http import STREAM_PATH, json_response
 from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _READ_BYTES = 65_536
 TICK_S = 0.01
 """How exactly the reorder window is kept."""
+HOLD_S = 1.0
+"""A feed without a clock that is silent for so long is on hold: its time passes in such steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,20 +154,22 @@ class Listeners:
     async def _call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         feed, parser = Feed(self._node), AudioSocket()
         try:
-            while not feed.is_over:
-                async with asyncio.timeout(self._config.idle_s):
-                    data = await reader.read(_READ_BYTES)
-                if not data:
-                    break
+            async for data in _until_idle(lambda: reader.read(_READ_BYTES), self._config.idle_s):
+                if data is None:
+                    writer.write(SILENCE)
+                    feed.take(parser.receive_nothing(HOLD_S))
+                    continue
                 events = parser.receive(data)
                 for event in events:
                     if isinstance(event, Started):
                         self._check(event.name)
                 feed.take(events)
+                if feed.is_over or not data:
+                    break
         except (FeedError, TooManyLegs) as error:
             self._refuse("audiosocket", error)
             writer.write(HANG_UP)
-        except (OSError, TimeoutError):
+        except OSError:
             pass
         finally:
             feed.end()
@@ -187,9 +194,9 @@ class Listeners:
             return self._signed(request)
         if path == "/audiohook":
             return self._keyed(request)
-        if path in ("/l16", STREAM_PATH):
+        if path in ("/asterisk", "/l16", STREAM_PATH):
             return None
-        text = f"feeds are /twilio, /audiohook, /l16 and {STREAM_PATH}"
+        text = f"feeds are /twilio, /audiohook, /asterisk, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
     def _signed(self, request: Request) -> Response | None:
@@ -222,14 +229,16 @@ class Listeners:
         if address.path == STREAM_PATH:
             await self._native.serve(socket)
             return
-        feed = Feed(self._node)
+        feed, query = Feed(self._node), parse_qs(address.query)
         try:
             if address.path == "/twilio":
                 await self._twilio(socket, feed)
             elif address.path == "/audiohook":
                 await self._audiohook(socket, feed)
+            elif address.path == "/asterisk":
+                await self._samples(socket, feed, AsteriskSocket(name=query.get("name", [""])[0]))
             else:
-                await self._l16(socket, feed, parse_qs(address.query))
+                await self._samples(socket, feed, _l16(query))
         except (FeedError, TooManyLegs) as error:
             self._refuse(address.path, error)
             await socket.close(1008, str(error)[:120])
@@ -260,16 +269,38 @@ class Listeners:
             for text in parser.texts_to_send():
                 await socket.send(text)
 
-    async def _l16(self, socket: ServerConnection, feed: Feed, query: dict[str, list[str]]) -> None:
-        rate = query.get("rate", ["16000"])[0]
-        parser = L16(rate=int(rate) if rate.isdecimal() and len(rate) < 6 else 0)
-        while True:
-            async with asyncio.timeout(self._config.idle_s):
-                message = await socket.recv()
-            if isinstance(message, str):
+    async def _samples(
+        self, socket: ServerConnection, feed: Feed, parser: L16 | AsteriskSocket
+    ) -> None:
+        async for message in _until_idle(socket.recv, self._config.idle_s):
+            if message is None:
+                feed.take(parser.receive_nothing(HOLD_S))
+            elif isinstance(message, str):
                 feed.take(parser.receive_text(message))
             else:
                 feed.take(parser.receive_binary(message))
+
+
+def _l16(query: dict[str, list[str]]) -> L16:
+    rate = query.get("rate", ["16000"])[0]
+    return L16(rate=int(rate) if rate.isdecimal() and len(rate) < 6 else 0)
+
+
+async def _until_idle(
+    receive: Callable[[], Awaitable[T]], idle_s: float
+) -> AsyncIterator[T | None]:
+    """Give what comes, None for each HOLD_S in which nothing did; end after ``idle_s`` of those."""
+    quiet_s = 0.0
+    while quiet_s < idle_s:
+        try:
+            async with asyncio.timeout(HOLD_S):
+                came = await receive()
+        except TimeoutError:
+            quiet_s += HOLD_S
+            yield None
+        else:
+            quiet_s = 0.0
+            yield came
 
 
 def _chosen(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:

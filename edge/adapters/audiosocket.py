@@ -8,10 +8,13 @@ private interface and name the UUIDs you expect.
 
 import uuid
 
-from edge.adapters.events import Audio, Digit, Ended, Event, FeedError, Started
+from edge.adapters.events import Audio, Digit, Ended, Event, FeedError, Missing, Started
 
 HANG_UP = b"\x00\x00\x00"
 """What we send to end a call."""
+SILENCE = b"\x10" + (320).to_bytes(2, "big") + bytes(320)
+"""What we send (20 ms) to keep one: Asterisk hangs up after 2 s in which neither side spoke, and a
+caller on hold, or muted by a phone that suppresses silence, sends nothing."""
 _HEAD_BYTES = 3
 _RATES = {
     0x10: 8_000,
@@ -49,6 +52,10 @@ class AudioSocket:
             start = end
         del self._buffer[:start]
         return events
+
+    def receive_nothing(self, seconds: float) -> list[Event]:
+        """Note that time passed without a frame."""
+        return [Missing(round(seconds * self._rate))] if self._rate else []
 
     def _frame(self, kind: int, payload: bytes) -> list[Event]:
         if kind == _UUID:

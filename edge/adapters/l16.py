@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from edge.adapters.events import Audio, Ended, Event, FeedError, Started
+from edge.adapters.events import Audio, Event, FeedError, Missing, Started
 
 RATES_HZ = (8_000, 16_000, 24_000, 48_000)
 MAX_FRAME_BYTES = 65_536
@@ -54,6 +54,6 @@ class L16:
             events.append(Started(self._name, "pcm_s16le", self._rate))
         return [*events, Audio(data)]
 
-    def receive_end(self) -> list[Event]:
-        """Note that the socket closed."""
-        return [Ended()]
+    def receive_nothing(self, seconds: float) -> list[Event]:
+        """Note that time passed without a frame: the peer is paused."""
+        return [Missing(round(seconds * self._rate))] if self._has_started else []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.adapters.asterisk import AsteriskSocket
 from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import AudioSocket
 from edge.adapters.events import Audio, Event, FeedError, Started
@@ -38,6 +39,14 @@ TWILIO = st.builds(
     EVENTS,
     st.dictionaries(st.sampled_from(["start", "media", "dtmf", "streamSid"]), JSON, max_size=4),
 )
+ASTERISK = st.builds(
+    lambda event, pairs: " ".join([event, *(f"{key}:{value}" for key, value in pairs.items())]),
+    st.sampled_from(["MEDIA_START", "DTMF_END", "MEDIA_XOFF"]),
+    st.dictionaries(
+        st.sampled_from(["format", "digit", "channel_id", "x"]),
+        st.sampled_from(["ulaw", "slin16", "opus"]) | st.text(max_size=5),
+    ),
+)
 FRAMES = st.builds(
     lambda kind, body: bytes([kind]) + len(body).to_bytes(2, "big") + body,
     st.sampled_from([0, 1, 3, 0x10, 0x11, 0x12, 0x16, 0x18, 0xFF, 0x55]),
@@ -67,6 +76,13 @@ def test_audiosocket(pieces: list[bytes]) -> None:
 def test_twilio(texts: list[str]) -> None:
     stream = Twilio()
     drive([(stream.receive_text, text) for text in texts])
+
+
+@settings(UNHURRIED, max_examples=50)
+@given(st.lists(st.binary(max_size=40) | ASTERISK | JSON.map(json.dumps), max_size=8))
+def test_asterisk(pieces: list[bytes | str]) -> None:
+    call = AsteriskSocket()
+    drive([(call.receive_text if isinstance(p, str) else call.receive_binary, p) for p in pieces])
 
 
 @settings(UNHURRIED, max_examples=50)
@@ -197,6 +213,7 @@ def test_g722_makes_exactly_the_samples_that_were_asked_for(
     [
         test_audiosocket,
         test_twilio,
+        test_asterisk,
         test_l16,
         test_rtp_never_raises_and_never_gives_an_empty_piece,
         test_audiohook,

@@ -100,6 +100,30 @@ async def test_an_audiosocket_call() -> None:
         writer.close()
 
 
+async def test_an_audiosocket_call_on_hold_is_kept_and_its_words_are_final() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.audiosocket)
+        audio = linear()
+        writer.write(frame(1, CALL.bytes))
+        for at in range(0, len(audio) - 15_360, 320):  # without the silence at its end
+            writer.write(frame(0x10, audio[at : at + 320]))
+        assert await reader.readexactly(323) == frame(0x10, bytes(320))
+        await r.until(lambda: len([f for f in r.finals if f[2].text]) == len(TEXTS))
+        assert r.node.legs
+        writer.write(frame(0))
+        await told(r)
+        writer.close()
+
+
+async def test_an_audiosocket_call_that_is_held_for_too_long_is_over() -> None:
+    async with rig() as r, feeding(r, idle_s=1.0) as (ports, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.audiosocket)
+        writer.write(frame(1, CALL.bytes) + frame(0x10, bytes(320)))
+        assert await reader.read() == frame(0x10, bytes(320))
+        await r.until(lambda: not r.node.legs)
+        writer.close()
+
+
 async def test_an_audiosocket_of_an_unknown_call_is_hung_up() -> None:
     async with rig() as r, feeding(r, calls=frozenset({str(uuid.uuid4())})) as (ports, listeners):
         reader, writer = await asyncio.open_connection("127.0.0.1", ports.audiosocket)
@@ -180,6 +204,18 @@ async def test_l16_over_a_websocket_at_8_khz() -> None:
     async with rig() as r, feeding(r) as (ports, _):
         async with connect(f"ws://127.0.0.1:{ports.web}/l16?rate=8000") as socket:
             await send_linear(socket)
+        await told(r)
+
+
+async def test_a_call_over_asterisks_websocket_is_held_while_nothing_comes() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        async with connect(f"ws://127.0.0.1:{ports.web}/asterisk?name=Ann") as socket:
+            await socket.send("MEDIA_START connection_id:x channel_id:1.2 format:slin ptime:20")
+            audio = linear()
+            for at in range(0, len(audio) - 15_360, 320):  # without the silence at its end
+                await socket.send(audio[at : at + 320])
+            await r.until(lambda: len([f for f in r.finals if f[2].text]) == len(TEXTS))
+            assert [leg.leg.opening.name for leg in r.node.legs.values()] == ["Ann"]
         await told(r)
 
 

@@ -1,4 +1,4 @@
-"""AudioSocket, Twilio and L16: what peers say becomes the same few events."""
+"""AudioSocket, Twilio, Asterisk's WebSocket and L16: what peers say becomes the same few events."""
 
 import base64
 import json
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from edge.adapters import twilio
+from edge.adapters.asterisk import AsteriskSocket
 from edge.adapters.audiosocket import AudioSocket
-from edge.adapters.events import Audio, Digit, Ended, Event, FeedError, Started
+from edge.adapters.events import Audio, Digit, Ended, Event, FeedError, Missing, Started
 from edge.adapters.l16 import L16
 from edge.adapters.twilio import Twilio
 
@@ -164,6 +165,64 @@ def test_vonage_names_the_rate_and_freeswitch_the_address() -> None:
     assert fork.receive_binary(b"ab") == [Started("c1", "pcm_s16le", 8_000), Audio(b"ab")]
     assert fork.receive_binary(b"cd") == [Audio(b"cd")]
     assert fork.receive_binary(b"") == []
+
+
+def test_time_on_hold_is_missing_once_a_call_has_begun() -> None:
+    fork = L16(rate=8_000)
+    assert fork.receive_nothing(1.0) == []
+    fork.receive_binary(b"ab")
+    assert fork.receive_nothing(1.0) == [Missing(8_000)]
+    call = AudioSocket()
+    assert call.receive_nothing(1.0) == []
+    call.receive(frame(1, CALL.bytes) + frame(0x12, b"ab"))
+    assert call.receive_nothing(1.0) == [Missing(16_000)]
+
+
+# What Asterisk 22.10.1 sent: Dial(WebSocket/dump/c(ulaw)d(in)), and with f(json).
+WORDS = (
+    "MEDIA_START connection_id:dump channel:WebSocket/dump/0x7fdbcc007f80 "
+    "channel_id:1795359631.15 format:ulaw optimal_frame_size:160 ptime:20"
+)
+OBJECT = (
+    '{"event":"MEDIA_START","connection_id":"dump","channel":"WebSocket/dump/0x7fdbdc0080c0",'
+    '"channel_id":"1795359631.18","format":"slin16","optimal_frame_size":640,"ptime":20,'
+    '"channel_variables":{"DIALEDPEERNUMBER":"dump/c(slin16)d(in)f(json)"}}'
+)
+
+
+def test_asterisk_says_the_format_in_words_or_as_json() -> None:
+    call = AsteriskSocket()
+    assert call.receive_nothing(1.0) == []
+    assert call.receive_text(WORDS) == [Started("1795359631.15", "mulaw", 8_000)]
+    assert call.receive_binary(b"abc") == [Audio(b"abc")]
+    assert call.receive_text("DTMF_END digit:1 channel_id:1795359631.15") == [Digit("1")]
+    assert call.receive_nothing(1.0) == [Missing(8_000)]
+    assert call.receive_text("MEDIA_XON") == call.receive_binary(b"") == []
+    call = AsteriskSocket(name="Ann")
+    assert call.receive_text(OBJECT) == [Started("Ann", "pcm_s16le", 16_000)]
+    assert call.receive_text('{"event":"DTMF_END","channel_id":"x","digit":"2"}') == [Digit("2")]
+    assert call.receive_nothing(0.5) == [Missing(8_000)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [b"ab"],
+        [WORDS, WORDS],
+        [OBJECT, b"abc"],
+        [WORDS, bytes(65_537)],
+        [WORDS.replace("ulaw", "g729")],
+        ['{"event":'],
+    ],
+)
+def test_an_asterisk_that_breaks_its_rules_is_named(said: list[str | bytes]) -> None:
+    call = AsteriskSocket()
+    with pytest.raises(FeedError):
+        for message in said:
+            if isinstance(message, str):
+                call.receive_text(message)
+            else:
+                call.receive_binary(message)
 
 
 def test_l16_that_breaks_the_rules_is_named() -> None:
