@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,11 @@ class Clip:
         return " ".join(self.words)
 
 
-def prepare(config: DataConfig, out: Path, *, vocabulary: int) -> None:
-    """Write samples, index and tokenizer into ``out``; does nothing where they are."""
+def prepare(config: DataConfig, out: Path, *, vocabulary: int, start: Path | None = None) -> None:
+    """Write samples, index and tokenizer into ``out``; does nothing where they are.
+
+    A run that begins with the model in the folder ``start`` writes that model's pieces.
+    """
     if (out / INDEX).exists():
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,10 @@ def prepare(config: DataConfig, out: Path, *, vocabulary: int) -> None:
                 pcm.write(samples.tobytes())
                 clips.append({**row, "start": position, "length": len(samples)})
                 position += len(samples)
-    _train_tokenizer(config, clips, out, vocabulary=vocabulary)
+    if start is None:
+        _train_tokenizer(config, clips, out, vocabulary=vocabulary)
+    else:
+        shutil.copyfile(start / TOKENIZER, out / TOKENIZER)
     index = "".join(json.dumps(row) + "\n" for row in clips)
     (out / INDEX).write_text(index, encoding="utf-8")
 

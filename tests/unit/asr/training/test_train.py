@@ -10,7 +10,7 @@ import torch
 
 from asr.training import train
 from asr.training.config import BadConfig, load
-from asr.training.data import prepare
+from asr.training.data import TOKENIZER, prepare
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
 
@@ -87,6 +87,18 @@ def test_a_run_begins_with_an_exported_model(
     for name, value in kept["average"].items():
         if not name.startswith("sounds."):
             assert torch.equal(begun.model.state_dict()[name], value.to(torch.bfloat16).float())
+
+
+def test_a_run_that_begins_with_a_model_writes_the_pieces_of_that_model(
+    trained: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    save_folder(read(trained), tmp_path / "export")
+    other = tiny_config.read_text().replace("vocabulary = 12", "vocabulary = 10")
+    tiny_config.write_text(other + 'start = "export"\n')
+    config = load(tiny_config)
+    prepare(config.data, tmp_path / "run", vocabulary=10, start=config.run.start)
+    kept = (tmp_path / "export" / TOKENIZER).read_bytes()
+    assert (tmp_path / "run" / TOKENIZER).read_bytes() == kept
 
 
 def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_path: Path) -> None:
