@@ -99,6 +99,7 @@ class Talk:
         self._is_over = False
         """Nothing more will be put into the queue of frames."""
         self._is_leaving = False
+        """Over as soon as no session is under way."""
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -115,6 +116,7 @@ class Talk:
                 self.pump()
             if self._line.may_half_close:
                 self._adapter.hang_up()
+                self._is_leaving = True  # it asks for nothing more
                 self.pump()
                 await writer  # the rest is on its way
                 is_gone = False

@@ -279,6 +279,18 @@ async def test_own_ports_speak_their_wires() -> None:
         await all_slots_free(server)
 
 
+async def test_whoever_leaves_a_stream_of_bytes_is_gone() -> None:
+    async with serving(wyoming_port=0) as server:
+        port = server.gateway.ports.port_of("wyoming")
+        for said in (b"", b'{"type":"describe"}\n'):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            writer.write_eof()
+            assert (await reader.read()).startswith(b'{"type":"info"' if said else b"")
+            writer.close()
+        assert len(server.gateway._dropins) == 0
+
+
 async def ask_vosk(server: Running, port: int) -> str:
     results = list[dict[str, Any]]()
     async with connect(url(server, "/", port=port)) as socket:

@@ -221,9 +221,16 @@ async def test_a_client_that_ended_its_input_still_gets_the_last_words() -> None
         scene.talk.opened()
         scene.talk.happened(0, Final(0, "last", 0, 0, 0.5, "stop", ()))
         scene.talk.happened(0, Stopped(RATE, 1))
-        scene.talk.leave()
         await scene.running
         assert scene.line.sent == ["last", "done"]
+
+
+async def test_a_client_that_ended_its_input_and_waits_for_nothing_is_let_go() -> None:
+    async with Scene(Line(may_half_close=True)) as scene:
+        scene.hear("hello")
+        scene.line.incoming.put_nowait(None)
+        await scene.running
+        assert (scene.line.sent, scene.line.closed) == (["hello"], (1001, ""))
 
 
 async def test_a_server_that_leaves_flushes_first() -> None:
