@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 from server.app import Running, StartError
 from server.config import ConfigError
 from server.keys import add_key, remove_key
+from server.posts import MAX_WISH_BYTES
 from tests.io.serving import (
     Message,
     config,
@@ -190,6 +191,22 @@ async def test_no_key_is_logged(
     for text in (caplog.text, printed.out, printed.err):
         assert key not in text
         assert made["token"] not in text
+
+
+@pytest.mark.parametrize("path", ["/v1/tokens", "/v1/realtime/transcription_sessions"])
+async def test_nobody_makes_the_server_read_much_before_it_looks_at_the_key(
+    keys: Path, key: str, path: str
+) -> None:
+    async with locked(keys) as server:
+        chunk = f"{MAX_WISH_BYTES + 1:x}\r\n"
+        for length, body in (
+            (f"Content-Length: {MAX_WISH_BYTES + 1}", ""),
+            ("Transfer-Encoding: chunked", chunk),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses.port)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: here\r\n{length}\r\n\r\n{body}".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+            writer.close()
 
 
 async def test_without_keys_nobody_gets_a_token(key: str) -> None:
