@@ -337,7 +337,8 @@ class Connection:
                 self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True
         agreed = self.session.agreement
-        if agreed is None or agreed.audio != start.audio:
+        is_over = self._fresh.close_code is not None  # we closed while the store was asked
+        if is_over or agreed is None or agreed.audio != start.audio:
             self.session, lost = self._fresh, self.session
             self._is_attached = False
             self._keeper.put_away(lost.identity.number, Absent(lost, self._keeper))
