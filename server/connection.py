@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from asr.events import Event
 from server.config import ServerConfig
+from server.inbox import messages_of
 from server.keeper import Keeper
 from server.keys import Account
 from server.metrics import Conversation, Metrics
@@ -274,7 +275,7 @@ class Connection:
     # ---- the two tasks and the timer
 
     async def _read(self) -> None:
-        async for data in self._socket:
+        async for data in messages_of(self._socket):
             try:
                 if isinstance(data, str):
                     requests = self._wire.receive_text(data)

@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 
 from server.guard import Entrance, caller_of, query_of, refusal_of
 from server.http import json_response
+from server.inbox import messages_of
 from server.keys import Account
 from server.metrics import Conversation
 from server.patience import RETRY_AFTER_S
@@ -62,7 +63,7 @@ class SocketLine:
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield messages until the socket closes."""
         try:
-            async for data in self._socket:
+            async for data in messages_of(self._socket):
                 yield data
         except ConnectionClosed as closed:
             raise ConnectionError from closed

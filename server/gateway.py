@@ -25,6 +25,7 @@ from server.door import door
 from server.dropin import DropIns, subprotocols_of
 from server.guard import Caller, Guard, caller_of, refusal_of
 from server.http import STREAM_PATH, Answer, Site, json_answer
+from server.inbox import MAX_FRAMES
 from server.keeper import Keeper
 from server.keys import Account, Keyring, Scope
 from server.manager import Manager
@@ -99,7 +100,7 @@ class Gateway:
             open_timeout=None,  # the door has its own: a long body is no slow handshake
             compression=None,  # PCM hardly shrinks, and nobody can send a bomb
             max_size=MAX_MESSAGE_BYTES,
-            max_queue=None,  # every read is drained at once; a paused socket hides who has left
+            max_queue=MAX_FRAMES,  # drained in turns: a paused socket hides who has left
             close_timeout=CLOSE_S,
             ping_interval=PING_S,
             ping_timeout=PING_S,
