@@ -21,6 +21,7 @@ from tests.io.serving import (
     config,
     dial,
     get,
+    read,
     read_until,
     rest,
     serving,
@@ -170,6 +171,29 @@ async def test_a_key_has_so_many_streams_at_once_and_is_told(keys: Path, key: st
         await sockets[0].send('{"type":"stop"}')
         await rest(sockets[0])
         assert await hear(server, headers) == "good day"
+
+
+async def test_sessions_that_are_left_behind_and_resumed_are_within_the_limit(
+    keys: Path, key: str
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    tokens = list[str]()
+    async with locked(keys) as server, contextlib.AsyncExitStack() as stack:
+        for count in (1, 2, 2, 2):
+            async with dial(server, additional_headers=headers) as socket:
+                await socket.send(start())
+                tokens.append((await read_until(socket, "ready"))["token"])
+                socket.transport.abort()
+            while server.keeper.away != count:  # noqa: ASYNC110 - a count has no event
+                await asyncio.sleep(0)
+        answers = list[str]()
+        for token_ in tokens:
+            socket = await stack.enter_async_context(dial(server, additional_headers=headers))
+            await socket.send(start(resume={"token": token_}))
+            while (message := await read(socket))["type"] not in ("ready", "error"):
+                pass
+            answers.append(message.get("code", "ready"))
+        assert answers == ["resume_unknown", "resume_unknown", "ready", "ready"]
 
 
 async def test_a_removed_key_opens_nothing_more(keys: Path, key: str) -> None:
