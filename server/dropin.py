@@ -35,6 +35,9 @@ from server.wire.speechmatics import SpeechmaticsServer
 
 logger = logging.getLogger(__name__)
 
+MAX_HEARD = 4
+"""Files that are decoded and heard at once: their audio waits in memory."""
+
 
 def _realtime(hello: Hello) -> Adapter:
     """Return the wire of a client of ``/v1/realtime``: NVIDIA's shows a token of its own form."""
@@ -91,6 +94,8 @@ class DropIns:
         self._house = house
         self.enter = enter
         """Asked before a client is served; raises WireError."""
+        self.hearing = asyncio.Semaphore(MAX_HEARD)
+        """Held while a whole file is decoded and heard, over whatever wire it came."""
         self._talks: set[Talk] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()

@@ -37,8 +37,6 @@ MAX_WAITING_BYTES = 512 * 1024 * 1024
 """Bodies being received or heard at once."""
 MAX_WISH_BYTES = 64 * 1024
 """A body that is no file; anybody may send one, so little is read before the key is looked at."""
-MAX_HEARD = 4
-"""Files that are decoded and heard at once: their audio waits in memory."""
 
 TOKENS_PATH = "/v1/tokens"
 MAX_SESSION_WAIT_S = 60
@@ -70,7 +68,6 @@ class Posts:
         self._site = site
         self._guard = guard
         self._waiting_bytes = 0
-        self._hearing = asyncio.Semaphore(MAX_HEARD)
         self._routes = {
             "/v1/listen": _Route(
                 _deepgram, lambda hello, _, text: deepgram_files.failure_of(hello, text)
@@ -140,7 +137,7 @@ class Posts:
         self._waiting_bytes += size
         try:
             body = await door.body(head)
-            async with self._hearing:
+            async with self._dropins.hearing:
                 adapter = await route.read(hello, head, body)
                 await self._dropins.serve(adapter, PostLine(door), account)
         except Refused as refused:
