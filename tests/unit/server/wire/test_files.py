@@ -162,7 +162,7 @@ def test_the_head_of_a_field_is_short() -> None:
 
 
 def test_a_form_of_borders_is_not_taken_apart() -> None:
-    body = b"\r\n--a" * 1_000_000
+    body = b"\r\n--axy" * 1_000_000
     tracemalloc.start()
     try:
         with pytest.raises(BadRequest, match="too many fields"):
