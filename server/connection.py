@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from asr.events import Event
 from server.config import ServerConfig
+from server.inbox import messages_of
 from server.keeper import Keeper
 from server.keys import Account
 from server.metrics import Conversation, Metrics
@@ -274,7 +275,7 @@ class Connection:
     # ---- the two tasks and the timer
 
     async def _read(self) -> None:
-        async for data in self._socket:
+        async for data in messages_of(self._socket):
             try:
                 if isinstance(data, str):
                     requests = self._wire.receive_text(data)
@@ -337,7 +338,8 @@ class Connection:
                 self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True
         agreed = self.session.agreement
-        if agreed is None or agreed.audio != start.audio:
+        is_over = self._fresh.close_code is not None  # we closed while the store was asked
+        if is_over or agreed is None or agreed.audio != start.audio:
             self.session, lost = self._fresh, self.session
             self._is_attached = False
             self._keeper.put_away(lost.identity.number, Absent(lost, self._keeper))

@@ -26,10 +26,25 @@ _METHODS = (b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ")
 Answering = Callable[["Door", Head], Awaitable[None]]
 
 
-def door(answering: Answering) -> type["Door"]:
-    """Return the kind of connection that has its requests answered by this."""
+def door(answering: Answering, opening: "set[asyncio.Task[Any]]") -> type["Door"]:
+    """Return the kind of connection that has its requests answered by this.
+
+    ``opening`` holds the tasks of those that are no WebSocket (yet): a server that goes ends them.
+    """
 
     class Ours(Door):
+        async def handshake(self, *args: Any, **options: Any) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            opening.add(task)
+            try:
+                await super().handshake(*args, **options)
+            except asyncio.CancelledError:
+                self.transport.abort()
+                raise
+            finally:
+                opening.discard(task)
+
         async def answer(self, head: Head) -> None:
             await answering(self, head)
 
@@ -93,13 +108,15 @@ class Door(ServerConnection):
 
     def size_of(self, head: Head) -> int:
         """Return how long a body may be; raises BadRequest, MessageTooBig."""
-        return MAX_BODY_BYTES if "transfer-encoding" in head.headers else _length(head)
+        return (
+            MAX_BODY_BYTES if "transfer-encoding" in head.headers else _length(head, MAX_BODY_BYTES)
+        )
 
     async def answer(self, head: Head) -> None:
         """Answer a request."""
         raise NotImplementedError
 
-    async def body(self, head: Head) -> bytes:
+    async def body(self, head: Head, *, most: int = MAX_BODY_BYTES) -> bytes:
         """Read the body of a request; raises RemoteProtocolError, ConnectionError."""
         if head.headers.get("expect", "").lower() == "100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -107,10 +124,10 @@ class Door(ServerConnection):
         try:
             async with asyncio.timeout(BODY_S):
                 if coding == "chunked":
-                    return await self._chunks()
+                    return await self._chunks(most)
                 if coding:
                     raise BadRequest("this transfer-encoding is not taken")
-                return await self._reader.readexactly(_length(head))
+                return await self._reader.readexactly(_length(head, most))
         except TimeoutError as error:
             raise BadRequest("the body did not come in time") from error
         except asyncio.IncompleteReadError as error:
@@ -151,24 +168,24 @@ class Door(ServerConnection):
         self.transport.write(json_answer(status, {"error": text}))
         await self.finish()
 
-    async def _chunks(self) -> bytes:
+    async def _chunks(self, most: int) -> bytes:
         body = bytearray()
         while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-            if size < 0 or len(body) + size > MAX_BODY_BYTES:
-                raise MessageTooBig(f"a body is at most {MAX_BODY_BYTES} bytes")
+            if size < 0 or len(body) + size > most:
+                raise MessageTooBig(f"a body is at most {most} bytes")
             body += (await self._reader.readexactly(size + 2))[:-2]
         while await self._reader.readuntil(b"\r\n") != b"\r\n":
             pass  # trailers say nothing to us
         return bytes(body)
 
 
-def _length(head: Head) -> int:
+def _length(head: Head, most: int) -> int:
     text = head.headers.get("content-length", "0")
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise BadRequest("content-length is no number")
     length = int(text)
-    if length > MAX_BODY_BYTES:
-        raise MessageTooBig(f"a body is at most {MAX_BODY_BYTES} bytes")
+    if length > most:
+        raise MessageTooBig(f"a body is at most {most} bytes")
     return length
 
 

@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 
 from server.guard import Entrance, caller_of, query_of, refusal_of
 from server.http import json_response
+from server.inbox import messages_of
 from server.keys import Account
 from server.metrics import Conversation
 from server.patience import RETRY_AFTER_S
@@ -33,6 +34,9 @@ from server.wire.openai_realtime import RealtimeServer
 from server.wire.speechmatics import SpeechmaticsServer
 
 logger = logging.getLogger(__name__)
+
+MAX_HEARD = 4
+"""Files that are decoded and heard at once: their audio waits in memory."""
 
 
 def _realtime(hello: Hello) -> Adapter:
@@ -62,7 +66,7 @@ class SocketLine:
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield messages until the socket closes."""
         try:
-            async for data in self._socket:
+            async for data in messages_of(self._socket):
                 yield data
         except ConnectionClosed as closed:
             raise ConnectionError from closed
@@ -90,6 +94,8 @@ class DropIns:
         self._house = house
         self.enter = enter
         """Asked before a client is served; raises WireError."""
+        self.hearing = asyncio.Semaphore(MAX_HEARD)
+        """Held while a whole file is decoded and heard, over whatever wire it came."""
         self._talks: set[Talk] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -24,6 +25,7 @@ from server.door import door
 from server.dropin import DropIns, subprotocols_of
 from server.guard import Caller, Guard, caller_of, refusal_of
 from server.http import STREAM_PATH, Answer, Site, json_answer
+from server.inbox import MAX_FRAMES
 from server.keeper import Keeper
 from server.keys import Account, Keyring, Scope
 from server.manager import Manager
@@ -62,6 +64,8 @@ class Gateway:
         self._metrics = metrics
         self._numbers = itertools.count(1)
         self._connections: set[Connection] = set()
+        self._opening: set[asyncio.Task[Any]] = set()
+        """Handshakes, and requests with a body."""
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._is_draining = False
@@ -92,11 +96,11 @@ class Gateway:
             self._serve,
             self._config.host,
             self._config.port,
-            create_connection=door(posts.answer),
+            create_connection=door(posts.answer, self._opening),
             open_timeout=None,  # the door has its own: a long body is no slow handshake
             compression=None,  # PCM hardly shrinks, and nobody can send a bomb
             max_size=MAX_MESSAGE_BYTES,
-            max_queue=None,  # every read is drained at once; a paused socket hides who has left
+            max_queue=MAX_FRAMES,  # drained in turns: a paused socket hides who has left
             close_timeout=CLOSE_S,
             ping_interval=PING_S,
             ping_timeout=PING_S,
@@ -142,6 +146,8 @@ class Gateway:
         self._rooms.close()
         for connection in list(self._connections):
             connection.close()
+        for task in self._opening:  # what they send may take minutes to come, or never come
+            task.cancel()
         await self._empty_within(1.0)
         self._server.close()
         await self._server.wait_closed()

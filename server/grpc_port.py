@@ -128,13 +128,14 @@ class GrpcPort:
         account = await self._admit(context, "files")
         if not self._dropins.has_room:
             await context.abort(_STATUSES[RESOURCE_EXHAUSTED], "every slot is taken")
-        try:
-            adapter = await self._heard(request)
-        except RemoteProtocolError as error:
-            await context.abort(_STATUSES[INVALID_ARGUMENT], error.message)
-            raise
         line = _Whole()
-        await self._dropins.serve(adapter, line, account)
+        async with self._dropins.hearing:
+            try:
+                adapter = await self._heard(request)
+            except RemoteProtocolError as error:
+                await context.abort(_STATUSES[INVALID_ARGUMENT], error.message)
+                raise
+            await self._dropins.serve(adapter, line, account)
         if line.status[0]:
             await context.abort(_STATUSES[line.status[0]], line.status[1])
         return line.answer

@@ -20,7 +20,14 @@ from server.config import ServerConfig
 from server.http import refusal
 from server.keys import Account, Keyring, Scope
 from server.wire.credentials import presented
-from server.wire.errors import ForbiddenOrigin, OverCapacity, RateLimited, Unauthorized, WireError
+from server.wire.errors import (
+    ForbiddenOrigin,
+    MessageTooBig,
+    OverCapacity,
+    RateLimited,
+    Unauthorized,
+    WireError,
+)
 
 MAX_ADDRESSES = 16_384
 """Remembered at once; the one that called longest ago is forgotten first."""
@@ -33,6 +40,7 @@ _STATUS: dict[type[WireError], HTTPStatus] = {
     ForbiddenOrigin: HTTPStatus.FORBIDDEN,
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     OverCapacity: HTTPStatus.SERVICE_UNAVAILABLE,
+    MessageTooBig: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
 
 

@@ -129,6 +129,8 @@ class Keeper:
         one.enter(command)
         self._tenants[command.session] = one
         if account is not None:
+            for left_behind in self._quota.surplus(account, command.channels):
+                self.release(left_behind)
             self._quota.take(command.session, account, command.channels)
 
     def log(self, session: int, ticket: Ticket, start: bytes, holder: Holder) -> None:
@@ -173,7 +175,7 @@ class Keeper:
             self.release(session)
             return
         one.listener = self._holders[session] = holder
-        self._quota.give(session)
+        self._quota.set_aside(session)
         one.put_away()
         self._stay(session)
         timer = asyncio.get_running_loop().call_later(self._away_s, self.release, session)

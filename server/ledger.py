@@ -13,6 +13,7 @@ behind the record, so that what a final says is never decided twice.
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
@@ -328,6 +329,8 @@ class Ledger:
 
     def _append(self, command: link.Command) -> None:
         length = self.length(command)
+        if isinstance(command, link.Configure):
+            command = self._merged(self.at, command)
         self._journal.append((self.at, command))
         self.at += length
         self._held += length if isinstance(command, link.Audio) else 0
@@ -341,6 +344,14 @@ class Ledger:
         if left:
             self.is_settled = False
 
+    def _merged(self, at: int, command: link.Configure) -> link.Configure:
+        """Make one of two changes between which nothing came, however often a client changes."""
+        last_at, last = self._journal[-1] if self._journal else (at, None)
+        if last_at != at or not isinstance(last, link.Configure):
+            return command
+        self._journal.pop()
+        return msgspec.structs.replace(last, **_given(command))
+
     def _answer(self, channel: int, req: str) -> bool:
         """Note the answer of a channel; whether it is the first one."""
         asked = self._asked.get(req)
@@ -349,11 +360,12 @@ class Ledger:
         asked.answered.add(channel)
         if len(asked.answered) == self.channels:
             del self._asked[req]
-            self._journal = deque(
-                (at, command)
-                for at, command in self._journal
-                if not isinstance(command, link.Finalize) or command.req != req
-            )
+            journal, self._journal = self._journal, deque()
+            for at, command in journal:
+                if isinstance(command, link.Configure):
+                    self._journal.append((at, self._merged(at, command)))
+                elif not isinstance(command, link.Finalize) or command.req != req:
+                    self._journal.append((at, command))
         return True
 
     def _forget_or_keep(self, at: int, command: link.Command) -> None:
@@ -366,15 +378,19 @@ class Ledger:
 
     def _fold(self, command: link.Configure) -> None:
         """Have the session begin with what was changed before its snapshot."""
-        changes = {"turns": command.turns, "partials": command.partials, "boost": command.boost}
-        given = {name: value for name, value in changes.items() if value is not None}
-        self._opening = msgspec.structs.replace(self._opening, **given)
+        self._opening = msgspec.structs.replace(self._opening, **_given(command))
 
     def length(self, command: link.Command) -> int:
         """Return the samples of each channel that a command brings."""
         if isinstance(command, link.Audio):
             return len(command.data) // self._frame_bytes
         return command.samples if isinstance(command, link.Gap) else 0
+
+
+def _given(command: link.Configure) -> dict[str, Any]:
+    """Return what a command changes."""
+    changes = {"turns": command.turns, "partials": command.partials, "boost": command.boost}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:

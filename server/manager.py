@@ -12,6 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import methodcaller
 from typing import Protocol
 
 from asr.events import Event
@@ -34,6 +35,7 @@ WELL_S = 2.0
 CATCH_UP_S = 5.0
 """Others catch up with the sessions of a worker that died before it loads its model beside them."""
 RETRY_AFTER_S = 5.0
+FAULT = "the server failed on this session"
 SHORT_OF = 0.5
 """Room is short when every worker is loaded more than this."""
 
@@ -306,11 +308,9 @@ class Manager:
             case link.Step():
                 self._stepped(place, report)
             case link.Saved(session=session):
-                if listener := self._listeners.get(session):
-                    listener.saved(report)
+                self._tell(session, lambda listener: listener.saved(report))
             case link.Opened(session=session):
-                if listener := self._listeners.get(session):
-                    listener.opened()
+                self._tell(session, lambda listener: listener.opened())
             case link.Failed():
                 listener = self._listeners.get(report.session)
                 self._detach(report.session)
@@ -344,8 +344,20 @@ class Manager:
         for record in step.records:
             records.setdefault(record.session, {})[record.channel] = record.blob
         for session, happened in events.items():
-            if listener := self._listeners.get(session):
-                listener.stepped(happened, records.get(session, {}))
+            self._tell(session, methodcaller("stepped", happened, records.get(session, {})))
+
+    def _tell(self, session: int, tell: Callable[[Listener], None]) -> None:
+        """Tell a session something; a fault of ours there ends it, not its worker's others."""
+        listener = self._listeners.get(session)
+        if listener is None:
+            return
+        try:
+            tell(listener)
+        except Exception:
+            logger.exception("session failed", extra={"session": session})
+            self.release(session)
+            with contextlib.suppress(Exception):
+                listener.failed("internal", FAULT)
 
     def _gone(self, place: Place, reason: str) -> None:
         """Handle a worker's death: its sessions find other places, it is started again."""

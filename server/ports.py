@@ -15,6 +15,7 @@ from websockets.http11 import Request, Response
 from server.config import ServerConfig
 from server.dropin import DropIns, SocketLine
 from server.guard import Caller, caller_of, refusal_of
+from server.inbox import MAX_FRAMES
 from server.wire.adapter import Adapter, Frame, Hello
 from server.wire.errors import WireError
 from server.wire.sherpa import SherpaServer
@@ -152,7 +153,7 @@ class Ports:
             self._config.host,
             port,
             compression=None,
-            max_queue=None,
+            max_queue=MAX_FRAMES,
             close_timeout=CLOSE_S,
             ping_interval=PING_S,
             ping_timeout=PING_S,

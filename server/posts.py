@@ -27,7 +27,6 @@ from server.wire.codec import JsonObject
 from server.wire.deepgram import format_of
 from server.wire.errors import (
     BadRequest,
-    MessageTooBig,
     OverCapacity,
     RemoteProtocolError,
     WireError,
@@ -36,8 +35,8 @@ from server.wire.rest import Head, Recording, json_answer, read_form
 
 MAX_WAITING_BYTES = 512 * 1024 * 1024
 """Bodies being received or heard at once."""
-MAX_HEARD = 4
-"""Files that are decoded and heard at once: their audio waits in memory."""
+MAX_WISH_BYTES = 64 * 1024
+"""A body that is no file; anybody may send one, so little is read before the key is looked at."""
 
 TOKENS_PATH = "/v1/tokens"
 MAX_SESSION_WAIT_S = 60
@@ -69,7 +68,6 @@ class Posts:
         self._site = site
         self._guard = guard
         self._waiting_bytes = 0
-        self._hearing = asyncio.Semaphore(MAX_HEARD)
         self._routes = {
             "/v1/listen": _Route(
                 _deepgram, lambda hello, _, text: deepgram_files.failure_of(hello, text)
@@ -107,7 +105,7 @@ class Posts:
         """Give whoever has a key a token for its pages."""
         extra = {"Cache-Control": "no-store"}
         try:
-            wish = _read_wish(await door.body(head))
+            wish = _read_wish(await door.body(head, most=MAX_WISH_BYTES))
             token = self._guard.token(caller, wish.expires_in)
             if token is None:
                 raise BadRequest("this server has no keys: nobody needs a token")
@@ -120,7 +118,7 @@ class Posts:
         """Give a client of NVIDIA's realtime wire its settings and what opens its socket."""
         hello = self._dropins.hello(head.query, head.headers)
         try:
-            await door.body(head)
+            await door.body(head, most=MAX_WISH_BYTES)
             token = self._guard.token(caller, MAX_SESSION_WAIT_S) or hello.name
             status = HTTPStatus.OK
             body = nvidia_realtime.new_session(hello, token, hello.born_s + MAX_SESSION_WAIT_S)
@@ -139,14 +137,13 @@ class Posts:
         self._waiting_bytes += size
         try:
             body = await door.body(head)
-            async with self._hearing:
+            async with self._dropins.hearing:
                 adapter = await route.read(hello, head, body)
                 await self._dropins.serve(adapter, PostLine(door), account)
         except Refused as refused:
             await self._say(door, json_answer(refused.status, refused.body))
         except RemoteProtocolError as error:
-            status = HTTPStatus(413 if isinstance(error, MessageTooBig) else 400)
-            await self._refuse(door, route, hello, status, error.message)
+            await self._refuse(door, route, hello, status_of(error), error.message)
         finally:
             self._waiting_bytes -= size
 

@@ -25,6 +25,8 @@ MAX_WAITING = 64
 """Changes kept for one viewer that does not read."""
 GATHER_S = 0.15
 """Changes of so long go out together: viewers read words, not packets."""
+MAX_GONE = 64
+"""Voices of a room whose clients left and may come back."""
 KEEP_S = 600.0
 """A room without speakers and viewers is kept so long for those who come late."""
 RETRY_AFTER_S = 30.0
@@ -180,6 +182,9 @@ class Room:
         """Let a session speak; its audio begins now."""
         now = self._loop.time()
         self._began_s = now if self._began_s is None else self._began_s
+        gone = [name for name, voice in self.voices.items() if not voice.attached]
+        for name in gone[:-MAX_GONE]:
+            del self.voices[name]
         voice = Voice(self, speakers, round((now - self._began_s) * 1000), attached=1)
         self.voices[session] = voice
         self.changed()
@@ -265,6 +270,8 @@ class Rooms:
     def __init__(self, *, is_open: bool = True) -> None:
         self._is_open = is_open
         self._rooms: dict[str, Room] = {}
+        self._kept: dict[str, asyncio.TimerHandle] = {}
+        """When those that are empty are forgotten."""
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -323,11 +330,14 @@ class Rooms:
         if not room.is_empty:
             return
         if room.has_words:
-            self._loop.call_later(KEEP_S, self._forget, room)
+            if before := self._kept.pop(room.name, None):
+                before.cancel()
+            self._kept[room.name] = self._loop.call_later(KEEP_S, self._forget, room)
         else:
             self._forget(room)
 
     def _forget(self, room: Room) -> None:
+        self._kept.pop(room.name, None)
         if room.is_empty and self._rooms.get(room.name) is room:
             room.close()
             del self._rooms[room.name]

@@ -37,7 +37,11 @@ from server.worker import link
 logger = logging.getLogger(__name__)
 
 MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-"""Audio of one client that waits for the flow window."""
+"""Requests of one client that wait for the flow window, nearly all of them audio."""
+REQUEST_BYTES, PHRASE_BYTES = 1_024, 128
+"""What a request that is no audio is counted as, and each phrase in it."""
+SMALL_BYTES = 1_024
+"""Audio that waits is not kept in smaller packets: each would take more than it holds."""
 MAX_FRAMES = 2_048
 """Frames that wait for one client to read them."""
 IDLE_TICK_S = 3_600.0
@@ -99,6 +103,7 @@ class Talk:
         self._is_over = False
         """Nothing more will be put into the queue of frames."""
         self._is_leaving = False
+        """Over as soon as no session is under way."""
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -115,6 +120,7 @@ class Talk:
                 self.pump()
             if self._line.may_half_close:
                 self._adapter.hang_up()
+                self._is_leaving = True  # it asks for nothing more
                 self.pump()
                 await writer  # the rest is on its way
                 is_gone = False
@@ -204,9 +210,13 @@ class Talk:
     def _collect(self) -> None:
         """Queue what the adapter asks for."""
         for request in self._adapter.requests_to_serve():
-            self._waiting.append(request)
-            if isinstance(request, Audio):
-                self._waiting_bytes += len(request.data)
+            self._waiting_bytes += _bytes_of(request)
+            last = self._waiting[-1] if self._waiting else None
+            match last, request:
+                case Audio(data=before), Audio(data=data) if len(before) < SMALL_BYTES:
+                    self._waiting[-1] = Audio(before + data)
+                case _:
+                    self._waiting.append(request)
         if self._waiting_bytes > MAX_BACKLOG_BYTES:
             self._drop_waiting()
             self._refuse(TooFarAhead("more audio waits than this server keeps"))
@@ -216,12 +226,12 @@ class Talk:
         count = len(self._waiting)
         while self._waiting and self._may_serve(self._waiting[0]):
             request = self._waiting.popleft()
+            self._waiting_bytes -= _bytes_of(request)
             if isinstance(request, Start):
                 self._open(request)
             elif self._session is not None:
                 self._give(request, self._session)
-            elif isinstance(request, Audio):  # it follows a session that failed
-                self._waiting_bytes -= len(request.data)
+            # else: it follows a session that failed
         return len(self._waiting) < count
 
     def _may_serve(self, request: Request) -> bool:
@@ -241,11 +251,9 @@ class Talk:
 
     def _give(self, request: Request, session: Session) -> None:
         session.receive(request, now=self._loop.time())
-        if isinstance(request, Audio):
-            self._waiting_bytes -= len(request.data)
-            if agreed := session.agreement:
-                length_s = len(request.data) / agreed.audio.frame_bytes / agreed.audio.rate
-                self._house.metrics.received(class_of(agreed.look_ahead), length_s)
+        if isinstance(request, Audio) and (agreed := session.agreement):
+            length_s = len(request.data) / agreed.audio.frame_bytes / agreed.audio.rate
+            self._house.metrics.received(class_of(agreed.look_ahead), length_s)
 
     def _carry(self) -> bool:
         """Take what the session says to worker and adapter; whether that may lead to more."""
@@ -349,3 +357,10 @@ class Talk:
             self._adapter.tell(IdleTimeout("nothing came for too long").to_message())
             self._adapter.end(1011, "nothing came for too long")
         self.pump()
+
+
+def _bytes_of(request: Request) -> int:
+    """Return what a request takes while it waits."""
+    if isinstance(request, Audio):
+        return len(request.data)
+    return REQUEST_BYTES + PHRASE_BYTES * len(getattr(request, "boost", None) or ())

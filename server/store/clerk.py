@@ -20,15 +20,25 @@ _T = TypeVar("_T")
 class Clerk:
     """A queue in front of a store. Made and used in one event loop."""
 
-    def __init__(self, store: Store, *, give_up_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        give_up_s: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._store = store
         self._give_up_s = give_up_s
+        self._clock, self._sleep = clock, sleep
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._is_closing = False
 
     def submit(self, act: Callable[[Store], _T]) -> "asyncio.Future[_T]":
         """Run ``act`` behind all others; the future raises StoreUnavailable when it gave up."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._try, act)
+        # from now on, not from its turn: behind others that give up it would wait for all of them
+        until = self._clock() + self._give_up_s
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._try, act, until)
 
     async def close(self) -> None:
         """Do what waits, then close the store."""
@@ -36,13 +46,13 @@ class Clerk:
         await asyncio.to_thread(self._thread.shutdown)
         self._store.close()
 
-    def _try(self, act: Callable[[Store], _T]) -> _T:
-        wait_s, until = FIRST_WAIT_S, time.monotonic() + self._give_up_s
+    def _try(self, act: Callable[[Store], _T], until: float) -> _T:
+        wait_s = FIRST_WAIT_S
         while True:
             try:
                 return act(self._store)
             except StoreUnavailable:
-                if self._is_closing or time.monotonic() > until:
+                if self._is_closing or self._clock() > until:
                     raise
-            time.sleep(wait_s)
+            self._sleep(wait_s)
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)

@@ -7,6 +7,7 @@ system unless somebody asked for a disk. NORMAL survives kill -9 and a full stop
 not a loss of power.
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class SqliteStore:
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keep_s, self._clock, self._steady = keep_s, clock, steady
-        self._purged, self._purged_steady = 0.0, 0.0
+        self._purged, self._purged_steady = 0.0, -math.inf
         try:
             path.touch(mode=0o600, exist_ok=True)
             # every transaction is ours to begin; the clerk's thread is not the one that made us
@@ -164,22 +165,19 @@ class SqliteStore:
         return answer
 
     def _purge(self, do: _Execute) -> None:
-        now = self._clock()
-        if now < self._purged + min(_PURGE_EVERY_S, self._keep_s):
+        now, steady = self._clock(), self._steady()
+        if steady < self._purged_steady + min(_PURGE_EVERY_S, self._keep_s):
             return
-        if self._purged:
-            self._forgive(do, now)
-        self._purged, self._purged_steady = now, self._steady()
+        # a clock that was set forward makes no session old, one that was set back none young
+        jumped_s = now - self._purged - (steady - self._purged_steady)
+        if self._purged and jumped_s > _JUMP_S:
+            do("update session set touched=touched+?", (jumped_s,))
+        do("update session set touched=? where touched>?", (now, now))
+        self._purged, self._purged_steady = now, steady
         query = "select name from session where touched<?"
         for (name,) in do(query, (now - self._keep_s,)).fetchall():
             for table in _TABLES:
                 do(f"delete from {table} where name=?", (name,))
-
-    def _forgive(self, do: _Execute, now: float) -> None:
-        """Let a clock that was set forward make no session old."""
-        jumped_s = now - self._purged - (self._steady() - self._purged_steady)
-        if jumped_s > _JUMP_S:
-            do("update session set touched=min(touched+?, ?)", (jumped_s, now))
 
 
 def _outcome(changed: int) -> Outcome:

@@ -18,6 +18,7 @@ from server.wire.values import to_json
 
 MAX_HEADERS = 100
 MAX_PARTS = 200
+MAX_PART_HEAD_BYTES = 16 * 1024
 REASONS: dict[int, str] = {
     200: "OK",
     400: "Bad Request",
@@ -107,17 +108,18 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
     if not content_type.lower().startswith("multipart/form-data") or not 1 <= len(boundary) <= 200:
         raise BadRequest("the body must be multipart/form-data")
     mark = b"--" + boundary.encode("latin-1", "replace")
-    pieces = (b"\r\n" + body).split(b"\r\n" + mark)
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise BadRequest("the form has no end")
+    pieces = (b"\r\n" + body).split(b"\r\n" + mark, MAX_PARTS)
     if len(pieces) > MAX_PARTS:
         raise BadRequest("the form has too many fields")
+    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise BadRequest("the form has no end")
     return [_part(piece) for piece in pieces[1:-1]]
 
 
 def _part(piece: bytes) -> Part:
-    head, empty, data = piece.partition(b"\r\n\r\n")
-    for line in head.split(b"\r\n") if empty else ():
+    end = piece.find(b"\r\n\r\n", 0, MAX_PART_HEAD_BYTES)
+    head, data = piece[: max(0, end)], piece[end + 4 :]
+    for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
             fields = parameters_of(value.decode("utf-8", "replace"))

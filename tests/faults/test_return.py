@@ -1,6 +1,7 @@
 """Clients whose connection breaks: the session goes on, no final is lost or said twice."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from websockets.asyncio.client import ClientConnection
 
 from clients.connection import Connection, connect
 from server.app import Running
+from server.store.base import Kept
+from server.store.sqlite import SqliteStore
 from server.wire.messages import AudioFormat, Endpointing, Final, Finalized
 from tests.io.serving import (
     Message,
@@ -216,6 +219,38 @@ async def test_a_server_that_is_started_again_takes_its_sessions_up(tmp_path: Pa
 
 async def heard(connection: Connection) -> list[Final]:
     return [message async for message in connection if isinstance(message, Final)]
+
+
+async def test_who_comes_back_just_as_the_server_goes_is_taken_up_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, store = speech(TEXT), f"sqlite:{tmp_path}/sessions.db"
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def acquire(self: SqliteStore, session: str, token: bytes, new: bytes) -> Kept | None:
+        is_asked.set()
+        may_answer.wait()
+        return acquired(self, session, token, new)
+
+    acquired = SqliteStore.acquire
+    async with serving(store=store) as server:
+        async with dial(server) as socket:
+            ready = await begun(socket, said[:30_000])
+            cut(socket)
+        await away(server, 1)
+        monkeypatch.setattr(SqliteStore, "acquire", acquire)
+        async with dial(server) as socket:
+            await socket.send(resume(ready["token"]))
+            await asyncio.to_thread(is_asked.wait)
+            stopping = asyncio.create_task(server.gateway.stop())
+            await socket.wait_closed()
+            assert socket.close_code == 1001
+            may_answer.set()
+        await stopping
+    async with serving(store=store) as server, dial(server) as socket:
+        await socket.send(resume(ready["token"]))
+        back = await read_until(socket, "ready")
+        assert transcript(await finish(socket, said, back["at"])) == TEXT
 
 
 async def test_our_client_comes_back_by_itself_again_and_again() -> None:

@@ -15,11 +15,13 @@ from websockets.typing import Subprotocol
 from server.app import Running, StartError
 from server.config import ConfigError
 from server.keys import add_key, remove_key
+from server.posts import MAX_WISH_BYTES
 from tests.io.serving import (
     Message,
     config,
     dial,
     get,
+    read,
     read_until,
     rest,
     serving,
@@ -171,6 +173,29 @@ async def test_a_key_has_so_many_streams_at_once_and_is_told(keys: Path, key: st
         assert await hear(server, headers) == "good day"
 
 
+async def test_sessions_that_are_left_behind_and_resumed_are_within_the_limit(
+    keys: Path, key: str
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    tokens = list[str]()
+    async with locked(keys) as server, contextlib.AsyncExitStack() as stack:
+        for count in (1, 2, 2, 2):
+            async with dial(server, additional_headers=headers) as socket:
+                await socket.send(start())
+                tokens.append((await read_until(socket, "ready"))["token"])
+                socket.transport.abort()
+            while server.keeper.away != count:  # noqa: ASYNC110 - a count has no event
+                await asyncio.sleep(0)
+        answers = list[str]()
+        for token_ in tokens:
+            socket = await stack.enter_async_context(dial(server, additional_headers=headers))
+            await socket.send(start(resume={"token": token_}))
+            while (message := await read(socket))["type"] not in ("ready", "error"):
+                pass
+            answers.append(message.get("code", "ready"))
+        assert answers == ["resume_unknown", "resume_unknown", "ready", "ready"]
+
+
 async def test_a_removed_key_opens_nothing_more(keys: Path, key: str) -> None:
     async with locked(keys) as server:
         remove_key(keys, "shop")
@@ -190,6 +215,22 @@ async def test_no_key_is_logged(
     for text in (caplog.text, printed.out, printed.err):
         assert key not in text
         assert made["token"] not in text
+
+
+@pytest.mark.parametrize("path", ["/v1/tokens", "/v1/realtime/transcription_sessions"])
+async def test_nobody_makes_the_server_read_much_before_it_looks_at_the_key(
+    keys: Path, key: str, path: str
+) -> None:
+    async with locked(keys) as server:
+        chunk = f"{MAX_WISH_BYTES + 1:x}\r\n"
+        for length, body in (
+            (f"Content-Length: {MAX_WISH_BYTES + 1}", ""),
+            ("Transfer-Encoding: chunked", chunk),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses.port)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: here\r\n{length}\r\n\r\n{body}".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+            writer.close()
 
 
 async def test_without_keys_nobody_gets_a_token(key: str) -> None:

@@ -8,10 +8,14 @@ import socket as sockets
 import pytest
 from websockets.asyncio.client import connect
 
+from server import door
 from server.app import Addresses, StartError, serve
 from tests.io.serving import config, rest, speech, start
+from tests.io.serving import serving as running
 
 pytestmark = pytest.mark.io
+
+HALF = b"POST /v1/listen?encoding=linear16&sample_rate=8000 HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -27,6 +31,21 @@ async def test_a_signal_drains_and_ends_with_status_0(number: signal.Signals) ->
         assert "goaway" in kinds
         assert socket.close_code == 1001
     assert await serving == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"POST /v1/listen HTTP/1.1\r\n", HALF])
+async def test_nobody_who_is_slow_to_ask_holds_up_the_end(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("OPEN_S", "BODY_S"):
+        monkeypatch.setattr(door, limit, 3_600)
+    async with running() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses.port)
+        writer.write(said)
+        while not server.gateway._opening:  # noqa: ASYNC110 - a set has no event
+            await asyncio.sleep(0)
+    assert await reader.read() == b""
+    writer.close()
 
 
 async def test_a_port_in_use_is_said_in_one_sentence() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 from typing import Any
@@ -279,6 +280,18 @@ async def test_own_ports_speak_their_wires() -> None:
         await all_slots_free(server)
 
 
+async def test_whoever_leaves_a_stream_of_bytes_is_gone() -> None:
+    async with serving(wyoming_port=0) as server:
+        port = server.gateway.ports.port_of("wyoming")
+        for said in (b"", b'{"type":"describe"}\n'):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            writer.write_eof()
+            assert (await reader.read()).startswith(b'{"type":"info"' if said else b"")
+            writer.close()
+        assert len(server.gateway._dropins) == 0
+
+
 async def ask_vosk(server: Running, port: int) -> str:
     results = list[dict[str, Any]]()
     async with connect(url(server, "/", port=port)) as socket:
@@ -313,6 +326,23 @@ async def ask_wyoming(server: Running, port: int) -> str:
         events += heard.push(await reader.read(4_096))
     writer.close()
     return str(events[-1].data["text"])
+
+
+async def test_files_over_grpc_wait_for_their_turn_with_those_that_are_posted() -> None:
+    grpc = pytest.importorskip("grpc")
+    async with serving(grpc_port=0) as server, contextlib.AsyncExitStack() as heard:
+        hearing = server.gateway._dropins.hearing
+        while not hearing.locked():  # as many files as may be are being heard
+            await heard.enter_async_context(hearing)
+        where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
+        async with grpc.aio.insecure_channel(where) as channel:
+            call = channel.unary_unary("/nvidia.riva.asr.RivaSpeechRecognition/Recognize")(b"")
+            waiting = asyncio.ensure_future(call.code())
+            while not hearing._waiters:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            await heard.aclose()
+            assert await waiting is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_port_that_is_taken_stops_the_start() -> None:

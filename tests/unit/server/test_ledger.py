@@ -83,6 +83,29 @@ def test_what_a_snapshot_has_heard_does_not_come_again() -> None:
     assert ledger.saved_at == 1_600
 
 
+def test_of_changes_between_which_nothing_came_one_is_kept() -> None:
+    ledger = Ledger(opening())
+    ledger.note(audio(80))
+    for weight in range(100):
+        ledger.note(link.Configure(1, None, "none"))
+        ledger.note(link.Configure(1, None, None, (("rivulet", weight),)))
+    one = link.Configure(9, None, "none", (("rivulet", 99),))
+    assert back(ledger)[1][1:] == [one]
+    ledger.note(link.Finalize(1, "r"))
+    ledger.note(link.Configure(1, None, "all"))
+    later = link.Configure(9, None, "all")
+    assert back(ledger)[1][1:] == [one, link.Finalize(9, "r"), later]
+    take(ledger, Finalized("r", 80))
+    assert back(ledger)[1][1:] == [link.Configure(9, None, "all", (("rivulet", 99),))]
+    ledger.note(audio(8))
+    ledger.note(link.Configure(1, None, "none"))
+    assert [type(command) for command in back(ledger)[1][1:]] == [
+        link.Configure,
+        link.Audio,
+        link.Configure,
+    ]
+
+
 def test_a_record_goes_with_the_snapshot_before_it_and_a_snapshot_replaces_both() -> None:
     ledger = Ledger(opening())
     ledger.saved(link.Saved(1, 0, (b"s0",)))

@@ -8,7 +8,7 @@ import pytest
 
 from asr.events import Event, Progress
 from server.lobby import Claim
-from server.manager import CATCH_UP_S, Manager
+from server.manager import CATCH_UP_S, FAULT, Manager
 from server.metrics import Metrics
 from server.place import PATIENTS, Rules
 from server.wire.errors import OverCapacity
@@ -159,6 +159,24 @@ async def test_reports_reach_their_session_and_no_other() -> None:
     assert first.heard == ["opened", (0, Progress(5)), (0, b"state"), saved]
     assert second.heard == [("bad_request", "no")]
     assert house.manager.slots_in_use == 2
+    assert house.streams() == [1]
+
+
+async def test_a_fault_of_ours_in_one_session_ends_that_one_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    house = await House(1).open()
+    faulty, other = house.attach(1), house.attach(2)
+
+    def stepped(_: object, __: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(faulty, "stepped", stepped)
+    events = tuple(link.happened(session, 0, Progress(80)) for session in (1, 2))
+    house.launched[0].report(link.Step(events, 6, 2, 0.01, 2, 2))
+    assert faulty.heard == [("internal", FAULT)]
+    assert other.heard == [(0, Progress(80))]
+    assert house.launched[0].commands[-1] == link.Drop(1)
     assert house.streams() == [1]
 
 

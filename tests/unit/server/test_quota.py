@@ -25,6 +25,24 @@ def test_an_account_has_its_streams_and_no_more() -> None:
     quota.check(account, 3, WIDE)
 
 
+def test_what_an_account_may_come_back_to_is_within_its_limit_too() -> None:
+    quota, account = Quota(), Account("a", streams=3)
+    for session in (1, 2, 3):
+        quota.take(session, account, 1)
+    quota.set_aside(2)
+    quota.set_aside(1)
+    quota.check(account, 2, WIDE)
+    assert quota.surplus(account, 2) == [2, 1]
+    assert quota.surplus(account, 1) == [2]
+    quota.give(2)
+    assert quota.surplus(account, 1) == []
+    quota.take(1, account, 1)  # its client is there again
+    assert quota.surplus(account, 1) == []
+    assert quota.used("a") == 2
+    quota.set_aside(3)
+    assert quota.surplus(Account("b", streams=3), 3) == quota.surplus(Account("a"), 3) == []
+
+
 def test_when_room_is_short_nobody_takes_more_than_a_share() -> None:
     quota, greedy, other = Quota(), Account("greedy"), Account("other")
     for session in range(9):

@@ -19,6 +19,7 @@ from server.talk import House, Talk
 from server.ticket import Ticket
 from server.wire import messages as native
 from server.wire.adapter import Adapter, Frame, Hello
+from server.wire.conversation import Audio
 from server.wire.messages import Limits
 from server.wire.values import audio_format
 from server.worker import link
@@ -60,7 +61,7 @@ class Line:
 
 
 class Simple(Adapter):
-    """Text: start, stop, echo; binary: audio."""
+    """Text: start, stop, finalize, echo; binary: audio."""
 
     def on_text(self, text: str) -> None:
         match text:
@@ -68,6 +69,8 @@ class Simple(Adapter):
                 self.start(audio_format("pcm_s16le", RATE))
             case "stop":
                 self.stop()
+            case "finalize":
+                self.finalize()
             case _:
                 self.send(text)
 
@@ -174,6 +177,32 @@ async def test_more_than_we_keep_is_refused_in_the_words_of_the_wire(
         assert scene.line.closed is not None
 
 
+async def test_audio_that_waits_takes_little_more_than_it_is() -> None:
+    async with Scene(Line()) as scene:
+        scene.hear("start", *[SECOND] * 3, *[b"ab"] * 10_000, "stop")
+        await scene.all_heard()
+        waiting = [one.data for one in scene.talk._waiting if isinstance(one, Audio)]
+        assert b"".join(waiting) == SECOND + b"ab" * 10_000
+        assert len(waiting) <= 2 + 20_000 // module.SMALL_BYTES
+        scene.talk.opened()
+        scene.talk.happened(0, Progress(3 * RATE))
+        told = await scene.all_heard()
+        assert b"".join(c.data for c in told if isinstance(c, link.Audio)) == b"".join(waiting)
+        assert scene.talk._waiting_bytes == 0
+
+
+async def test_requests_that_wait_behind_audio_are_bounded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BACKLOG_BYTES", len(SECOND) * 3)
+    async with Scene(Line()) as scene:
+        scene.hear("start", *[SECOND] * 3, *["finalize"] * 64)
+        await scene.next(link.Open)
+        scene.talk.opened()
+        await scene.running
+        assert scene.line.sent == ["error too_far_ahead"]
+
+
 async def test_a_reader_that_stalls_is_dropped_and_its_slot_is_free() -> None:
     async with Scene(Line(), stalled_reader_s=0.01) as scene:
         scene.line.may_send.clear()
@@ -221,9 +250,16 @@ async def test_a_client_that_ended_its_input_still_gets_the_last_words() -> None
         scene.talk.opened()
         scene.talk.happened(0, Final(0, "last", 0, 0, 0.5, "stop", ()))
         scene.talk.happened(0, Stopped(RATE, 1))
-        scene.talk.leave()
         await scene.running
         assert scene.line.sent == ["last", "done"]
+
+
+async def test_a_client_that_ended_its_input_and_waits_for_nothing_is_let_go() -> None:
+    async with Scene(Line(may_half_close=True)) as scene:
+        scene.hear("hello")
+        scene.line.incoming.put_nowait(None)
+        await scene.running
+        assert (scene.line.sent, scene.line.closed) == (["hello"], (1001, ""))
 
 
 async def test_a_server_that_leaves_flushes_first() -> None:

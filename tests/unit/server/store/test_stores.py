@@ -125,6 +125,22 @@ def test_a_session_nobody_writes_to_is_gone_after_a_while(
     assert store.acquire(session, b"t0", b"t1") is None
 
 
+def test_a_clock_that_is_set_back_keeps_no_session_for_ever(tmp_path: Path) -> None:
+    now, steady = [2e9], [0.0]
+    store = SqliteStore(
+        tmp_path / "s.db", keep_s=100.0, clock=lambda: now[0], steady=lambda: steady[0]
+    )
+    store.create("old", b"t", b"")
+    now[0] -= 1e6
+    for number in range(4):
+        store.create(f"{number}", b"t", b"")
+        now[0], steady[0] = now[0] + 60, steady[0] + 60
+    store.create("last", b"t", b"")
+    there = [name for name in ("old", *"0123", "last") if store.acquire(name, b"t", b"n")]
+    assert there == ["3", "last"]
+    store.close()
+
+
 def test_a_clock_that_is_set_forward_ends_no_session(tmp_path: Path) -> None:
     now, steady = [1_000.0], [50.0]
     store = SqliteStore(

@@ -1,6 +1,7 @@
 """Whole files over HTTP: forms, heads, and the transcripts of both wires."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from server.wire.deepgram_files import DeepgramFile
 from server.wire.errors import BadRequest
 from server.wire.messages import AudioFormat
 from server.wire.openai_files import TranscriptionFile
-from server.wire.rest import FileServer, Recording, parameters_of, read_form, read_head
+from server.wire.rest import (
+    MAX_PART_HEAD_BYTES,
+    FileServer,
+    Recording,
+    parameters_of,
+    read_form,
+    read_head,
+)
 from tests.fuzz.lengths import UNHURRIED
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready
 
@@ -142,6 +150,27 @@ def form(*parts: tuple[str, bytes], boundary: str = "xyz") -> bytes:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
         body += head.encode() + data + b"\r\n"
     return body + f"--{boundary}--\r\n".encode()
+
+
+def test_the_head_of_a_field_is_short() -> None:
+    begin = b'--xyz\r\nContent-Disposition: form-data; name="file"; a='
+    end = b"\r\n\r\ndata\r\n--xyz--"
+    kind = "multipart/form-data; boundary=xyz"
+    assert read_form(begin + b"b" * 1_000 + end, kind)[0].data == b"data"
+    with pytest.raises(BadRequest, match="no name"):
+        read_form(begin + b"b" * MAX_PART_HEAD_BYTES + end, kind)
+
+
+def test_a_form_of_borders_is_not_taken_apart() -> None:
+    body = b"\r\n--axy" * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="too many fields"):
+            read_form(body, "multipart/form-data; boundary=a")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * len(body)
 
 
 def test_a_form_keeps_every_byte_of_its_fields() -> None:
