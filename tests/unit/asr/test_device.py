@@ -1,5 +1,7 @@
 """The way of a GPU, run without one: the same words, one wait a step, all where it belongs."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from asr.decoder.base import Heard as Said
 from asr.decoder.counting import estimate
 from asr.decoder.decoding import Decoding
 from asr.decoder.fixed import Rows
+from asr.encoder.encoder import Encoder
 from asr.engine import Engine, EngineConfig
 from asr.graphs import Arena
 from asr.interface import NO_BIASING, Biasing, Phrase, Samples
@@ -128,6 +131,16 @@ def test_only_rows_that_favour_something_are_decoded_one_operation_after_the_oth
     for one, other in zip(*heard, strict=True):
         assert_same(one, other)
     assert heard[0][0].labels == heard[0][2].labels != heard[0][1].labels
+
+
+def test_weights_do_not_stay_as_they_were_stored(make_checkpoint: Maker) -> None:
+    checkpoint = make_checkpoint()
+    tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    stored = weakref.ref(tensors["encoder.layers.0.feed_forward1.linear1.weight"])
+    encoder = Encoder(tensors, checkpoint.spec, precision="bf16", max_steps=14, parts="plain")
+    del tensors
+    gc.collect()
+    assert encoder and stored() is None
 
 
 def test_streams_move_between_host_and_device(
