@@ -95,7 +95,9 @@ class Engine:
         self._device = torch.device(config.device)
         self._precision = choose_precision(config.precision, checkpoint.fingerprint, config.device)
         if self._device.type == "cuda" and self._precision == "fp32":
-            # By torch's default convolutions would be TF32 and the words not those of a CPU.
+            # By torch's default convolutions would be TF32, in NVIDIA's containers products too,
+            # and the words not those of a CPU.
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
             torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         tensors = {name: t.to(self._device) for name, t in checkpoint.tensors.items()}
         self._front_end = FrontEnd(

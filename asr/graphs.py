@@ -104,14 +104,21 @@ class CudaRecorder:
     def __call__(self, act: Act) -> Act:
         """Run ``act`` on the side until all it needs is there, then record it."""
         with torch.cuda.device(self._device):
-            side = self._side
-            side.wait_stream(torch.cuda.current_stream())
+            side, here = self._side, torch.cuda.current_stream()
+            side.wait_stream(here)
             with torch.cuda.stream(side):
                 for _ in range(WARMING):
                     act()
-            torch.cuda.current_stream().wait_stream(side)
+            here.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=side):
+            # torch stays on the side where a capture breaks: ``here`` is put back. What engines in
+            # other threads ask of their devices meanwhile breaks neither them nor this.
+            with (
+                torch.cuda.stream(here),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+                ),
+            ):
                 act()
         return graph.replay
 

@@ -175,8 +175,8 @@ class GraphRunner:
 class _Pass:
     """A step of one shape: one copy in, the encoder, the decoder, one copy out.
 
-    Greedy decoding that favours nothing runs in fixed shapes too; any other, or one on another
-    device, waits for the encoder and runs operation by operation.
+    Greedy decoding runs in fixed shapes too, but for rows that favour something; those, any other
+    decoding, or one on another device, wait for the encoder and run operation by operation.
     """
 
     def __init__(
@@ -207,18 +207,23 @@ class _Pass:
 
     def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
         """Advance the streams."""
-        self._fill(batch)
+        decoding, own = self._machine.decoding, list[int]()
+        if self._fixed is not None:
+            own = [row for row, slot in enumerate(batch.slots) if decoding.favours(slot)]
+        self._fill(batch, {*batch.silent, *own})
         self._into.send()
         self._encode()
-        decoding = self._machine.decoding
-        if self._fixed is None or decoding.favours(batch.slots):
+        if self._fixed is None:
             return self._x, _decoded(decoding, self._x, self._at)
         self._begin()
         self._out.fetch()
         while int(self._heard.left):  # on the host: a row says more than almost any does
             self._go_on()
             self._out.fetch()
-        return self._x, decoding.rated(self._heard.heard())
+        heard = decoding.rated(self._heard.heard())
+        for row, said in zip(own, self._decoded_alone(batch, own), strict=True):
+            heard[row] = said
+        return self._x, heard
 
     def record(self, record: Record) -> None:
         """Record what runs, each part behind what it reads."""
@@ -233,9 +238,19 @@ class _Pass:
         """Run operation by operation again."""
         self._encode, self._begin, self._go_on = self._encoded, self._begun, self._gone_on
 
-    def _fill(self, batch: Batch) -> None:
+    def _decoded_alone(self, batch: Batch, own: list[int]) -> list[Heard]:
+        """Decode rows that favour something; they do not make the others wait for the host."""
+        if not own:
+            return []
+        valid = [0 if row in batch.silent else batch.takes[row].valid for row in own]
+        rows, valid_N = (torch.tensor(each, device=self._x.device) for each in (own, valid))
+        at = self._at
+        parts = Rows(at.slots_B[rows], valid_N, at.first_frame_B[rows])
+        return _decoded(self._machine.decoding, self._x[rows], parts)
+
+    def _fill(self, batch: Batch, silent: set[int]) -> None:
         """Write what the streams bring to the host's side of the fixed memory."""
-        takes, silent = batch.takes, set(batch.silent)
+        takes = batch.takes
         samples = self._into.here["samples"].numpy()
         into = self._into.here["counts"].numpy()
         into[:] = 0

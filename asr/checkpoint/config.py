@@ -1,15 +1,15 @@
 """Typed, safe access to a NeMo ``model_config.yaml``.
 
-Does: parse YAML without objects, look up dotted paths, follow plain ``${a.b.c}`` references.
+Does: parse JSON, or YAML without objects; look up dotted paths, follow plain ``${a.b.c}``
+references.
 Does not know: what the keys mean, where the text came from.
 References are followed on demand, so a nest of aliases is never expanded.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
-
-import yaml
 
 from asr.checkpoint.spec import UnreadableCheckpoint
 
@@ -20,7 +20,6 @@ _MAX_REFERENCES = 16
 _REFERENCE = re.compile(r"\$\{([A-Za-z0-9_.\-]+)\}")
 _MISSING = object()
 Value = TypeVar("Value")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Config:
@@ -35,12 +34,9 @@ class Config:
         if len(text) > MAX_CONFIG_BYTES:
             raise UnreadableCheckpoint("the model config is too large")
         try:
-            _check_nesting(text)
-            root = yaml.load(text, Loader=_Loader)  # a SafeLoader: builds no objects
-        except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-            raise UnreadableCheckpoint(
-                f"the model config is not plain YAML: {type(error).__name__}"
-            ) from error
+            root = json.loads(text)  # so ours are written: a GPU machine may have no YAML reader
+        except (ValueError, RecursionError):
+            root = _from_yaml(text)
         if not isinstance(root, dict):
             raise UnreadableCheckpoint("the model config is not a mapping")
         return cls(root)
@@ -100,13 +96,20 @@ class Config:
         return value
 
 
-def _check_nesting(text: bytes) -> None:
-    """Refuse deep nesting before the C parser, which recurses on the C stack, sees it."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-            depth += 1
+def _from_yaml(text: bytes) -> Any:
+    import yaml  # not on every machine that benchmarks
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        # The C parser recurses on the C stack: deep nesting is refused before it sees it.
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_NESTING:
                 raise UnreadableCheckpoint("the model config is nested too deeply")
-        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            depth -= 1
+        return yaml.load(text, Loader=loader)  # a SafeLoader: builds no objects
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise UnreadableCheckpoint(
+            f"the model config is not plain YAML: {type(error).__name__}"
+        ) from error

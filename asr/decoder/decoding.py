@@ -4,7 +4,7 @@ Does: build the decoder of a checkpoint's head; keep it and the tools in step ov
 Does not know: encoders, chunks, files of streams.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -134,9 +134,9 @@ class Decoding:
         """Return what was said with the confidence that was measured for it."""
         return [Heard(self._rated(row.decided), self._rated(row.open)) for row in rows]
 
-    def favours(self, slots: Iterable[int]) -> bool:
-        """Whether any of these slots favours something: then ``fixed`` is not for them."""
-        return self._fusion.favours(slots)
+    def favours(self, slot: int) -> bool:
+        """Whether a slot favours something: then ``fixed`` is not for it."""
+        return self._fusion.favours(slot)
 
     def _rated(self, tokens: list[Token]) -> list[Token]:
         return [replace(token, confidence=self._confidence(token.confidence)) for token in tokens]

@@ -9,7 +9,7 @@ phrase are lifted; and the language model moves probability between pieces, neve
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import NamedTuple
@@ -89,9 +89,10 @@ class Fusion:
         automaton = self._compile(biasing.phrases) if biasing.phrases else None
         self._boost.set(slot, automaton)
         self._biasing[slot] = biasing
-        weight = self._lm_weight if biasing.lm_weight is None else biasing.lm_weight
-        self._lm_weight_S[slot] = weight if self._lm else 0.0
-        is_used = automaton is not None or bool(self._lm_weight_S[slot] > 0)
+        wanted = self._lm_weight if biasing.lm_weight is None else biasing.lm_weight
+        weight = wanted if self._lm else 0.0
+        self._lm_weight_S[slot] = weight
+        is_used = automaton is not None or weight > 0
         self._is_used_S[slot] = is_used
         (self._used.add if is_used else self._used.discard)(slot)
 
@@ -154,9 +155,9 @@ class Fusion:
         lm = self._lm.follow(labels) if self._lm else 0
         return self._boost.behind(slot, pieces), lm
 
-    def favours(self, slots: Iterable[int]) -> bool:
-        """Whether any of these slots favours something."""
-        return not self._used.isdisjoint(slots)
+    def favours(self, slot: int) -> bool:
+        """Whether a slot favours something."""
+        return slot in self._used
 
     def rows(self, slots_N: Tensor) -> Tensor | None:
         """Return the positions of the slots that favour something, None if there is none."""

@@ -66,6 +66,7 @@ class ConformerLayer:
         self._pointwise1 = self._linear("conv.pointwise_conv1")
         self._convolve = kit.convolution(self._depthwise())
         self._pointwise2 = self._linear("conv.pointwise_conv2")
+        del self._tensors  # as they were stored, they would stay on a GPU beside those in use
 
     def __call__(self, x: Tensor, pool: SlotPool, place: Place) -> None:
         """Run the layer on x [B, T, D]; x, keys, values and convolution columns are written."""

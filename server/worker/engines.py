@@ -64,7 +64,8 @@ def build(spec: EngineSpec) -> StreamingEngine:
 
     torch.set_num_threads(1)  # two OpenMP pools on one core collapse; one process per core instead
     for wanted in (device, spec.decoder_device):
-        if wanted.startswith("cuda") and not torch.cuda.is_available():
+        kind, _, number = wanted.partition(":")
+        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
             raise EngineError(f"torch sees no GPU here for the device {wanted}")
     config = EngineConfig(
         device=device,

@@ -5,7 +5,7 @@
 
 Does: one JSON line for each measurement, written as it is known; a variant that fails is reported
 and the next one goes on; a + b * B fitted to medians, N* = (0.9 * period - a) / b.
-Does not know: sockets, sessions. Needs torch, numpy, sentencepiece, safetensors, yaml alone.
+Does not know: sockets, sessions. Needs torch, numpy, sentencepiece, safetensors alone.
 """
 
 import argparse
@@ -114,6 +114,7 @@ class Bench:
     def __init__(self, plan: Plan, report: Report, *, until: float, speech: list[Samples]) -> None:
         self._plan, self._report, self._until, self._speech = plan, report, until, speech
         self._models: dict[str, Checkpoint] = {}
+        self._voices = [babble(MATERIAL_S, seed) for seed in range(VOICES)]
 
     def run(self) -> None:
         """Check the words, then measure every variant."""
@@ -256,11 +257,10 @@ class Bench:
     def _points(
         self, engine: Engine, look_ahead: int, sizes: tuple[int, ...]
     ) -> Iterator[dict[str, float]]:
-        voices = [babble(MATERIAL_S, seed) for seed in range(VOICES)]
         for size in sizes:
             repeats = max(2, self._plan.repeats // (1 if size < OFTEN_FROM else 2))
             try:
-                yield measured(engine, look_ahead, size, repeats, voices)
+                yield measured(engine, look_ahead, size, repeats, self._voices)
             except torch.OutOfMemoryError:
                 self._report.line(kind="error", what=f"{size} streams", error="out of memory")
                 return

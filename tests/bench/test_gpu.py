@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_THERE = ("soundfile", "websockets", "msgspec", "nemo", "hypothesis", "pytest")
+NOT_THERE = ("yaml", "soundfile", "websockets", "msgspec", "nemo", "hypothesis", "pytest")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Steps over fixed memory: a replay of what was recorded says what step by step is said."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from asr import precision
 from asr.checkpoint.spec import Checkpoint
 from asr.decoder.fixed import Rows, Said
 from asr.engine import Engine, EngineConfig
-from asr.graphs import Arena, Layout
+from asr.graphs import Arena, CudaRecorder, Layout, recorder
 from asr.interface import Biasing, Phrase, Samples
 from asr.runner import GraphRunner
 from tests.unit.asr import tape
@@ -247,13 +248,49 @@ def test_blocks_share_memory_and_keep_their_place_when_it_grows() -> None:
 
 
 def test_a_gpu_would_be_recorded_and_a_processor_not(make_checkpoint: Maker) -> None:
-    from asr.graphs import CudaRecorder, recorder
-
     assert recorder(CPU) is None
     if torch.cuda.is_available():
         assert isinstance(recorder(torch.device("cuda")), CudaRecorder)
     config = EngineConfig(slots=2, precision="fp32")
     assert not isinstance(Engine(make_checkpoint(), config)._runner, GraphRunner)
+
+
+def test_a_capture_that_breaks_leaves_the_engine_on_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch's own does: where a capture cannot end, its stream stays the current one."""
+
+    class Streams:
+        def wait_stream(self, _: object) -> None: ...
+
+    main, side = Streams(), Streams()
+    now = [main]
+
+    @contextmanager
+    def stream(other: Streams) -> Iterator[None]:
+        before, now[0] = now[0], other
+        try:
+            yield
+        finally:
+            now[0] = before
+
+    @contextmanager
+    def graph(_: object, **how: object) -> Iterator[None]:
+        assert how["capture_error_mode"] == "thread_local" and how["stream"] is side
+        now[0] = side
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    for name, stand_in in {
+        "stream": stream, "graph": graph, "Stream": lambda _: side, "CUDAGraph": object,
+        "current_stream": lambda: now[0], "device": nullcontext, "graph_pool_handle": object,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    acts = list[object]()
+    record = CudaRecorder(torch.device("cuda"))
+    with pytest.raises(RuntimeError, match="during capture"):
+        record(lambda: acts.append(now[0]))
+    assert acts == [side] * 3 and now == [main]
 
 
 def test_a_gpu_runs_in_16_bits_where_the_model_passed_its_gate(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from asr.checkpoint import (
+    DEFAULT_MODEL,
     ModelSpec,
     UnreadableCheckpoint,
     UnsupportedModel,
@@ -19,6 +20,8 @@ from asr.checkpoint import (
     inspect,
     load_checkpoint,
 )
+from asr.checkpoint.config import Config
+from asr.checkpoint.hub import locate
 
 Write = Callable[..., Path]
 
@@ -263,3 +266,11 @@ def test_reading_a_nemo_file_imports_no_nemo(write_nemo: Write) -> None:
         "assert not {'nemo', 'transformers', 'librosa'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(write_nemo())], check=True)
+
+
+def test_a_config_in_json_needs_no_yaml_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)  # a machine with a GPU may have none
+    embedded = locate(DEFAULT_MODEL) / "model_config.yaml"
+    assert Config.parse(embedded.read_bytes()).count("encoder.d_model") > 1

@@ -44,3 +44,12 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         build(EngineSpec(device="cuda:0"))
     with pytest.raises(EngineError, match="no GPU here for the device cuda:1"):
         build(EngineSpec(decoder_device="cuda:1"))
+
+
+def test_a_second_gpu_is_not_taken_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for spec in (EngineSpec(device="cuda:1"), EngineSpec(decoder_device="cuda:1")):
+        with pytest.raises(EngineError, match="no GPU here for the device cuda:1"):
+            build(spec)
