@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, paced
+from clients.captions import add_session_arguments, interrupts, latency_of, paced, why
 from clients.connection import Connection, RivuletError, connect
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -23,7 +23,7 @@ from clients.microphone import Microphone
 from clients.runner import Process, Run
 from clients.turntaking import Ears, TurnTaking
 from server.wire.errors import LocalProtocolError
-from server.wire.messages import AudioFormat, Endpointing
+from server.wire.messages import AudioFormat, Endpointing, Readable
 
 EXAMPLES = """\
 examples:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_answer_all(file, args, command, screen))
     except RivuletError as error:
-        raise CommandError(f"{error} ({args.url}); `rivulet serve` starts a server") from error
+        raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -125,6 +125,7 @@ async def _answer(
         latency=latency_of(args.latency or "low"),
         language=args.language,
         token=args.token,
+        readable=Readable() if args.readable else None,
         come_back_s=30.0,
         endpointing=Endpointing(silence_ms=args.silence_ms, eager_ms=args.eager_ms),
     ) as connection:

@@ -124,7 +124,7 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
         (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
         (["{clip}", "{clip}"], "two participants have the same name"),
         (["nothing.wav"], "there is no such file"),
-        (["{clip}", "--room", "a room"], "meeting.id"),
+        (["{clip}", "--room", "a room"], "--room is 1 to 64"),
         (["{clip}", "--most-speakers", "0"], "--most-speakers is 1 or more"),
         (["{clip}", "--url", "ws://127.0.0.1:9/v1/stream"], "`rivulet serve` starts a server"),
     ],
