@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
     try:
-        asyncio.run(_answer_all(file, args, command, screen))
+        is_cut = asyncio.run(_answer_all(file, args, command, screen))
     except RivuletError as error:
         raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         screen.close()
-    return 0
+    return 130 if is_cut and file is not None else 0  # a microphone ends by Ctrl+C
 
 
 def command_of(text: str) -> list[str]:
@@ -94,15 +94,17 @@ async def _answer_all(
     args: argparse.Namespace,
     command: Sequence[str],
     screen: CaptionScreen,
-) -> None:
+) -> bool:
+    """Answer; return whether Ctrl+C ended it."""
     until = asyncio.Event()
     with interrupts(until):
         if file is not None:
             mono = replace(file, channels=1)
             await _answer(paced(mono), mono.rate, args, command, screen, until)
-            return
+            return until.is_set()
         async with Microphone(args.device) as microphone:
             await _answer(microphone.packets(), microphone.rate, args, command, screen, until)
+    return until.is_set()
 
 
 async def _answer(

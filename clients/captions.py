@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
     heard, is_over = Heard(), False
     try:
-        asyncio.run(_caption(files, args, screen, heard))
+        is_whole = asyncio.run(_caption(files, args, screen, heard))
         is_over = True
     except RivuletError as error:
         raise CommandError(why(error, args.url)) from error
@@ -115,12 +115,13 @@ def run(args: argparse.Namespace) -> int:
             segments = segments_of(heard.finals)
             save({path: write(segments, path.suffix[1:]) for path in saved})
         screen.close()
-    return 0
+    return 0 if is_whole else 130
 
 
 async def _caption(
     files: Sequence[AudioFile], args: argparse.Namespace, screen: CaptionScreen, heard: Heard
-) -> None:
+) -> bool:
+    """Return whether the sources were heard to their end; a microphone's is Ctrl+C."""
     until = asyncio.Event()
     with interrupts(until):
         if args.microphone:
@@ -129,7 +130,7 @@ async def _caption(
                 session = session_of(args, audio)
                 packets = microphone.packets()
                 await stream_live(packets, session, screen, heard=heard, until=until)
-            return
+            return True
         offset_ms = 0
         for file in files:
             if until.is_set():
@@ -146,6 +147,7 @@ async def _caption(
             finally:
                 heard.finals += (later(final, offset_ms) for final in one.finals)
             offset_ms += round(file.seconds * 1000)
+    return not until.is_set()
 
 
 def session_of(

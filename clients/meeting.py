@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
     screen.note(f"speak in a browser: {link_of(args.url, '/', f'meeting={room}')}")
     try:
-        asyncio.run(_meet(participants, wish, screen))
+        is_cut = asyncio.run(_meet(participants, wish, screen))
     except asyncio.CancelledError:
         return 130
     finally:
@@ -170,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
     failed = [participant for participant in participants if participant.error]
     if failed and len(failed) == len(participants):
         raise CommandError(failed[0].error)
+    if is_cut and not args.microphone and not args.livekit:  # which end by Ctrl+C
+        return 130
     return 1 if failed else 0
 
 
@@ -224,7 +226,8 @@ def link_of(url: str, path: str, query: str = "") -> str:
     return urlunsplit((scheme, parts.netloc, path, query, ""))
 
 
-async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScreen) -> None:
+async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScreen) -> bool:
+    """Hold it; return whether Ctrl+C ended it."""
     until = asyncio.Event()
     with interrupts(until):
         async with asyncio.TaskGroup() as group:
@@ -232,6 +235,7 @@ async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScre
                 group.create_task(_take_part(participant, wish, screen, until))
             if wish.livekit is not None:
                 group.create_task(_listen(wish.livekit, participants, wish, screen, until))
+    return until.is_set()
 
 
 async def _listen(

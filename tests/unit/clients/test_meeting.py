@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_a_participant_is_named_by_hand_or_by_file(tmp_path: Path) -> None:
 )
 def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, link: str) -> None:
     assert link_of(url, "/meeting/r") == link
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [["captions", "--save", "{0}"], ["meeting", "--save", "{0}"], ["assistant", "--run=cat"]],
+)
+async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
+    tmp_path: Path, verb: list[str]
+) -> None:
+    path = clip(tmp_path / "a.wav", np.concatenate([utter("turn on"), silence(60_000)]))
+    saved = tmp_path / "cut.txt"
+    async with serving() as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "clients", *(part.format(saved) for part in verb), str(path),
+            "--url", server.addresses.websocket,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert b"turn on" in await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+    assert saved.exists() == ("--save" in verb)
 
 
 @pytest.mark.parametrize(
