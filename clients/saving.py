@@ -17,13 +17,18 @@ def check(paths: Sequence[Path], endings: Collection[str]) -> None:
     for path in paths:
         if path.suffix[1:] not in endings:
             raise CommandError(f"--save {path}: the ending must be one of {', '.join(endings)}")
-        if path.is_dir():
-            raise CommandError(f"--save {path}: this is a folder")
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            raise CommandError(f"--save {path}: there is no such folder")
-        if not os.access(folder, os.W_OK):
-            raise CommandError(f"--save {path}: the folder cannot be written")
+        if problem := obstacle(path):
+            raise CommandError(f"--save {path}: {problem}")
+
+
+def obstacle(path: Path) -> str:
+    """Return why a file could not be put there; nothing: it can."""
+    folder = path.resolve().parent
+    if path.exists() and not path.is_file():
+        return "there is something that is no file"
+    if not folder.is_dir():
+        return "there is no such folder"
+    return "" if os.access(folder, os.W_OK) else "the folder cannot be written"
 
 
 def save(texts: Mapping[Path, str]) -> None:

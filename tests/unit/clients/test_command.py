@@ -54,6 +54,7 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
     [
         (["captions"], "needs either FILEs or --microphone"),
         (["captions", "nothing.wav"], "nothing.wav: there is no such file"),
+        (["captions", "none.wav", "--latency", "low", "nor.wav"], "none.wav: there is no such"),
         (["captions", "--microphone", "--save", "x.doc"], "the ending must be one of"),
         (["transcribe", "nothing.wav"], "nothing.wav: there is no such file"),
         (["captions", str(SAMPLES / "02-timer.ogg"), "--latency", "soon"], "--latency is low"),
@@ -70,6 +71,18 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["meeting", f"={SAMPLES / '02-timer.ogg'}"], "a name has 1 to 64 characters"),
         (["meeting", f"{'n' * 65}={SAMPLES / '02-timer.ogg'}"], "a name has 1 to 64 characters"),
         (["meeting", str(SAMPLES / "02-timer.ogg"), "--room", "a/b"], "--room is 1 to 64 letters"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--save", "/dev/full.srt/x.srt"], "no such"),
+        (["lm", "train", "x.txt", "--out", "/dev/full"], "something that is no file"),
+        (["lm", "train", "x.txt", "--out", "/no/x.lm"], "no such folder"),
+        (["lm", "train", "x.txt", "--out", "x.lm", "--most", "0"], "--most is at least 1"),
+        (["lm", "train", "nothing.txt", "--out", "x.lm"], "nothing.txt: No such file"),
+        (["evaluate", "x.jsonl", "--every", "0"], "--every is at least 1"),
+        (["transcribe", str(SAMPLES / "02-timer.ogg"), "--lm-weight", "nan"], "must be 0 to 10"),
+        (["train", str(SAMPLES / "README.md")], "is no TOML"),
+        (["demo", "--port", "99999"], "--port is 1 to 65535"),
+        (["load", "--json", str(SAMPLES)], "this is a folder"),
+        (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--chunk-ms=nan"], "more than 0"),
+        (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--burst=nan"], "not negative"),
         (["models", "inspect"], "needs the PATH or NAME"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
@@ -123,12 +136,6 @@ def test_output_that_cannot_be_written_is_said_and_is_a_failure(unbuffered: str)
         command = [sys.executable, "-m", "clients", "plan", "--sessions=9", "--a-ms=9", "--b-ms=9"]
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
     assert (run.returncode, run.stderr) == (1, b"rivulet: No space left on device\n")
-
-
-def test_options_may_stand_between_files() -> None:
-    verb = parser_of("captions")
-    args = verb.parse_intermixed_args(["a.wav", "--latency", "low", "b.wav"])
-    assert args.files == [Path("a.wav"), Path("b.wav")]
 
 
 def test_the_demo_hands_every_model_option_on() -> None:
