@@ -17,7 +17,7 @@ EXAMPLES = """\
 A manifest is JSON lines: {"audio_filepath": ..., "text": ...}, paths relative to its folder.
 examples:
   rivulet evaluate samples/manifest.jsonl
-  rivulet evaluate ../shared/speech/eval/*/manifest.jsonl --look-ahead 6 --json
+  rivulet evaluate sets/*/manifest.jsonl --look-ahead 6 --json
   rivulet evaluate dev/manifest.jsonl --model my.nemo --precision fp32 --every 10"""
 COLUMNS = ("manifest", "wer", "cer", "words", "utterances", "rtf")
 

@@ -15,7 +15,7 @@ from clients.saving import obstacle
 EXAMPLES = """\
 One sentence a line, written as the model writes (lower case and no punctuation for rivulet-en).
 examples:
-  rivulet lm train notes.txt ../shared/speech/text/*.txt.gz --out english.lm
+  rivulet lm train notes.txt texts/*.txt.gz --out english.lm
   rivulet lm train calls.txt --model my.nemo --order 5 --out calls.lm
   rivulet transcribe call.wav --model my.nemo --lm calls.lm --beam 8"""
 
