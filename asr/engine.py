@@ -24,6 +24,7 @@ from asr.encoder.prompt import PromptKernel
 from asr.features import FFT, HOP, FrontEnd
 from asr.graphs import recorder
 from asr.interface import (
+    MAX_WEIGHT,
     NO_BIASING,
     BadBiasing,
     BadSnapshot,
@@ -83,6 +84,8 @@ class EngineConfig:
             raise ValueError(f"slots must be at least 1, not {self.slots}")
         if self.beam is not None and not 1 <= self.beam <= MAX_BEAM:
             raise ValueError(f"beam must be 1 to {MAX_BEAM}, not {self.beam}")
+        if self.lm_weight is not None and not 0 <= self.lm_weight <= MAX_WEIGHT:
+            raise ValueError(f"lm_weight must be 0 to {MAX_WEIGHT:g}, not {self.lm_weight:g}")
 
 
 class Engine:

@@ -7,7 +7,9 @@ Exit codes: 0 done; 1 it failed (the sentence says why); 2 wrong usage; 130 inte
 """
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -87,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        parser = parser_of(_choose(given))
-        args = parser.parse_args(given[1:])
-        return int(args.run(args))
+        return _run(given)
     except CommandError as error:
         print(f"rivulet: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -97,9 +97,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nothing more can be said to it.
-        sys.stderr.close()
+        _drop_output()  # its reader is gone (`| head`): nothing more can be said to it
+    except OSError as error:
+        print(f"rivulet: {_said(error)}", file=sys.stderr)
+        _drop_output()  # it may be what failed (a full disk), and would again at the exit
     return 1
+
+
+def _run(given: Sequence[str]) -> int:
+    parser = parser_of(_choose(given))
+    args = parser.parse_intermixed_args(given[1:])
+    try:
+        status = int(args.run(args))
+        sys.stdout.flush()
+    except BaseExceptionGroup as several:  # of streams that ran beside each other
+        error: BaseException = several
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from several
+    return status
+
+
+def _said(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _drop_output() -> None:
+    with contextlib.suppress(OSError):  # in a test it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

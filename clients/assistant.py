@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, paced
+from clients.captions import add_session_arguments, interrupts, latency_of, paced, why
 from clients.connection import Connection, RivuletError, connect
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -23,7 +23,7 @@ from clients.microphone import Microphone
 from clients.runner import Process, Run
 from clients.turntaking import Ears, TurnTaking
 from server.wire.errors import LocalProtocolError
-from server.wire.messages import AudioFormat, Endpointing
+from server.wire.messages import AudioFormat, Endpointing, Readable
 
 EXAMPLES = """\
 examples:
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
     try:
-        asyncio.run(_answer_all(file, args, command, screen))
+        is_cut = asyncio.run(_answer_all(file, args, command, screen))
     except RivuletError as error:
-        raise CommandError(f"{error} ({args.url}); `rivulet serve` starts a server") from error
+        raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         screen.close()
-    return 0
+    return 130 if is_cut and file is not None else 0  # a microphone ends by Ctrl+C
 
 
 def command_of(text: str) -> list[str]:
@@ -94,15 +94,17 @@ async def _answer_all(
     args: argparse.Namespace,
     command: Sequence[str],
     screen: CaptionScreen,
-) -> None:
+) -> bool:
+    """Answer; return whether Ctrl+C ended it."""
     until = asyncio.Event()
     with interrupts(until):
         if file is not None:
             mono = replace(file, channels=1)
             await _answer(paced(mono), mono.rate, args, command, screen, until)
-            return
+            return until.is_set()
         async with Microphone(args.device) as microphone:
             await _answer(microphone.packets(), microphone.rate, args, command, screen, until)
+    return until.is_set()
 
 
 async def _answer(
@@ -125,6 +127,7 @@ async def _answer(
         latency=latency_of(args.latency or "low"),
         language=args.language,
         token=args.token,
+        readable=Readable() if args.readable else None,
         come_back_s=30.0,
         endpointing=Endpointing(silence_ms=args.silence_ms, eager_ms=args.eager_ms),
     ) as connection:

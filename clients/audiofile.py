@@ -4,6 +4,7 @@ Does: read wav, flac, ogg (Vorbis, Opus) and mp3 as s16 packets of one or two ch
 Does not know: servers, the wire's messages, microphones.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,15 @@ def to_s16(samples: np.ndarray) -> bytes:
 def open_audio(path: Path) -> AudioFile:
     """Look at a file. Raises BadAudioFile."""
     if not path.is_file():
-        raise BadAudioFile(f"{path}: there is no such file")
+        what = "a folder, not a sound file" if path.is_dir() else "there is no such file"
+        raise BadAudioFile(f"{path}: {what}")
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
-        raise BadAudioFile(f"{path}: not a sound file that libsndfile reads") from error
+        raise BadAudioFile(
+            f"{path}: not a sound file that can be read here; where it is one, or a video: "
+            f"ffmpeg -i {shlex.quote(str(path))} sound.wav"
+        ) from error
     if info.frames <= 0:
         raise BadAudioFile(f"{path}: holds no audio")
     rate = _wire_rate(info.samplerate)

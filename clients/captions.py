@@ -20,6 +20,7 @@ from clients.console import CaptionScreen
 from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
+from clients.saving import check, save
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Chunk, Final, Readable
 from server.wire.subtitles import FORMATS, Segment, segment_of, write
@@ -32,6 +33,13 @@ examples:
   rivulet captions call.wav > finals.txt               finals to the file, tails to stderr
   rivulet captions talk.ogg --url ws://host:8765/v1/stream"""
 DEFAULT_URL = "ws://127.0.0.1:8765/v1/stream"
+LEAST_MS, MOST_MS = 80, 2_000
+"""Of a chunk that may be asked for."""
+HINTS = {
+    "connection_lost": "`rivulet serve` starts a server",
+    "unauthorized": "--token takes a key of `rivulet keys`",
+}
+"""What may help, by the code of an error."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,41 +75,53 @@ def latency_of(text: str | None) -> Latency:
     """Return what ``--latency`` means."""
     if text is None or text in ("low", "balanced", "accurate"):
         return text  # type: ignore[return-value]  # just compared
-    if text.isdecimal():
+    if text.isdecimal() and LEAST_MS <= int(text) <= MOST_MS:
         return Chunk(chunk_ms=int(text))
-    raise CommandError(f"--latency is low, balanced, accurate or a number of ms, not {text!r}")
+    raise CommandError(
+        f"--latency is low, balanced, accurate or {LEAST_MS} to {MOST_MS} ms, not {text!r}"
+    )
+
+
+def why(error: RivuletError, url: str) -> str:
+    """Return what a server, or its absence, means for who typed the command."""
+    hint = HINTS.get(error.code)
+    return f"{error} ({url})" + (f"; {hint}" if hint else "")
 
 
 def run(args: argparse.Namespace) -> int:
     """Caption the sources one after another."""
     if bool(args.files) == args.microphone:
         raise CommandError("captions needs either FILEs or --microphone")
-    if args.save and args.save.suffix[1:] not in FORMATS:
-        raise CommandError(f"--save {args.save}: the ending must be one of {', '.join(FORMATS)}")
+    saved = [args.save] if args.save else []
+    check(saved, FORMATS)
     try:
         files = [open_audio(path) for path in args.files]
     except BadAudioFile as error:
         raise CommandError(str(error)) from error
+    latency_of(args.latency)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
-    heard = Heard()
+    heard, is_over = Heard(), False
     try:
-        asyncio.run(_caption(files, args, screen, heard))
+        is_whole = asyncio.run(_caption(files, args, screen, heard))
+        is_over = True
     except RivuletError as error:
-        raise CommandError(f"{error} ({args.url}); `rivulet serve` starts a server") from error
+        raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
         raise CommandError(str(error)) from error
     except asyncio.CancelledError:
         return 130
     finally:
+        if is_over or heard.finals:  # a file of before is not emptied where nobody was heard
+            segments = segments_of(heard.finals)
+            save({path: write(segments, path.suffix[1:]) for path in saved})
         screen.close()
-        if args.save:
-            args.save.write_text(write(segments_of(heard.finals), args.save.suffix[1:]))
-    return 0
+    return 0 if is_whole else 130
 
 
 async def _caption(
     files: Sequence[AudioFile], args: argparse.Namespace, screen: CaptionScreen, heard: Heard
-) -> None:
+) -> bool:
+    """Return whether the sources were heard to their end; a microphone's is Ctrl+C."""
     until = asyncio.Event()
     with interrupts(until):
         if args.microphone:
@@ -110,7 +130,7 @@ async def _caption(
                 session = session_of(args, audio)
                 packets = microphone.packets()
                 await stream_live(packets, session, screen, heard=heard, until=until)
-            return
+            return True
         offset_ms = 0
         for file in files:
             if until.is_set():
@@ -127,6 +147,7 @@ async def _caption(
             finally:
                 heard.finals += (later(final, offset_ms) for final in one.finals)
             offset_ms += round(file.seconds * 1000)
+    return not until.is_set()
 
 
 def session_of(

@@ -96,6 +96,11 @@ def model_options(args: argparse.Namespace) -> list[str]:
         options += ["--model", args.model]
     if args.look_ahead is not None:
         options += ["--look-ahead", str(args.look_ahead)]
+    options += ["--lm", args.lm]
+    if args.lm_weight is not None:
+        options += ["--lm-weight", str(args.lm_weight)]
+    if args.beam is not None:
+        options += ["--beam", str(args.beam)]
     return options
 
 

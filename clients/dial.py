@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
-from server.wire.errors import RemoteProtocolError
+from server.wire.errors import LocalProtocolError, RemoteProtocolError
 from server.wire.messages import SUBPROTOCOL, Error, Ready, ServerMessage, Start
 from server.wire.native import NativeClient
 
@@ -67,6 +68,7 @@ class Address:
 
 async def dial(address: Address, start: Start) -> Line:
     """Open a socket and a session on it. Raises RivuletError, LocalProtocolError."""
+    _check(address.url)
     wire = NativeClient()
     text = wire.send(start)
     try:
@@ -97,6 +99,14 @@ async def dial(address: Address, start: Start) -> Line:
         await socket.close()
         raise
     return Line(socket, wire, ready)
+
+
+def _check(url: str) -> None:
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError) as error:  # a port may be no number
+        text = f"{url!r} is no address of a WebSocket: ws://HOST:PORT/v1/stream, or wss://"
+        raise LocalProtocolError(text) from error
 
 
 async def receive(socket: ClientConnection, wire: NativeClient) -> ServerMessage | None:
@@ -143,7 +153,8 @@ def _http_refusal(refused: InvalidStatus) -> RivuletError:
     response = refused.response
     code = _CODES.get(response.status_code)
     if code is None:
-        return ConnectionLost(f"the server answered HTTP {response.status_code}")
+        text = f"HTTP {response.status_code} instead of a stream: its address ends in /v1/stream"
+        return ConnectionLost(text)
     after = response.headers.get("Retry-After", "")
     seconds = float(after) if after.isdecimal() else None
     return RivuletError(code, f"HTTP {response.status_code}", retry_after_s=seconds)

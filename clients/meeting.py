@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, later, paced
+from clients.captions import add_session_arguments, interrupts, latency_of, later, paced, why
 from clients.connection import RivuletError
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -26,6 +27,7 @@ from clients.live import Captions, Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from clients.minutes import WRITERS
 from clients.room import RATE, Entry, Voice, entry_of, joined
+from clients.saving import check, save
 from clients.voices import Listeners, Voices
 from server.wire.errors import LocalProtocolError
 from server.wire.messages import AudioFormat, Meeting, Readable
@@ -45,6 +47,8 @@ captions for OBS and the like. The second lets them speak there: from a micropho
 sound of a tab, such as a call (Chrome, Edge). Who knows the links may read and speak."""
 
 
+ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MOST_NAME = 64
 RETRY_S, RETRY_MOST_S = 2.0, 60.0
 """Who speaks in a room and was refused is tried again after so long."""
 
@@ -135,11 +139,8 @@ def run(args: argparse.Namespace) -> int:
         participants.append(Participant(args.name))
     if not participants and not args.livekit:
         raise CommandError("meeting needs FILEs, --microphone or --livekit")
-    for path in args.save:
-        if path.suffix[1:] not in WRITERS:
-            raise CommandError(f"--save {path}: the ending must be one of {', '.join(WRITERS)}")
-        if not path.absolute().parent.is_dir():
-            raise CommandError(f"--save {path}: there is no such folder")
+    check(args.save, WRITERS)
+    check_names(participants, args.room)
     latency = latency_of(args.latency)
     room = args.room or secrets.token_urlsafe(9)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
@@ -157,17 +158,20 @@ def run(args: argparse.Namespace) -> int:
     screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
     screen.note(f"speak in a browser: {link_of(args.url, '/', f'meeting={room}')}")
     try:
-        asyncio.run(_meet(participants, wish, screen))
+        is_cut = asyncio.run(_meet(participants, wish, screen))
     except asyncio.CancelledError:
         return 130
     finally:
-        screen.close()
         segments = merged(participants)
-        for path in args.save:
-            path.write_text(WRITERS[path.suffix[1:]](segments, f"Meeting {room}"))
+        if segments or not all(participant.error for participant in participants):
+            title = f"Meeting {room}"
+            save({path: WRITERS[path.suffix[1:]](segments, title) for path in args.save})
+        screen.close()
     failed = [participant for participant in participants if participant.error]
     if failed and len(failed) == len(participants):
         raise CommandError(failed[0].error)
+    if is_cut and not args.microphone and not args.livekit:  # which end by Ctrl+C
+        return 130
     return 1 if failed else 0
 
 
@@ -199,6 +203,16 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
     return found
 
 
+def check_names(participants: Sequence[Participant], room: str | None) -> None:
+    """Look at what the server would refuse, before links are shown. Raises CommandError."""
+    if room is not None and not ROOM.fullmatch(room):
+        raise CommandError(f"--room is 1 to 64 letters, digits, - and _, not {room!r}")
+    for participant in participants:
+        for name in participant.names:
+            if not 1 <= len(name) <= MOST_NAME:
+                raise CommandError(f"a name has 1 to {MOST_NAME} characters, not {name!r}")
+
+
 def merged(participants: Sequence[Participant]) -> list[Segment]:
     """Return what all said, in the order in which they began to say it."""
     segments = [segment for participant in participants for segment in participant.segments()]
@@ -212,7 +226,8 @@ def link_of(url: str, path: str, query: str = "") -> str:
     return urlunsplit((scheme, parts.netloc, path, query, ""))
 
 
-async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScreen) -> None:
+async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScreen) -> bool:
+    """Hold it; return whether Ctrl+C ended it."""
     until = asyncio.Event()
     with interrupts(until):
         async with asyncio.TaskGroup() as group:
@@ -220,6 +235,7 @@ async def _meet(participants: list[Participant], wish: Wish, screen: CaptionScre
                 group.create_task(_take_part(participant, wish, screen, until))
             if wish.livekit is not None:
                 group.create_task(_listen(wish.livekit, participants, wish, screen, until))
+    return until.is_set()
 
 
 async def _listen(
@@ -290,7 +306,7 @@ async def _take_part(
         async with Microphone(wish.device) as microphone:
             await stream(microphone.packets(), microphone.rate, 1)
     except RivuletError as error:
-        participant.error = f"{error} ({wish.url}); `rivulet serve` starts a server"
+        participant.error = why(error, wish.url)
     except (LocalProtocolError, CommandError) as error:
         participant.error = str(error)
     if participant.error:

@@ -25,6 +25,8 @@ class ServerProcess:
 
     def __init__(self, port: int, options: Sequence[str] = ()) -> None:
         """Start it; raises CommandError when the port is taken."""
+        if not 0 < port <= 65_535:
+            raise CommandError(f"--port is 1 to 65535, not {port}")
         self.port = port
         if is_taken(port):
             raise CommandError(

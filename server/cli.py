@@ -287,12 +287,12 @@ def train_lm(
 ) -> dict[str, Any]:
     """Make a language model of text files for the vocabulary of a checkpoint."""
     from asr.checkpoint import DEFAULT_MODEL, CheckpointError, load_checkpoint
-    from asr.decoder.counting import encode_lines, estimate, read_lines
+    from asr.decoder.counting import TextError, encode_lines, estimate, read_lines
 
     try:
         tokenizer = load_checkpoint(model or DEFAULT_MODEL).tokenizer
         sentences = encode_lines(read_lines(texts), tokenizer)
-    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+    except (CheckpointError, TextError) as error:
         raise CliError(str(error)) from error
     if not sentences:
         raise CliError("no line of the texts can be spelled in the vocabulary of the model")

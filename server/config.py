@@ -24,6 +24,10 @@ class ConfigError(ValueError):
     """A setting that cannot be."""
 
 
+WORKERS_A_CORE, LEAST_MOST_WORKERS = 4, 16
+"""More engine processes than so many would take a machine down before they serve anybody."""
+
+
 def default_workers() -> int:
     """One engine process per core we may run on, two at most: each holds the whole model."""
     return min(2, len(os.sched_getaffinity(0)))
@@ -115,7 +119,7 @@ class ServerConfig:
         if self.announce and self.wyoming_port is None:
             raise ConfigError("announce tells of the wyoming_port, and there is none")
         for name in ("standby", "rest_after_s"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # NaN neither
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         if not self.store.startswith(STORES):
             raise ConfigError("store must be auto, memory, sqlite:PATH or redis://HOST:PORT")
@@ -128,6 +132,12 @@ class ServerConfig:
         if self.gateway is None and self.workers < self.gateways:
             raise ConfigError(
                 f"{self.gateways} gateways need as many workers at least, not {self.workers}"
+            )
+        most = max(LEAST_MOST_WORKERS, WORKERS_A_CORE * (os.cpu_count() or 1))
+        if not self.cluster and not self.external and self.workers + self.standby > most:
+            raise ConfigError(
+                f"{self.workers + self.standby} engine processes are too many for this machine: "
+                f"{most} at most, and one a core is best"
             )
         for device in self.devices:
             if not DEVICE.fullmatch(device):

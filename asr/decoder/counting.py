@@ -6,6 +6,7 @@ Does not know: audio, streams, where the text is from.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,19 @@ class _Level:
     """Whether its first label is the start of a sentence."""
 
 
+class TextError(Exception):
+    """A file of text cannot be read; the message names it."""
+
+
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the lines of text files, gzip or plain."""
+    """Yield the lines of text files, gzip or plain. Raises TextError."""
     for path in paths:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-        with opened as lines:
-            yield from filter(None, map(str.strip, lines))
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                yield from filter(None, map(str.strip, lines))
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise TextError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def encode_lines(lines: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:

@@ -151,8 +151,11 @@ class TrainingConfig:
 
 def load(path: Path) -> TrainingConfig:
     """Read a run from TOML; paths in it are relative to the file's folder."""
-    with path.open("rb") as file:
-        table = tomllib.load(file)
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} is no TOML: {error}") from error
     root = path.parent.resolve()
     data = dict(table.pop("data", {}))
     sources = tuple(_source(root, row) for row in data.pop("sources", []))

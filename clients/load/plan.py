@@ -7,6 +7,7 @@ A seat is one live stream at a time. Some seats keep one caller for the whole ru
 callers hang up and new ones call.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class Traffic:
             raise ValueError(f"churn is a share between 0 and 1, not {self.churn:g}")
         if not self.packets_ms or not all(10 <= ms <= 1000 for ms in self.packets_ms):
             raise ValueError("packets last between 10 and 1000 ms")
-        if self.seconds <= 0 or not self.latencies:
+        if not 0 <= self.jitter_ms < math.inf:
+            raise ValueError(f"jitter is a number of ms from 0 on, not {self.jitter_ms:g}")
+        if not 0 < self.seconds < math.inf or not self.latencies:
             raise ValueError("a run needs a length and a latency class")
 
     @property

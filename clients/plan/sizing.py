@@ -54,7 +54,8 @@ class Demand:
     """So much more for a while on the hour: 0.2 is a fifth."""
 
     def __post_init__(self) -> None:
-        if self.sessions < 1 or self.chunk_s <= 0 or self.burst < 0:
+        bounded = 0 < self.chunk_s < math.inf and 0 <= self.burst < math.inf  # NaN is neither
+        if self.sessions < 1 or not bounded:
             raise PlanError("sessions and the chunk are more than 0, a burst is not negative")
         if self.shape not in SHAPES:
             raise PlanError(f"a shape is one of {', '.join(SHAPES)}")

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from clients.console import ProgressBar, table
+from clients.errors import CommandError
 from clients.glue import add_model_arguments, choice_of, engine_side
 
 EXAMPLES = """\
 A manifest is JSON lines: {"audio_filepath": ..., "text": ...}, paths relative to its folder.
 examples:
   rivulet evaluate samples/manifest.jsonl
-  rivulet evaluate ../shared/speech/eval/*/manifest.jsonl --look-ahead 6 --json
+  rivulet evaluate sets/*/manifest.jsonl --look-ahead 6 --json
   rivulet evaluate dev/manifest.jsonl --model my.nemo --precision fp32 --every 10"""
 COLUMNS = ("manifest", "wer", "cer", "words", "utterances", "rtf")
 
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate the manifests one after another; ``wer`` and ``cer`` are fractions."""
+    if args.every < 1:
+        raise CommandError(f"--every is at least 1, not {args.every}")
     results = []
     for manifest in args.manifests:
         bar = ProgressBar(sys.stderr, str(manifest), 1.0, sys.stderr.isatty())
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             result = side.evaluate(
                 manifest,
                 choice_of(side, args),
-                every=max(1, args.every),
+                every=args.every,
                 on_progress=lambda done, of, bar=bar: bar.update(done / of),
             )
         bar.close()

@@ -8,12 +8,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from clients.errors import CommandError
 from clients.glue import engine_side
+from clients.saving import obstacle
 
 EXAMPLES = """\
 One sentence a line, written as the model writes (lower case and no punctuation for rivulet-en).
 examples:
-  rivulet lm train notes.txt ../shared/speech/text/*.txt.gz --out english.lm
+  rivulet lm train notes.txt texts/*.txt.gz --out english.lm
   rivulet lm train calls.txt --model my.nemo --order 5 --out calls.lm
   rivulet transcribe call.wav --model my.nemo --lm calls.lm --beam 8"""
 
@@ -35,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count, estimate, write the file."""
+    if problem := obstacle(args.out):
+        raise CommandError(f"--out {args.out}: {problem}")
+    if args.most is not None and args.most < 1:
+        raise CommandError("--most is at least 1")
     with engine_side() as side:
         made = side.train_lm(args.texts, args.model, args.out, order=args.order, most=args.most)
     size = made["bytes"] / 1e6

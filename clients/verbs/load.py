@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     for file in (args.json, args.picture):
         if file is not None and not file.parent.is_dir():
             raise CommandError(f"{file.parent}: there is no such folder")
+        if file is not None and file.is_dir():
+            raise CommandError(f"{file}: this is a folder")
     if args.draw:
         return _draw(args.draw, args.picture)
     lab = laboratory(args)

@@ -156,7 +156,7 @@ class RollingLines {
 
   constructor(box) {
     this.box = box;
-    new ResizeObserver(() => this.#measure()).observe(box.parentElement);
+    new ResizeObserver(() => this.#measure()).observe(box); // of the window and of the letters
   }
 
   open(words, stable) {

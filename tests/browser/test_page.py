@@ -352,6 +352,24 @@ async def test_the_two_line_view_shows_the_last_lines_and_keeps_its_height(
         await page.wait(f"{STATE} === 'finished'")
 
 
+async def test_the_two_lines_fit_into_a_window_that_shrinks_and_with_larger_text(
+    devtools: str, tmp_path: Path
+) -> None:
+    cut = """[...document.querySelectorAll('#roll div')].some((d) => d.scrollWidth > d.clientWidth)
+      || document.querySelector('#roll').getBoundingClientRect().right > innerWidth"""
+    async with opened(devtools, tmp_path) as (page, _server):
+        await page.click("[name=view][value=lines]")
+        await page.click("#toggle")
+        await page.wait(f"{FINALS} === 2")
+        await page.click("#toggle")
+        await page.wait(f"{STATE} === 'finished'")
+        await page.resize(320, 640)
+        await page.wait(f"!({cut})")
+        for _ in range(4):
+            await page.click("#larger")
+        await page.wait(f"!({cut})")
+
+
 async def test_scrolling_back_pauses_and_new_finals_are_counted(
     devtools: str, tmp_path: Path
 ) -> None:

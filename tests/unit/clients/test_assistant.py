@@ -51,6 +51,12 @@ async def test_every_turn_of_a_file_is_answered_and_timed(
     assert len(re.findall(r"turn \d: could act \d+ ms after the end of speech", err)) == 2
 
 
+async def test_a_turn_is_readable_where_that_is_wanted(tmp_path: Path) -> None:
+    path = clip(tmp_path, utter("thank you"), silence(1_200))
+    out, _ = await answered(path, "cat", "--readable")
+    assert out == ["you: Thank you.", "assistant: Thank you."]
+
+
 async def test_a_pause_in_a_turn_starts_the_command_in_vain_and_its_output_is_not_shown(
     tmp_path: Path,
 ) -> None:

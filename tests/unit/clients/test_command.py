@@ -1,8 +1,12 @@
 """The command: errors in one sentence, exit codes, verbs that are told from a table."""
 
 import argparse
+import errno
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +17,13 @@ from hypothesis import strategies as st
 
 from clients.__main__ import VERBS, main, parser_of
 from clients.audiofile import BadAudioFile, open_audio, to_s16
-from clients.captions import latency_of, later, segments_of
-from clients.demo import SAMPLES, read_samples
+from clients.captions import latency_of, later, segments_of, why
+from clients.connection import RivuletError
+from clients.demo import SAMPLES, model_options, read_samples
 from clients.errors import CommandError, missing_module
 from clients.live import Heard
 from clients.results import Result, figures, is_failed, row
+from clients.saving import save
 from clients.serving import ServerProcess
 from server.wire.messages import Chunk, Final, WordSpan
 
@@ -48,6 +54,7 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
     [
         (["captions"], "needs either FILEs or --microphone"),
         (["captions", "nothing.wav"], "nothing.wav: there is no such file"),
+        (["captions", "none.wav", "--latency", "low", "nor.wav"], "none.wav: there is no such"),
         (["captions", "--microphone", "--save", "x.doc"], "the ending must be one of"),
         (["transcribe", "nothing.wav"], "nothing.wav: there is no such file"),
         (["captions", str(SAMPLES / "02-timer.ogg"), "--latency", "soon"], "--latency is low"),
@@ -55,6 +62,27 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
             ["captions", str(SAMPLES / "02-timer.ogg"), "--url", "ws://127.0.0.1:9/v1/stream"],
             "connect",
         ),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--url", "http://x/v1/stream"], "no address"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--url", "ws://x:99999/"], "no address"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--latency", "99999"], "80 to 2000 ms"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--save", "/no/x.srt"], "no such folder"),
+        (["captions", str(SAMPLES)], "a folder, not a sound file"),
+        (["captions", str(SAMPLES / "README.md")], "ffmpeg -i"),
+        (["meeting", f"={SAMPLES / '02-timer.ogg'}"], "a name has 1 to 64 characters"),
+        (["meeting", f"{'n' * 65}={SAMPLES / '02-timer.ogg'}"], "a name has 1 to 64 characters"),
+        (["meeting", str(SAMPLES / "02-timer.ogg"), "--room", "a/b"], "--room is 1 to 64 letters"),
+        (["captions", str(SAMPLES / "02-timer.ogg"), "--save", "/dev/full.srt/x.srt"], "no such"),
+        (["lm", "train", "x.txt", "--out", "/dev/full"], "something that is no file"),
+        (["lm", "train", "x.txt", "--out", "/no/x.lm"], "no such folder"),
+        (["lm", "train", "x.txt", "--out", "x.lm", "--most", "0"], "--most is at least 1"),
+        (["lm", "train", "nothing.txt", "--out", "x.lm"], "nothing.txt: No such file"),
+        (["evaluate", "x.jsonl", "--every", "0"], "--every is at least 1"),
+        (["transcribe", str(SAMPLES / "02-timer.ogg"), "--lm-weight", "nan"], "must be 0 to 10"),
+        (["train", str(SAMPLES / "README.md")], "is no TOML"),
+        (["demo", "--port", "99999"], "--port is 1 to 65535"),
+        (["load", "--json", str(SAMPLES)], "this is a folder"),
+        (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--chunk-ms=nan"], "more than 0"),
+        (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--burst=nan"], "not negative"),
         (["models", "inspect"], "needs the PATH or NAME"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
@@ -87,6 +115,62 @@ def test_a_taken_port_is_said_before_a_server_is_started() -> None:
         port = other.getsockname()[1]
         with pytest.raises(CommandError, match=f"port {port} .* is taken"):
             ServerProcess(port)
+
+
+def test_what_failed_in_a_stream_beside_others_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        raise ExceptionGroup("beside", [ExceptionGroup("within", [full])])
+
+    monkeypatch.setattr("clients.verbs.models.run", fail)
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "rivulet: No space left on device\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_said_and_is_a_failure(unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "clients", "plan", "--sessions=9", "--a-ms=9", "--b-ms=9"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert (run.returncode, run.stderr) == (1, b"rivulet: No space left on device\n")
+
+
+def test_the_demo_hands_every_model_option_on() -> None:
+    argv = ["--model", "m", "--lm", "none", "--lm-weight", "2", "--beam", "1", "--look-ahead", "1"]
+    given = model_options(parser_of("demo").parse_args(argv))
+    again = parser_of("serve").parse_args(given)
+    assert (again.lm, again.lm_weight, again.beam, again.look_ahead) == ("none", 2.0, 1, 1)
+
+
+def test_a_saved_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    kept, made = tmp_path / "kept.srt", tmp_path / "made.txt"
+    kept.write_text("before")
+    (tmp_path / f".kept.srt.{os.getpid()}").mkdir()  # what is written beside it cannot be
+    with pytest.raises(CommandError, match=r"kept\.srt"):
+        save({kept: "after", made: "größer"})
+    assert (kept.read_text(), made.read_text(encoding="utf-8")) == ("before", "größer")
+    save({made: "x"})
+    assert made.read_text() == "x"
+
+
+@pytest.mark.parametrize("verb", ["captions", "meeting"])
+def test_where_nobody_was_heard_a_saved_file_stays(tmp_path: Path, verb: str) -> None:
+    kept = tmp_path / "kept.srt"
+    kept.write_text("before")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{free.getsockname()[1]}/v1/stream"
+        argv = [verb, str(SAMPLES / "02-timer.ogg"), "--url", url, "--save", str(kept)]
+        assert main(argv) == 1
+    assert kept.read_text() == "before"
+
+
+def test_who_may_not_come_in_is_not_told_to_start_a_server() -> None:
+    assert "--token" in why(RivuletError("unauthorized", "HTTP 401"), "ws://x")
+    assert why(RivuletError("over_capacity", "full"), "ws://x") == "over_capacity: full (ws://x)"
 
 
 def test_model_options_are_the_same_wherever_a_model_is_loaded() -> None:

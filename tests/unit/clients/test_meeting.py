@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -117,6 +118,28 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
 
 
 @pytest.mark.parametrize(
+    "verb",
+    [["captions", "--save", "{0}"], ["meeting", "--save", "{0}"], ["assistant", "--run=cat"]],
+)
+async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
+    tmp_path: Path, verb: list[str]
+) -> None:
+    path = clip(tmp_path / "a.wav", np.concatenate([utter("turn on"), silence(60_000)]))
+    saved = tmp_path / "cut.txt"
+    async with serving() as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "clients", *(part.format(saved) for part in verb), str(path),
+            "--url", server.addresses.websocket,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert b"turn on" in await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+    assert saved.exists() == ("--save" in verb)
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
         ([], "needs FILEs, --microphone or --livekit"),
@@ -124,7 +147,7 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
         (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
         (["{clip}", "{clip}"], "two participants have the same name"),
         (["nothing.wav"], "there is no such file"),
-        (["{clip}", "--room", "a room"], "meeting.id"),
+        (["{clip}", "--room", "a room"], "--room is 1 to 64"),
         (["{clip}", "--most-speakers", "0"], "--most-speakers is 1 or more"),
         (["{clip}", "--url", "ws://127.0.0.1:9/v1/stream"], "`rivulet serve` starts a server"),
     ],

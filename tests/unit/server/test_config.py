@@ -16,9 +16,10 @@ from server.config import ConfigError, ServerConfig, default_workers
         ("slots", 1),
         ("look_ahead", -1),
         ("max_connections", 0),
+        ("rest_after_s", float("nan")),
     ],
 )
-def test_a_setting_out_of_range_is_named(setting: str, value: int) -> None:
+def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{setting} must .*{value}"):
         ServerConfig(**{setting: value})  # type: ignore[arg-type]
 
@@ -46,6 +47,14 @@ def test_an_address_for_workers_may_name_an_interface(where: str) -> None:
 def test_external_workers_have_nothing_beside_them(other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="external"):
         ServerConfig(external=":8771", workers=2, **other)
+
+
+def test_no_more_engine_processes_than_a_machine_can_take() -> None:
+    with pytest.raises(ConfigError, match="100000 engine processes are too many"):
+        ServerConfig(workers=100_000)
+    with pytest.raises(ConfigError, match="too many"):
+        ServerConfig(standby=100_000)
+    assert ServerConfig(external=":8771", workers=1_000).workers == 1_000
 
 
 def test_there_is_a_worker_per_core_but_two_at_most() -> None:

@@ -105,8 +105,16 @@ def test_audio_inside_a_window_is_counted_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"churn": 1.5}, {"packets_ms": (5,)}, {"packets_ms": ()}, {"seconds": 0}]
+    "wrong",
+    [
+        {"churn": 1.5},
+        {"packets_ms": (5,)},
+        {"packets_ms": ()},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"jitter_ms": float("nan")},
+    ],
 )
 def test_traffic_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"churn|packets|length"):
+    with pytest.raises(ValueError, match=r"churn|packets|length|jitter"):
         Traffic(**wrong)  # type: ignore[arg-type]
