@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -34,17 +33,17 @@ from edge.feeds import Feed
 from edge.media import Piece
 from edge.native import Fetch, NativeClients
 from edge.node import Node, TooManyLegs
+from edge.pause import Pause
 from server.http import STREAM_PATH, json_response
 from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _READ_BYTES = 65_536
 TICK_S = 0.01
 """How exactly the reorder window is kept."""
 HOLD_S = 1.0
-"""A feed without a clock that is silent for so long is on hold: its time passes in such steps."""
+"""An AudioSocket that is silent for so long is on hold: its time passes in such steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +67,8 @@ class FeedConfig:
     window_s: float = 0.06
     idle_s: float = 60.0
     """A feed that says nothing for so long is over."""
+    pause_s: float = 0.5
+    """Time passes for a WebSocket of samples that says nothing for so long and answers a ping."""
 
 
 @dataclass(slots=True)
@@ -272,23 +273,45 @@ class Listeners:
     async def _samples(
         self, socket: ServerConnection, feed: Feed, parser: L16 | AsteriskSocket
     ) -> None:
-        async for message in _until_idle(socket.recv, self._config.idle_s):
-            if message is None:
-                feed.take(parser.receive_nothing(HOLD_S))
-            elif isinstance(message, str):
+        clock = asyncio.get_running_loop().time
+        pause = Pause(clock())
+        answer: asyncio.Future[float] | None = None
+        while not feed.is_over:
+            try:
+                async with asyncio.timeout(self._config.pause_s):
+                    message = await socket.recv()
+            except TimeoutError:
+                if not feed.legs and clock() - pause.known > self._config.idle_s:
+                    raise
+                if answer is not None and answer.done():
+                    feed.take(parser.receive_nothing(pause.answered()))
+                    answer = None
+                if feed.legs and answer is None:
+                    pause.ask(clock())
+                    answer = asyncio.ensure_future(await socket.ping())
+                continue
+            answer = None
+            if seconds := pause.end(clock()):
+                feed.take(parser.receive_nothing(seconds))
+            if isinstance(message, str):
                 feed.take(parser.receive_text(message))
             else:
                 feed.take(parser.receive_binary(message))
 
 
 def _l16(query: dict[str, list[str]]) -> L16:
-    rate = query.get("rate", ["16000"])[0]
-    return L16(rate=int(rate) if rate.isdecimal() and len(rate) < 6 else 0)
+    return L16(rate=_number(query, "rate", 16_000), channels=_number(query, "channels", 1))
+
+
+def _number(query: dict[str, list[str]], name: str, default: int) -> int:
+    """Return a number of an address; 0 for what is none."""
+    text = query.get(name, [str(default)])[0]
+    return int(text) if text.isdecimal() and len(text) < 6 else 0
 
 
 async def _until_idle(
-    receive: Callable[[], Awaitable[T]], idle_s: float
-) -> AsyncIterator[T | None]:
+    receive: Callable[[], Awaitable[bytes]], idle_s: float
+) -> AsyncIterator[bytes | None]:
     """Give what comes, None for each HOLD_S in which nothing did; end after ``idle_s`` of those."""
     quiet_s = 0.0
     while quiet_s < idle_s:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from edge.adapters.events import Audio, Ended, Event, FeedError, Missing, Started
+from edge.adapters.interleaved import channel
 from edge.wire import SAMPLE_BYTES, Encoding
 
 RATE_HZ = 8_000
@@ -94,7 +95,7 @@ class AudioHook:
             raise FeedError("no whole samples of every channel, or a frame that is too large")
         events = self._begin(encoding)
         for place, track in enumerate(media.channels):
-            events.append(Audio(_channel(data, place, count, size), track))
+            events.append(Audio(channel(data, place, count, size), track))
         return events
 
     def _begin(self, encoding: Encoding) -> list[Event]:
@@ -142,12 +143,3 @@ class AudioHook:
             "parameters": parameters,
         }
         self._out.append(msgspec.json.encode(message).decode())
-
-
-def _channel(data: bytes, place: int, count: int, size: int) -> bytes:
-    """Return one channel of interleaved samples."""
-    if count == 1:
-        return data
-    if size == 1:
-        return data[place::count]
-    return memoryview(data).cast("H")[place::count].tobytes()

@@ -1,25 +1,32 @@
 """16-bit audio over a WebSocket without I/O, as FreeSWITCH (mod_audio_fork) and Vonage send it.
 
-Does: an optional JSON text first (Vonage names the rate there), then binary little-endian samples.
-Does not know: sockets. FreeSWITCH names no rate: it is the ``rate`` of the address it was given.
+Does: an optional JSON text first (Vonage names the rate there), then binary little-endian samples
+of one channel or of two, which become two speakers; the time of a pause; an empty binary message is
+the end (``uuid_audio_fork ... graceful-shutdown``: the module says so and never closes its socket).
+Does not know: sockets, clocks. FreeSWITCH names neither rate nor channels: they are in the address
+it was given.
 """
 
 import re
 
 import msgspec
 
-from edge.adapters.events import Audio, Event, FeedError, Missing, Started
+from edge.adapters.events import Audio, Ended, Event, FeedError, Missing, Started
+from edge.adapters.interleaved import channel
 
 RATES_HZ = (8_000, 16_000, 24_000, 48_000)
-MAX_FRAME_BYTES = 65_536
+TRACKS = ("inbound", "outbound")
+"""Of ``stereo`` FreeSWITCH: what the channel says is left, what it hears is right."""
+MAX_FRAME_BYTES = 1_048_576
+"""mod_audio_fork sends all it holds in one frame: after a jam, up to 5 s (its own limit)."""
 _RATE = re.compile(r"rate=(\d{4,5})", re.ASCII)
 
 
 class L16:
     """One stream."""
 
-    def __init__(self, *, rate: int = 16_000, name: str = "") -> None:
-        self._rate, self._name = rate, name
+    def __init__(self, *, rate: int = 16_000, channels: int = 1) -> None:
+        self._rate, self._channels, self._name = rate, channels, ""
         self._has_started = False
 
     def receive_text(self, text: str) -> list[Event]:
@@ -42,17 +49,22 @@ class L16:
 
     def receive_binary(self, data: bytes) -> list[Event]:
         """Take samples. Raises FeedError."""
-        if len(data) % 2 or len(data) > MAX_FRAME_BYTES:
-            raise FeedError("half a sample, or a frame that is too large")
+        count = self._channels
         if self._rate not in RATES_HZ:
             raise FeedError(f"rate must be one of {', '.join(map(str, RATES_HZ))}")
+        if count not in (1, 2):
+            raise FeedError("channels must be 1 or 2")
+        if len(data) % (2 * count) or len(data) > MAX_FRAME_BYTES:
+            raise FeedError("no whole samples of every channel, or a frame that is too large")
         if not data:
-            return []
+            return [Ended()]
         events: list[Event] = []
         if not self._has_started:
             self._has_started = True
-            events.append(Started(self._name, "pcm_s16le", self._rate))
-        return [*events, Audio(data)]
+            events.append(Started(self._name, "pcm_s16le", self._rate, TRACKS[:count]))
+        for place, track in enumerate(TRACKS[:count]):
+            events.append(Audio(channel(data, place, count, 2), track))
+        return events
 
     def receive_nothing(self, seconds: float) -> list[Event]:
         """Note that time passed without a frame: the peer is paused."""

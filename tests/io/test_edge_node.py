@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Response
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from asr.scripted import utter
 from clients.connection import Connection, RivuletError
@@ -45,6 +45,7 @@ TEXTS = sentences(3)
 SAID = " ".join(TEXTS)
 CALL = uuid.UUID("11223344-5566-7788-99aa-bbccddeeff00")
 URL, SECRET = "wss://edge.example/twilio", "auth token"
+DRACHTIO = Subprotocol("audio.drachtio.org")
 
 
 @contextlib.asynccontextmanager
@@ -217,6 +218,63 @@ async def test_a_call_over_asterisks_websocket_is_held_while_nothing_comes() -> 
             await r.until(lambda: len([f for f in r.finals if f[2].text]) == len(TEXTS))
             assert [leg.leg.opening.name for leg in r.node.legs.values()] == ["Ann"]
         await told(r)
+
+
+def fork(ports: Listening, query: str) -> connect:
+    """Dial as mod_audio_fork does: a subprotocol that nobody has to choose."""
+    url = f"ws://127.0.0.1:{ports.web}/l16?{query}"
+    return connect(url, origin=Origin("http://127.0.0.1"), subprotocols=[DRACHTIO])
+
+
+async def test_a_fork_that_was_shut_down_gracefully_is_over_though_its_socket_stays() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        async with fork(ports, "rate=8000") as socket:
+            await socket.send('{"uuid":"grace"}')
+            await send_linear(socket)
+            await socket.send(b"")
+            await told(r)
+            async with asyncio.timeout(15):
+                await socket.wait_closed()
+
+
+async def test_a_stereo_fork_of_which_each_side_has_its_words() -> None:
+    said = np.frombuffer(linear(), np.int16)
+    both = np.stack([said, np.zeros_like(said)], axis=1).tobytes()
+    async with rig() as r, feeding(r) as (ports, _):
+        async with fork(ports, "rate=8000&channels=2") as socket:
+            await socket.send('{"uuid":"stereo"}')
+            for at in range(0, len(both), 640):
+                await socket.send(both[at : at + 640])
+            await r.until(lambda: len(r.node.legs) == 2)
+            names = [leg.leg.opening.name for leg in r.node.legs.values()]
+        await told(r)
+        assert names == ["stereo/inbound", "stereo/outbound"]
+
+
+async def test_time_passes_while_a_fork_is_paused() -> None:
+    first, second = (pcm(utter(text, rate=RATE_HZ)) for text in TEXTS[:2])
+    async with rig() as r, feeding(r, pause_s=0.02) as (ports, _):
+        async with fork(ports, "rate=8000") as socket:
+            await socket.send(first)
+            await r.until(lambda: bool(r.finals))  # nothing came behind its last word
+            (leg,) = r.node.legs.values()
+            end = len(first) // 2
+            await r.until(lambda: leg.leg.ring.head > end + RATE_HZ)
+            before = leg.leg.ring.head
+            await socket.send(second)
+        await r.until(lambda: not r.node.legs)
+        finals = [final for _, _, final in r.finals if final.text]
+        assert [final.text for final in finals] == TEXTS[:2]
+        assert finals[1].start_ms >= before * 1000 // RATE_HZ
+
+
+async def test_a_websocket_that_never_brings_audio_is_closed() -> None:
+    async with rig() as r, feeding(r, idle_s=0.1, pause_s=0.02) as (ports, _):
+        async with fork(ports, "rate=8000") as socket:
+            await socket.send('{"uuid":"nobody"}')
+            async with asyncio.timeout(15):
+                await socket.wait_closed()
+        assert not r.events
 
 
 async def test_half_a_sample_closes_that_websocket_only() -> None:

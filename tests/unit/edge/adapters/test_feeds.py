@@ -164,7 +164,31 @@ def test_vonage_names_the_rate_and_freeswitch_the_address() -> None:
     assert fork.receive_text('{"callid":"c1"}') == []
     assert fork.receive_binary(b"ab") == [Started("c1", "pcm_s16le", 8_000), Audio(b"ab")]
     assert fork.receive_binary(b"cd") == [Audio(b"cd")]
-    assert fork.receive_binary(b"") == []
+
+
+def test_a_stereo_fork_is_two_speakers() -> None:
+    fork = L16(rate=8_000, channels=2)
+    assert fork.receive_text('{"uuid":"stereo"}') == []
+    tracks = ("inbound", "outbound")
+    assert fork.receive_binary(b"ab12cd34") == [
+        Started("stereo", "pcm_s16le", 8_000, tracks),
+        Audio(b"abcd", "inbound"),
+        Audio(b"1234", "outbound"),
+    ]
+    with pytest.raises(FeedError):
+        fork.receive_binary(b"ab")
+
+
+def test_an_empty_frame_ends_a_fork() -> None:
+    # mod_audio_fork after graceful-shutdown: one at once, then one with every pong, and no close
+    fork = L16(rate=8_000)
+    fork.receive_binary(bytes(320))
+    assert fork.receive_binary(b"") == [Ended()]
+
+
+def test_a_fork_that_was_jammed_sends_all_it_held_in_one_frame() -> None:
+    fork = L16(rate=16_000, channels=2)
+    assert len(fork.receive_binary(bytes(2 * 64_000))) == 3
 
 
 def test_time_on_hold_is_missing_once_a_call_has_begun() -> None:
@@ -230,5 +254,7 @@ def test_l16_that_breaks_the_rules_is_named() -> None:
         L16().receive_binary(b"abc")
     with pytest.raises(FeedError):
         L16(rate=11_025).receive_binary(b"ab")
+    with pytest.raises(FeedError):
+        L16(channels=3).receive_binary(bytes(6))
     with pytest.raises(FeedError):
         L16().receive_text('{"event":"websocket:connected","content-type":"audio/opus"}')
