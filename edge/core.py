@@ -143,6 +143,10 @@ class Core:
             held = self._begin(connection, opening, frame.offset)
         elif not held.leg.knows(opening.secret):
             raise Refused("unauthorized", "not the secret of this session")
+        elif not _goes_on(held.leg.opening, opening):
+            raise Refused("refused", "this session began with other audio, or is recognised here")
+        elif opening.policy != "edge" and not held.leg.has_finals_from(opening.finals):
+            raise Refused("failed", "finals that the node asks for are no longer here")
         elif held.leg.opening.policy == "edge" and opening.policy != "edge":
             self._switch(held, opening, frame.offset)
         else:
@@ -361,6 +365,13 @@ class _Connection:
             await asyncio.sleep(ACK_S)
             for leg in self._legs.values():
                 leg.acknowledge()
+
+
+def _goes_on(begun: Open, opening: Open) -> bool:
+    """Whether an OPEN may go on with what another one began: offsets and bytes mean the same."""
+    is_taken_back = opening.policy == "edge" and begun.policy != "edge"
+    is_same = (opening.encoding, opening.rate) == (begun.encoding, begun.rate)
+    return is_same and not is_taken_back
 
 
 async def _renew(tls: ssl.SSLContext | None) -> None:

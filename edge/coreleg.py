@@ -1,8 +1,9 @@
 """One leg as the core holds it: audio in by offset, words out by number; it outlives connections.
 
 Does: take each sample once whatever is repeated, ask for what is missing, grant credit, number the
-finals and keep those that the node has not acknowledged. Under the policy ``edge`` it takes the
-node's finals instead, each once, and no audio at all.
+finals and keep those that the node has not acknowledged, or that its caller may not have and asks
+for at another node. Under the policy ``edge`` it takes the node's finals instead, each once, and no
+audio at all.
 Does not know: sockets, TLS, which node may come.
 """
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 Send = Callable[[Frame], None]
 OnFinal = Callable[[Open, int, Result], None]
+KEEP_MS = 600_000
+"""A node has a final and its caller, who was away, may not: kept until it is so much older than the
+newest, as long as a node waits for a caller."""
 Adopt = Callable[[Moved], Awaitable[bool]]
 """Puts a session of a node where the server finds it."""
 
@@ -54,7 +58,9 @@ class CoreLeg:
         )
         self._ring = self._inbox.ring
         self._results: dict[int, Result] = {}
-        """Finals that the node has not acknowledged."""
+        """Finals that the node has not acknowledged, and those that are not old."""
+        self._acknowledged = 0
+        """Finals before this number are at the node."""
         self._partial: Result | None = None
         self._total: int | None = None
         self._send: Send | None = None
@@ -99,6 +105,10 @@ class CoreLeg:
     def knows(self, secret: str) -> bool:
         """Whether this is the secret the leg was opened with."""
         return hmac.compare_digest(self._secret, hashed(secret))
+
+    def has_finals_from(self, number: int) -> bool:
+        """Whether all finals from a number on can be told."""
+        return number in self._results or number >= self.finals
 
     # ---- life
 
@@ -180,9 +190,10 @@ class CoreLeg:
         self._inbox.forget_ahead()
         if self._assembly is not None and self._task is None:
             self._assembly = Assembly()
-        self._drop_results(opening.finals)
+        self._acknowledged = opening.finals
         for at, result in sorted(self._results.items()):
-            self._say(Kind.RESULT, at, result.pack())
+            if at >= opening.finals:
+                self._say(Kind.RESULT, at, result.pack())
         if self.opening.policy == "edge":
             self._say(Kind.NEED, self._finals, Credit(0, 0).pack())
         elif self._assembly is None:
@@ -208,7 +219,8 @@ class CoreLeg:
             case Kind.RESULT if self.opening.policy == "edge":
                 self._result(frame)
             case Kind.RESULT_ACK:
-                self._drop_results(frame.offset)
+                self._acknowledged = frame.offset
+                self._drop_old()
             case Kind.CLOSE:
                 self._end(frame.offset)
             case _:
@@ -288,8 +300,11 @@ class CoreLeg:
         limit = self._inbox.limit(recogniser.done + self._window)
         return Credit(recogniser.safe, limit, self._inbox.newest)
 
-    def _drop_results(self, before: int) -> None:
-        for number in [number for number in self._results if number < before]:
+    def _drop_old(self) -> None:
+        newest_ms = max((result.end_ms for result in self._results.values()), default=0)
+        for number in list(self._results):
+            if number >= self._acknowledged or self._results[number].end_ms > newest_ms - KEEP_MS:
+                return
             del self._results[number]
 
     def _finish(self) -> None:

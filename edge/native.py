@@ -18,8 +18,14 @@ from websockets.exceptions import ConnectionClosed
 from edge.adapters.native import Begin, Event, Heard, NativeFeed, Over, Token
 from edge.node import Caller, EventKind, Node, NodeLeg, TooManyLegs
 from edge.peers import NotGiven
-from edge.wire import Result
-from server.wire.errors import InternalError, OverCapacity, ResumeUnknown, WireError
+from edge.wire import Close, Result
+from server.wire.errors import (
+    InternalError,
+    OverCapacity,
+    ResumeUnknown,
+    UnsupportedAudio,
+    WireError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +137,9 @@ class _Client:
             older.fence()
         self._all.clients[opening.session] = self
         self._leg, leg.on_event = leg, self._hear
+        if (begin.encoding, begin.rate) != (opening.encoding, opening.rate):
+            text = f"this session is {opening.encoding} at {opening.rate} Hz"
+            raise UnsupportedAudio(text, param="audio")
         token = Token(opening.session, opening.secret, opening.epoch)
         self._feed.ready(token, leg.leg.ring.head, is_resumed=begin.token is not None)
         first = leg.leg.transcript.first
@@ -143,6 +152,10 @@ class _Client:
             return None
         if not hmac.compare_digest(leg.leg.opening.secret.encode(), token.secret.encode()):
             raise ResumeUnknown("the token names no session of this node")
+        if token.epoch > leg.leg.opening.epoch:  # another node had it since, and we were cut off
+            leg.leg.closed = Close(reason="fenced", text="another node goes on with this session")
+            self._node.over(leg, leg.leg.closed)
+            return None
         return leg
 
     async def _move_here(self, begin: Begin, token: Token) -> NodeLeg:
@@ -170,8 +183,8 @@ class _Client:
             over.cancel()
         if leg.is_over.is_set():
             raise ResumeUnknown("the core does not know this session by this token")
-        if not leg.is_placed.is_set():
-            leg.end()
+        if not leg.is_placed.is_set():  # it goes on where it was, or comes again
+            self._node.over(leg, Close(reason="failed", text="the core is not reached"))
             raise InternalError("the core is not reached", retry_after=1.0)
         return leg
 

@@ -1,6 +1,7 @@
 """Bad days of a node: each has a named outcome and costs nobody else a word."""
 
 import asyncio
+import dataclasses
 import errno
 import os
 import struct
@@ -164,3 +165,37 @@ async def test_of_two_nodes_that_both_recognise_a_session_the_later_owner_is_hea
         assert await words_of(taken) == SAID
         assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
         assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
+
+
+async def test_a_session_that_comes_back_with_other_audio_is_refused_alone() -> None:
+    async with rig() as r, another_node(r, "n2") as second:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await r.until(lambda: leg.leg.acked == HALF)
+        ticket = leg.ticket()
+        for changes in ({"encoding": "pcm_s16le"}, {"rate": 16_000}):
+            wrong = second.open(dataclasses.replace(ticket, **changes))
+            await r.until(wrong.is_over.is_set)
+            assert wrong.leg.closed is not None and wrong.leg.closed.reason == "refused"
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
+        assert second.uplink is not None and second.uplink.state.connections == 1
+
+
+async def test_a_caller_who_lacks_finals_that_are_gone_is_refused_and_the_owner_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.coreleg.KEEP_MS", 0)
+    async with rig() as r, another_node(r, "n2") as second:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await r.until(lambda: bool(r.core.legs) and len(leg.leg.transcript.finals) >= 1)
+        held = next(iter(r.core.legs.values()))
+        await r.until(lambda: not held.leg.has_finals_from(0))
+        late = second.open(dataclasses.replace(leg.ticket(), finals=0))
+        await r.until(late.is_over.is_set)
+        assert late.leg.closed is not None and late.leg.closed.reason == "failed"
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID

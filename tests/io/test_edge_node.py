@@ -367,6 +367,17 @@ async def first_final(connection: Connection) -> tuple[list[str], int]:
     raise AssertionError("the connection ended without a final")
 
 
+async def told_of(
+    socket: ClientConnection, token: str, last: int | None = None, *, encoding: str = "mulaw"
+) -> dict[str, Any]:
+    """Ask a node to go on with a session; its answer."""
+    start: dict[str, Any] = {"type": "start", "v": 1}
+    start["resume"] = {"token": token, "last_final": last}
+    start["audio"] = {"encoding": encoding, "rate": RATE_HZ}
+    await socket.send(json.dumps(start))
+    return dict(json.loads(await socket.recv()))
+
+
 async def test_a_client_takes_its_session_to_another_node() -> None:
     async with rig() as r, another_node(r, "n2") as second:
         other = Listeners(FeedConfig(web_port=0), second, respond=lambda _: None)
@@ -381,11 +392,7 @@ async def test_a_client_takes_its_session_to_another_node() -> None:
             address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
             subprotocols = [Subprotocol("rivulet.v1")]
             async with connect(address, subprotocols=subprotocols) as socket:
-                resume = {"token": token, "last_final": last}
-                start = {"type": "start", "v": 1, "resume": resume}
-                start["audio"] = {"encoding": "mulaw", "rate": RATE_HZ}
-                await socket.send(json.dumps(start))
-                ready = json.loads(await socket.recv())
+                ready = await told_of(socket, token, last)
                 assert ready["resumed"] is True and 0 < ready["at"] <= half
                 await socket.send(audio[ready["at"] :])
                 await socket.send('{"type":"stop"}')
@@ -446,3 +453,86 @@ async def test_a_node_says_what_it_does_not_take() -> None:
             await connection.finalize()
             message = await anext(connection)
             assert isinstance(message, Error) and not message.fatal
+
+
+async def test_a_client_that_comes_back_with_other_audio_is_told() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        url, options = native(ports)
+        async with dial(url, **options) as connection:
+            await connection.send(spoken(TEXTS)[:RATE_HZ])
+            token = connection.ready.token
+        async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+            answer = await told_of(socket, token, encoding="pcm_s16le")
+            assert (answer["type"], answer["code"]) == ("error", "unsupported_audio")
+        async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+            assert (await told_of(socket, token))["type"] == "ready"
+
+
+async def test_a_node_that_cannot_ask_the_core_keeps_nothing_of_a_session_that_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.native.PLACE_S", 0.2)
+    async with rig() as r, another_node(r, "n2") as first:
+        before = Listeners(FeedConfig(web_port=0), first, respond=lambda _: None)
+        async with feeding(r) as (ports, _), before.listening() as elsewhere:
+            audio = spoken(TEXTS)
+            half = len(audio) // 2 // PACKET * PACKET
+            url, options = native(ports)
+            async with dial(f"ws://127.0.0.1:{elsewhere.web}/v1/stream", **options) as connection:
+                await connection.send(audio[:half])
+                said, last = await first_final(connection)
+                token = connection.ready.token
+            r.link.cut()
+            await r.until(lambda: not r.uplink.state.is_up)
+            for _ in range(2):  # the second time as the first: nothing stands where it asks
+                async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+                    answer = await told_of(socket, token, last)
+                    assert (answer["type"], answer["code"]) == ("error", "internal")
+            assert not r.node.legs
+            r.link.heal()
+            monkeypatch.undo()
+            async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+                ready = await told_of(socket, token, last)
+                assert ready["type"] == "ready" and 0 < ready["at"] <= half
+                await socket.send(audio[ready["at"] :])
+                await socket.send('{"type":"stop"}')
+                messages = [json.loads(text) async for text in socket]
+            finals = [m["text"] for m in messages if m["type"] == "final"]
+            assert " ".join(filter(None, said + finals)) == SAID
+
+
+async def test_a_node_does_not_go_on_with_what_moved_away_while_its_link_was_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.native.PLACE_S", 0.2)
+    async with rig(rto_s=0.05) as r, another_node(r, "n2") as second:
+        other = Listeners(FeedConfig(web_port=0), second, respond=lambda _: None)
+        async with feeding(r) as (ports, _), other.listening() as elsewhere:
+            audio = spoken(TEXTS)
+            third = len(audio) // 3 // PACKET * PACKET
+            url, options = native(ports)
+            async with dial(url, **options) as connection:
+                await connection.send(audio[:third])
+                said, last = await first_final(connection)
+                token = connection.ready.token
+            r.link.cut()
+            await r.until(lambda: not r.uplink.state.is_up)
+            address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
+            async with connect(address, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+                ready = await told_of(socket, token, last)
+                token = ready["token"]
+                await socket.send(audio[ready["at"] : 2 * third])
+                await r.until(lambda: any(x.leg.acked == 2 * third for x in second.legs.values()))
+            async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+                answer = await told_of(socket, token, last)
+                assert (answer["type"], answer["code"]) == ("error", "internal")
+            r.link.heal()
+            monkeypatch.undo()
+            async with connect(url, subprotocols=[Subprotocol("rivulet.v1")]) as socket:
+                ready = await told_of(socket, token, last)
+                assert ready["type"] == "ready" and third < ready["at"] <= 2 * third
+                await socket.send(audio[ready["at"] :])
+                await socket.send('{"type":"stop"}')
+                messages = [json.loads(text) async for text in socket]
+            finals = [m["text"] for m in messages if m["type"] == "final"]
+            assert " ".join(filter(None, said + finals)) == SAID

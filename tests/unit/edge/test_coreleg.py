@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import wire
-from edge.coreleg import CoreLeg
+from edge.coreleg import KEEP_MS, CoreLeg
 from edge.wire import Close, Credit, Frame, FrameError, Kind, Open, Policy, Result
 
 URL, WINDOW_MS, RATE = "ws://127.0.0.1:1/v1/stream", 1_000, 8_000
@@ -100,8 +100,30 @@ def test_finals_are_told_again_until_the_node_has_them() -> None:
     assert [frame.offset for frame in again if frame.kind is Kind.RESULT] == [2, 3]
     r.leg.receive(Frame(Kind.RESULT_ACK, 6, 4))
     last: list[Frame] = []
-    r.leg.attach(7, r.opening, last.append)
+    r.leg.attach(7, msgspec.structs.replace(r.opening, finals=4), last.append)
     assert [frame.kind for frame in last] == [Kind.NEED]
+
+
+def test_finals_that_a_node_has_are_told_to_another_one_whose_caller_lacks_them() -> None:
+    r = Rig()
+    for number in range(4):
+        end_ms = number * KEEP_MS // 2
+        r.leg.final(number, Result(text=f"t{number}", start_ms=0, end_ms=end_ms))
+    r.leg.receive(Frame(Kind.RESULT_ACK, 5, 4))
+    r.leg._recogniser.finals = 4
+    assert [r.leg.has_finals_from(number) for number in range(6)] == [False] * 2 + [True] * 4
+    there: list[Frame] = []
+    r.leg.attach(6, msgspec.structs.replace(r.opening, finals=2), there.append)
+    assert [frame.offset for frame in there if frame.kind is Kind.RESULT] == [2, 3]
+
+
+def test_an_old_final_that_no_node_has_is_kept() -> None:
+    r = Rig()
+    for number in range(4):
+        r.leg.final(number, Result(text="t", start_ms=0, end_ms=number * KEEP_MS))
+    r.leg._recogniser.finals = 4
+    r.leg.receive(Frame(Kind.RESULT_ACK, 5, 2))
+    assert [r.leg.has_finals_from(number) for number in range(4)] == [False, False, True, True]
 
 
 def test_under_the_policy_edge_a_final_counts_once_and_audio_is_refused() -> None:
