@@ -83,6 +83,7 @@ class Transcripts:
     """Finals and provisional text as JSON lines; None: nobody asked for them."""
 
     stream: TextIO | None = None
+    _is_failing: bool = False
 
     def event(self, leg: NodeLeg, kind: EventKind, result: Result | None) -> None:
         """Write what a leg said."""
@@ -104,8 +105,15 @@ class Transcripts:
         line: dict[str, Any] = {"session": opening.session, "name": opening.name, "kind": kind}
         if result is not None:
             line |= {"start_ms": result.start_ms, "end_ms": result.end_ms, "text": result.text}
-        self.stream.write(json.dumps(line | extra) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(line | extra) + "\n")
+            self.stream.flush()
+        except OSError as error:  # a full disk ends no call: who listens otherwise hears on
+            if not self._is_failing:
+                logger.error("transcripts are not written", extra={"reason": error.strerror})
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
 
 @contextlib.contextmanager

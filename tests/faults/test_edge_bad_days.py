@@ -1,6 +1,7 @@
 """Bad days of a node: each has a named outcome and costs nobody else a word."""
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import os
@@ -12,6 +13,7 @@ import pytest
 from edge.adapters.events import Audio, Started
 from edge.feeds import Feed
 from edge.listeners import FeedConfig, Listeners
+from edge.run import Transcripts
 from tests.edge_rig import (
     PACKET,
     another_edge_node,
@@ -199,3 +201,23 @@ async def test_a_caller_who_lacks_finals_that_are_gone_is_refused_and_the_owner_
         feed(leg, AUDIO[HALF:])
         leg.end()
         assert await words_of(leg) == SAID
+
+
+async def test_a_disk_that_takes_no_transcripts_is_told_of_once_and_ends_no_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = Path("/dev/full").open("a")  # noqa: ASYNC230 - closing it fails, as it should
+    try:
+        async with rig() as r:
+            r.core.on_final = Transcripts(full).final
+            r.node._on_event = Transcripts(full).event
+            leg = r.open()
+            feed(leg, AUDIO)
+            leg.end()
+            assert await words_of(leg) == SAID
+            assert r.uplink.state.connections == 1
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+    told = [x for x in caplog.records if x.getMessage() == "transcripts are not written"]
+    assert len(told) == 2  # one at each end
