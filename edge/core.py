@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 
 from edge import wire
@@ -38,6 +38,8 @@ HELLO_S = 5.0
 SILENT_S = 6.0
 """A connection that said nothing for so long is dead: nodes send a heartbeat each second."""
 ACK_S = 0.1
+RUN_OUT_S = 60.0
+"""What was heard of a leg that expired becomes words within this: a window takes less."""
 RENEW_S = 10.0
 """How often the certificate's files are looked at."""
 _READ_BYTES = 65_536
@@ -96,6 +98,7 @@ class Core:
     _connections: dict[str, "_Connection"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
+    _expired: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.config.tokens)
@@ -194,7 +197,7 @@ class Core:
             raise Refused("fenced", "another node goes on with this session")
         if opening.finals != held.leg.finals:
             raise Refused("failed", "finals of the node are missing here")
-        self._close(held.leg)
+        self._end(self._closing, held.leg.close())
         held.leg = self._leg(opening, base, held.leg)
 
     def where(self, asked: Where) -> Where:
@@ -218,7 +221,8 @@ class Core:
         held = self.legs.get(session)
         if held is not None:
             logger.info("leg expired", extra={"session": session, "node": held.node})
-            self.forget(session)
+            del self.legs[session]
+            self._end(self._expired, held.leg.run_out(RUN_OUT_S))
 
     def forget(self, session: str) -> None:
         """End a leg. Idempotent."""
@@ -226,12 +230,12 @@ class Core:
         if held is not None:
             if held.expiry is not None:
                 held.expiry.cancel()
-            self._close(held.leg)
+            self._end(self._closing, held.leg.close())
 
-    def _close(self, leg: CoreLeg) -> None:
-        task = asyncio.get_running_loop().create_task(leg.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _end(self, tasks: set[asyncio.Task[None]], ending: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(ending)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def close(self) -> None:
         """End everything."""
@@ -241,7 +245,10 @@ class Core:
             if held.expiry is not None:
                 held.expiry.cancel()
         await asyncio.gather(*(held.leg.close() for held in self.legs.values()))
+        for task in self._expired:
+            task.cancel()
         await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._expired, return_exceptions=True)
         self.legs.clear()
 
 
@@ -345,10 +352,12 @@ class _Connection:
             # else: the leg was refused while the frame was on its way
 
     def _of_leg(self, leg: CoreLeg, frame: Frame) -> None:
+        is_goodbye = frame.kind is Kind.CLOSE and bool(frame.flags & ANSWER)
+        if is_goodbye:
+            del self._legs[frame.leg]
         if not self._core.owns(self, leg):
             return  # fenced: what an older owner still says changes nothing
-        if frame.kind is Kind.CLOSE and frame.flags & ANSWER:
-            del self._legs[frame.leg]
+        if is_goodbye:
             self._core.forget(leg.opening.session)
         else:
             leg.receive(frame)

@@ -160,6 +160,16 @@ class CoreLeg:
         if self.opening.policy != "edge":
             self._task = asyncio.create_task(self._recognise())
 
+    async def run_out(self, within_s: float) -> None:
+        """End behind what was heard: no more will come, and the words of that become final."""
+        self._ring.end()
+        self._recogniser.changed()
+        try:
+            if self._task is not None:
+                await asyncio.wait({self._task}, timeout=within_s)
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         """End at once."""
         if self._task is not None:
@@ -187,7 +197,7 @@ class CoreLeg:
         """Go on with a node: say what it lacks, ask for what we lack."""
         self.opening = opening
         self._send, self._number, self._told = send, number, None
-        self._inbox.forget_ahead()
+        self._inbox.begin_anew()
         if self._assembly is not None and self._task is None:
             self._assembly = Assembly()
         self._acknowledged = opening.finals

@@ -53,18 +53,20 @@ class Inbox:
             self._ahead = AudioRing(
                 sample_bytes=self._sample_bytes, memory_bytes=MAX_RING_BYTES, base=offset
             )
-            self._joined_limit = 0
         if offset + samples > self._ahead.base + self._max_ahead:
             raise FrameError("audio beyond the credit")
         if not self._append(self._ahead, offset, samples, data):
-            self.forget_ahead()
+            self._ahead = None  # the node begins with what is missing, or ahead once more
             return False
         self._join()
         return True
 
-    def forget_ahead(self) -> None:
-        """Forget what is ahead: the node begins with what is missing, or ahead once more."""
-        self._ahead = None
+    def begin_anew(self) -> None:
+        """Note another connection: what went ahead comes again, and so does the credit.
+
+        Within one connection credit that was told is never taken back: audio may be on its way.
+        """
+        self._ahead, self._joined_limit = None, 0
 
     def _append(self, ring: AudioRing, offset: int, samples: int, data: bytes | None) -> bool:
         if offset > ring.head:

@@ -236,7 +236,7 @@ class _Client:
     def _left(self) -> None:
         """Note that the socket is gone: the leg waits for its client, or is over."""
         leg = self._leg
-        if leg is None or self._has_stopped or leg.is_over.is_set():
+        if leg is None:
             return
         leg.on_event = None
         session = leg.leg.opening.session
@@ -246,4 +246,7 @@ class _Client:
                 del self._all.clients[session]
                 leg.end()
 
-        asyncio.get_running_loop().call_later(LINGER_S, give_up)
+        if self._has_stopped or leg.is_over.is_set():
+            give_up()
+        else:
+            asyncio.get_running_loop().call_later(LINGER_S, give_up)

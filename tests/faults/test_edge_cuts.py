@@ -201,6 +201,19 @@ async def test_a_session_that_moves_from_node_to_node_loses_and_doubles_no_word(
         keep(finals, leg)
         assert " ".join(filter(None, finals.values())) == " ".join(TEXTS)
         assert [number for _, number, _ in r.finals] == list(range(len(finals)))
+        await r.until(lambda: not any(x._legs for x in r.core._connections.values()))
+
+
+async def test_what_the_core_heard_of_a_node_that_died_becomes_final() -> None:
+    async with rig() as r:
+        r.core.config = dataclasses.replace(r.core.config, linger_s=0.1)
+        leg = r.open()
+        feed(leg, AUDIO[: -960 * 8])  # its last sentence has no pause behind it
+        await r.until(lambda: leg.leg.acked == leg.leg.ring.head)
+        r.link.cut()
+        r.link.drop_all()
+        await r.until(lambda: not r.core.legs)
+        await r.until(lambda: " ".join(x.text for _, _, x in r.finals if x.text) == " ".join(TEXTS))
 
 
 async def _raw(r: Rig, *frames: Frame) -> bytes:

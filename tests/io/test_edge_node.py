@@ -350,13 +350,14 @@ async def heard(connection: Connection) -> list[str]:
 
 
 async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> None:
-    async with rig() as r, feeding(r) as (ports, _):
+    async with rig() as r, feeding(r) as (ports, listeners):
         url, options = native(ports)
         async with dial(url, **options) as connection:
             await connection.send(spoken(TEXTS))
             await connection.stop()
             assert " ".join(await heard(connection)) == SAID
         assert not r.node.legs
+        await r.until(lambda: not listeners._native.clients)  # nor anything of the conversation
 
 
 async def first_final(connection: Connection) -> tuple[list[str], int]:

@@ -126,6 +126,23 @@ def test_a_hole_in_what_goes_ahead_begins_it_anew() -> None:
     assert pair.held() == pair.said
 
 
+def test_a_second_cut_while_the_first_backlog_is_decoded_does_not_end_the_connection() -> None:
+    pair = after_a_cut()
+    pair.say(30 * RATE)
+    while pair.core.received < len(pair.said):
+        pair.turn(10**6)
+        pair.decode(RATE)
+    assert pair.core.received > pair.core.done + WINDOW  # what went ahead was joined
+    pair.core.detach()
+    pair.say(5 * RATE)
+    pair.connect()
+    pair.say(RATE // 2)
+    while pair.core.received < len(pair.said):
+        pair.turn(10**6)
+        pair.decode(RATE)
+    assert pair.held() == pair.said
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("say"), st.integers(1, 12 * RATE)),
