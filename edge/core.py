@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from edge import wire
 from edge.coreleg import Adopt, CoreLeg, OnFinal
 from edge.registry import Registry, TokenRefused
-from edge.tls import Context, peer_name
+from edge.tls import peer_name, renew
 from edge.wire import (
     ANSWER,
     Beat,
@@ -40,8 +40,6 @@ SILENT_S = 6.0
 ACK_S = 0.1
 RUN_OUT_S = 60.0
 """What was heard of a leg that expired becomes words within this: a window takes less."""
-RENEW_S = 10.0
-"""How often the certificate's files are looked at."""
 _READ_BYTES = 65_536
 _MAX_UNREAD_BYTES = 4 * 1024 * 1024
 """A node that does not read is dropped; it finds its results when it comes back."""
@@ -107,7 +105,7 @@ class Core:
 
     def join(self, connection: "_Connection", hello: Hello) -> None:
         """Take a node's connection; an older one of the same node is fenced. Raises Refused."""
-        if connection.certified and connection.certified != hello.node:
+        if connection.certified not in (None, hello.node):
             raise Refused("unauthorized", "the certificate names another node")
         try:
             self.registry.admit(hello)
@@ -383,12 +381,6 @@ def _goes_on(begun: Open, opening: Open) -> bool:
     return is_same and not is_taken_back
 
 
-async def _renew(tls: ssl.SSLContext | None) -> None:
-    while isinstance(tls, Context):
-        await asyncio.sleep(RENEW_S)
-        tls.refresh()
-
-
 @contextlib.asynccontextmanager
 async def accepting(core: Core) -> AsyncIterator[int]:
     """Listen for nodes; gives the port. Raises OSError."""
@@ -408,7 +400,7 @@ async def accepting(core: Core) -> AsyncIterator[int]:
     server = await asyncio.start_server(
         serve, config.host, config.port, ssl=config.tls, limit=2 * _READ_BYTES
     )
-    renewing = asyncio.create_task(_renew(config.tls))
+    renewing = asyncio.create_task(renew(config.tls))
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

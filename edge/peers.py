@@ -18,6 +18,7 @@ from edge import handover, wire
 from edge.handover import Ahead, Assembly
 from edge.moves import Moves, NotMovable
 from edge.node import Node, NodeLeg
+from edge.tls import Context, renew
 from edge.uplink import Uplink
 from edge.wire import ANSWER, Close, Frame, FrameError, FrameReader, Kind, Where
 
@@ -84,9 +85,11 @@ class PeerDoor:
     ) -> AsyncIterator[int]:
         """Listen for the time of the block; gives the port. Raises OSError."""
         server = await asyncio.start_server(self._serve, host, port, ssl=tls)
+        renewing = asyncio.create_task(renew(tls))
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
+            renewing.cancel()
             server.close()
             for talk in self._talks:
                 talk.cancel()
@@ -145,6 +148,8 @@ async def fetch(
 ) -> NodeLeg:
     """Take a session over from another node; it goes on here. Raises NotGiven, TooManyLegs."""
     host, _, port = where.peer.rpartition(":")
+    if isinstance(tls, Context):
+        tls.refresh()
     try:
         async with asyncio.timeout(TALK_S):
             reader, writer = await asyncio.open_connection(

@@ -5,11 +5,15 @@ renewed, for the connections that follow; the name a certificate carries.
 Does not know: how certificates are made. A connection that stands outlives its certificate.
 """
 
+import asyncio
 import datetime
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+RENEW_S = 10.0
+"""How often who listens looks at the certificate's files."""
 
 
 class TlsError(Exception):
@@ -78,9 +82,18 @@ def context(identity: Identity, *, is_server: bool) -> Context:
     return made
 
 
-def peer_name(certificate: dict[str, Any] | None) -> str:
-    """Return the common name of a peer's certificate; empty without one."""
-    for part in (certificate or {}).get("subject", ()):
+async def renew(tls: ssl.SSLContext | None) -> None:
+    """Read the files again whenever they were renewed, until cancelled."""
+    while isinstance(tls, Context):
+        await asyncio.sleep(RENEW_S)
+        tls.refresh()
+
+
+def peer_name(certificate: dict[str, Any] | None) -> str | None:
+    """Return the common name of a peer's certificate, empty where it has none; None: no TLS."""
+    if certificate is None:
+        return None
+    for part in certificate.get("subject", ()):
         for key, value in part:
             if key == "commonName":
                 return str(value)

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge.core import Core, CoreConfig, accepting
+from edge.peers import NotGiven, PeerDoor, fetch
 from edge.tls import Context, Identity, TlsError, context
 from edge.uplink import CoreAddress, Timing, Uplink
-from edge.wire import Hello
+from edge.wire import Hello, Where
 from tests.edge_rig import FAST, PACKET, feed, rig, sentences, spoken, words_of
 
 pytestmark = pytest.mark.io
@@ -41,7 +42,8 @@ class Authority:
     def identity(self, name: str, *, until: datetime.datetime = NOW + DAY) -> Identity:
         """Make a certificate, its key, and name this authority."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
+        subject = x509.Name(names)
         signed = self._sign(subject, key.public_key(), until, is_authority=False)
         files = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         files[0].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
@@ -115,6 +117,14 @@ async def test_the_certificate_of_another_node_is_refused(tmp_path: Path) -> Non
     assert "names another node" in uplink.state.reason
 
 
+async def test_a_certificate_without_a_name_is_no_nodes(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    core = a_core(authority.identity("core.test"))
+    uplink = await dialled(core, authority.identity(""))
+    assert "names another node" in uplink.state.reason
+    assert not core.registry.nodes
+
+
 async def test_a_certificate_that_expired_or_of_another_authority_stays_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +193,30 @@ async def test_a_certificate_that_expires_in_mid_call_costs_no_word(tmp_path: Pa
         assert leg.leg.backlog > 0 and not leg.is_over.is_set()
         authority.identity("n1")  # renewed, in the same files
         assert await words_of(leg) == " ".join(texts)
+
+
+async def test_nodes_among_themselves_read_renewed_certificates_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.tls.RENEW_S", 0.01)
+    authority = Authority(tmp_path)
+    old = NOW - DAY  # expired meanwhile
+    door_tls = context(authority.identity("core.test", until=old), is_server=True)
+    asking_tls = context(authority.identity("n2", until=old), is_server=False)
+    async with rig("edge") as r:
+        door = PeerDoor(r.node, r.moves)
+        async with door.open("127.0.0.1", 0, door_tls) as port:
+            where = Where(session="s", peer=f"127.0.0.1:{port}", node="core.test")
+            with pytest.raises(NotGiven, match="did not answer: SSL"):
+                await fetch(r.moves, where, "x", asking_tls)
+            authority.identity("core.test")  # renewed, in the same files
+            authority.identity("n2")
+            said = ""
+            async with asyncio.timeout(15):
+                while "does not give it" not in said:  # what it says who was let in
+                    with pytest.raises(NotGiven) as refused:
+                        await fetch(r.moves, where, "x", asking_tls)
+                    said = str(refused.value)
 
 
 def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
