@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ class Zones:
 
     async def closest(self, device: Device) -> Zone:
         """Ask for the zone closest to a device. Raises DiscoveryError."""
-        return await asyncio.to_thread(self._ask, device)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):  # of the whole; that of a socket is for a part
+                return await asyncio.to_thread(self._ask, device)
+        except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
+            raise DiscoveryError("unreachable", f"no answer: {type(error).__name__}") from error
 
     def _ask(self, device: Device) -> Zone:
         headers = {
@@ -111,8 +116,6 @@ class Zones:
         except urllib.error.HTTPError as error:
             with error:
                 raise refusal(error.code, error.read(MAX_ANSWER_BYTES)) from error
-        except (OSError, ValueError) as error:  # URLError is an OSError
-            raise DiscoveryError("unreachable", f"no answer: {type(error).__name__}") from error
 
 
 def zone_of(body: bytes) -> Zone:

@@ -174,6 +174,36 @@ async def test_a_wrong_token_and_an_operator_who_is_not_there_are_told_apart(
         assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"this is no HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",  # and nothing follows
+    ],
+)
+async def test_an_operator_who_speaks_rubbish_or_falls_silent_is_not_reached(
+    reply: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.camara.TIMEOUT_S", 0.3)
+    over = asyncio.Event()
+
+    async def operator(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        if not reply.endswith(b"length\r\n") and b"200" in reply:
+            await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(operator, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(DiscoveryError) as refused:
+            await Zones(root=f"http://127.0.0.1:{port}").closest(Device(phone="+491701234567"))
+        over.set()
+    assert refused.value.code == "unreachable"
+
+
 def test_an_answer_in_a_list_of_one_is_read_and_rubbish_is_named() -> None:
     whole = '{"edgeCloudZoneId":"i","edgeCloudZoneName":"n","edgeCloudProvider":"p"}'
     assert zone_of(f"[{whole}]".encode()) == zone_of(whole.encode())
