@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_S = 0.5
 """A snapshot that takes longer is not waited for: more audio is replayed instead."""
+NOT_TAKEN = "the core does not take this leg"
 AHEAD_S = 10.0
 """A snapshot that is not at the core by then travels behind the fence, with the rest."""
 
@@ -114,6 +115,8 @@ class Moves:
         uplink = self._node.uplink
         if uplink is None or not uplink.state.is_up:
             raise NotMovable("the core is not reached")
+        if leg.leg.is_over:
+            raise NotMovable(NOT_TAKEN)
         ahead = await self.ahead(leg)
         await self._bring_ahead(leg, ahead, uplink)
         try:
@@ -121,7 +124,10 @@ class Moves:
         except NotMovable:
             leg.leg.send_ahead(b"")
             raise
-        await leg.until_told()
+        if not await leg.until_told():
+            if not leg.is_over.is_set():
+                await self.take_back(leg, given)
+            raise NotMovable(NOT_TAKEN)
         state = msgspec.structs.replace(given, audio=())
         rest = ahead.taken_from(state).pack()
         leg.leg.give_up_to_core(state.pack(), given.covered, rest)

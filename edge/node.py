@@ -299,11 +299,12 @@ class NodeLeg:
         """The one that runs here."""
         return self._recogniser
 
-    async def until_told(self) -> None:
-        """Wait until the core has every final of ours, however long that takes."""
-        while self.leg.acked < len(self.leg.transcript.finals):
+    async def until_told(self) -> bool:
+        """Wait until the core has every final of ours, however long; False: it will not."""
+        while self.leg.acked < len(self.leg.transcript.finals) and not self.leg.is_over:
             self.stirred.clear()
             await self.stirred.wait()
+        return not self.leg.is_over
 
     def recognise(self, start: Start) -> None:
         """Begin to recognise here."""

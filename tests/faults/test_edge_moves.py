@@ -12,7 +12,7 @@ from edge.moves import Moves, NotMovable
 from edge.node import NodeLeg
 from edge.peers import NotGiven, fetch
 from edge.uplink import Uplink
-from edge.wire import Frame, FrameError, Kind, Where
+from edge.wire import Close, Frame, FrameError, Kind, Where
 from tests.edge_rig import (
     PACKET,
     EdgeNode,
@@ -206,6 +206,37 @@ async def test_without_the_core_nothing_moves_there_and_the_node_goes_on() -> No
         feed(leg, AUDIO[HALF:])
         leg.end()
         await r.until(lambda: leg.leg.is_complete)
+        assert leg.leg.transcript.final_text() == SAID
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_leg_that_the_core_does_not_take_goes_on_at_its_node(
+    *, is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig("edge", is_apart=True) as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        await r.until(lambda: bool(r.core.legs))
+        refused = Frame(Kind.CLOSE, leg.leg.number, 0, Close(reason="refused").pack())
+        give = Moves.give
+
+        async def give_and_be_refused(moves: Moves, leg: NodeLeg) -> Handover:
+            given = await give(moves, leg)
+            leg.leg.acked = -1  # a final is on its way
+            asyncio.get_running_loop().call_soon(r.uplink._receive, [refused])
+            return given
+
+        if is_late:
+            monkeypatch.setattr(Moves, "give", give_and_be_refused)
+        else:
+            r.uplink._receive([refused])
+        async with asyncio.timeout(5):
+            with pytest.raises(NotMovable, match="does not take"):
+                await r.moves.to_core(leg)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        await leg.is_over.wait()
         assert leg.leg.transcript.final_text() == SAID
 
 
