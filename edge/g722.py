@@ -12,8 +12,8 @@ from edge.g711 import faded
 RATE_HZ = 16_000
 SAMPLES_A_BYTE = 2
 BITS_A_SECOND = 64_000
-MAX_PACKET_BYTES = 32_767
-"""More would not fit into the flags of a frame of the uplink, which count samples."""
+MAX_PACKET_BYTES = 16_383
+"""More samples would not fit into the flags of a frame of the uplink, below AHEAD."""
 
 
 class G722Error(Exception):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr.scripted import silence, utter
-from edge import g722
+from edge import g722, wire
 from edge.g722 import G722Decoder, G722Error
 from edge.node import Caller
 from edge.packets import CodecMissing, decoder_of
@@ -81,6 +81,7 @@ def test_a_missing_packet_is_the_last_one_fading_and_then_silence() -> None:
 
 def test_no_packet_and_one_that_fits_into_no_frame_are_named() -> None:
     assert g722.packet_samples(bytes(PACKET)) == UNIT
+    assert g722.packet_samples(bytes(g722.MAX_PACKET_BYTES)) < wire.AHEAD
     for size in (0, g722.MAX_PACKET_BYTES + 1):
         with pytest.raises(G722Error, match="no packet"):
             g722.packet_samples(bytes(size))
