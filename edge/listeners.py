@@ -369,6 +369,11 @@ class RtpReceiver(asyncio.DatagramProtocol):
         else:
             bad = sender.stream.bad
             sender.take(sender.stream.receive(data, now=now), now)
+            if sender.stream.has_switched:
+                sender.end()
+                del self._senders[addr]
+                self.datagram_received(data, addr)
+                return
             if sender.stream.bad > bad:
                 self._counters.refuse("rtp datagram")
         if sender.is_refused:

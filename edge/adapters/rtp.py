@@ -22,6 +22,8 @@ _EXTENSION = struct.Struct(">HH")
 OPUS_CLOCK_HZ = 48_000
 OPUS_RATE_HZ = 16_000
 """Opus is decoded at this rate; its RTP clock always says 48000."""
+SWITCH_PACKETS = 3
+"""So many packets of another codec in a row are no strays: the call was negotiated anew."""
 G722_CLOCK_HZ = 8_000
 """An error of RFC 1890 that was kept: the audio has 16000 samples a second."""
 
@@ -107,11 +109,14 @@ class RtpStream:
     """Known from the first packet on."""
     bad: int = 0
     other_codec: int = 0
-    """Packets of another codec than the first one: telephone events, comfort noise, a switch."""
+    """Packets of another codec than the first one: telephone events, comfort noise, strays."""
+    has_switched: bool = False
+    """The sender speaks another codec now, for good: another stream begins."""
     source_changes: int = 0
     window: ReorderWindow | None = None
     _source: int | None = None
     _stamp: int | None = None
+    _strays: int = 0
 
     def receive(self, datagram: bytes, *, now: float) -> list[Piece]:
         """Take a datagram; one that is no audio of ours is counted, never fatal."""
@@ -119,9 +124,10 @@ class RtpStream:
             packet = parse(datagram)
             codec = self.codecs.get(packet.payload_type)
             if codec is None or (self.codec is not None and codec != self.codec):
-                self.other_codec += 1
+                self._other(codec)
                 return []
             samples, data = _audio(packet, codec)
+            self._strays = 0
         except (FeedError, OpusError, g722.G722Error, ValueError):
             self.bad += 1
             return []
@@ -129,6 +135,12 @@ class RtpStream:
             self.codec = codec
             self.window = ReorderWindow(codec.encoding, codec.rate, self.window_s)
         return self._place(packet, samples, data, now)
+
+    def _other(self, codec: Codec | None) -> None:
+        self.other_codec += 1
+        if codec is not None:
+            self._strays += 1
+            self.has_switched = self._strays >= SWITCH_PACKETS
 
     def next_deadline(self) -> float:
         """When ``handle_timer`` has something to do."""

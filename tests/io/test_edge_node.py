@@ -314,6 +314,21 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+async def test_an_rtp_call_that_changes_its_codec_goes_on_as_another_leg() -> None:
+    async with rig() as r, feeding(r, idle_s=1.0) as (ports, _):
+        loop = asyncio.get_running_loop()
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        before = [struct.pack(">BBHII", 0x80, 96, n, 320 * n, 7) + bytes(640) for n in range(10)]
+        for packet in [*before, *datagrams(b"\xff" * 10 * PACKET + spoken(TEXTS))]:
+            transport.sendto(packet)
+            await asyncio.sleep(0.0005)
+        await told(r)
+        assert r.node.closed == {"done": 2}
+        transport.close()
+
+
 async def test_the_status_pages_tell_of_link_and_legs_and_of_no_words() -> None:
     async with rig() as r, feeding(r) as (ports, _):
         leg = r.open(name="call 7")

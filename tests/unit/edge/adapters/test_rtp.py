@@ -86,6 +86,15 @@ def test_events_noise_and_another_codec_are_counted_not_heard() -> None:
     assert stream.codec == Codec("mulaw", 8_000)
 
 
+def test_a_sender_has_switched_when_nothing_but_another_codec_comes() -> None:
+    stream = RtpStream()
+    for number, kind in enumerate([0, 8, 8, 0, 8, 101, 8]):  # strays, and an event among them
+        stream.receive(rtp(number, kind=kind), now=0.0)
+        assert not stream.has_switched
+    stream.receive(rtp(7, kind=8), now=0.0)
+    assert stream.has_switched
+
+
 def test_g722_has_two_samples_for_each_tick_of_its_clock() -> None:
     stream, heard = RtpStream(), 0
     for number in (0, 1, 3, 2):  # stamps count 8000 a second, audio 16000
