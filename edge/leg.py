@@ -226,6 +226,7 @@ class Leg:
             self.ring.begin_at(offset)
             self.news.append(None)
         self._sent, self._backlog_end, self.state, self.rest = offset, None, b"", b""
+        self._has_closed = False
         if self.ring.head - offset > AHEAD_FROM_S * self.opening.rate:
             self._backlog_end = self._ahead_sent = self.ring.head
 

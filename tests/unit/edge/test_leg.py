@@ -209,3 +209,17 @@ def test_a_leg_that_is_over_says_nothing_more() -> None:
 def test_what_a_core_never_sends_is_a_frame_error(frame: Frame) -> None:
     with pytest.raises(FrameError):
         a_leg().receive(frame)
+
+
+def test_what_the_core_asks_for_behind_the_end_is_followed_by_the_end_again() -> None:
+    leg = a_leg()
+    leg.open_frame()
+    leg.ring.append(480, bytes(480))
+    leg.ring.end()
+    leg.receive(need(0))
+    assert [frame.kind for frame in send(leg)] == [Kind.AUDIO, Kind.CLOSE]
+    leg.receive(need(160))  # a hole: the core did not take the end either
+    assert [(frame.kind, frame.offset) for frame in send(leg)] == [
+        (Kind.AUDIO, 160),
+        (Kind.CLOSE, 480),
+    ]
