@@ -137,6 +137,8 @@ class RunningNode:
     ports: Listening
     listeners: Listeners
     moves: Moves
+    task: asyncio.Task[None]
+    """Ends only by itself if it failed."""
 
 
 @contextlib.asynccontextmanager
@@ -178,7 +180,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
             raise RunError(f"cannot listen: {error.strerror or error}") from error
         task = asyncio.create_task(node.run())
         try:
-            yield RunningNode(node, ports, listeners, moves)
+            yield RunningNode(node, ports, listeners, moves, task)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -216,8 +218,13 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]
     async with running_node(settings) as here:
         on_ready(here.ports)
         to_core = asyncio.create_task(_on_signal(here))
-        await over.wait()
+        stopping = asyncio.create_task(over.wait())
+        await asyncio.wait((stopping, here.task), return_when=asyncio.FIRST_COMPLETED)
         to_core.cancel()
+        if here.task.done():  # it would take calls and tell nobody of them
+            stopping.cancel()
+            reason = type(here.task.exception()).__name__
+            raise RunError(f"the node failed: {reason}") from here.task.exception()
         for leg in list(here.node.legs.values()):
             leg.end()
         with contextlib.suppress(TimeoutError):

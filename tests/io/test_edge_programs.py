@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import signal
@@ -12,6 +13,11 @@ from pathlib import Path
 import pytest
 
 from clients.__main__ import main
+from edge.core import Core, CoreConfig, accepting
+from edge.listeners import FeedConfig
+from edge.node import NodeConfig
+from edge.run import NodeSettings, RunError, run_node
+from edge.uplink import CoreAddress
 from tests.edge_rig import PACKET, sentences
 from tests.io.serving import serving, speech
 from tests.io.test_edge_node import CALL, frame
@@ -73,3 +79,16 @@ async def test_a_call_through_both_programs(
         finals = [line["text"] for line in lines(path) if line["kind"] == "final"]
         assert " ".join(filter(None, finals)) == text
         assert {line["name"] for line in lines(path)} == {str(CALL)}
+
+
+async def test_a_node_that_failed_takes_no_calls_any_more() -> None:
+    settings = NodeSettings(
+        node=NodeConfig(name="caf\udce9"),  # as Python reads an argument that is no UTF-8
+        feeds=FeedConfig(web_port=0),
+    )
+    core = Core(CoreConfig(url="ws://127.0.0.1:1", port=0))
+    async with accepting(core) as port:
+        settings = dataclasses.replace(settings, core=CoreAddress(host="127.0.0.1", port=port))
+        async with asyncio.timeout(15):
+            with pytest.raises(RunError, match="the node failed: UnicodeEncodeError"):
+                await run_node(settings, lambda _: None)
