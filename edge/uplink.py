@@ -8,7 +8,7 @@ within one.
 """
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import random
 import socket
@@ -126,6 +126,8 @@ class Uplink:
     _writer: asyncio.StreamWriter | None = None
     _turn: int = 0
     _rtt_s: float | None = None
+    _reached: str = ""
+    """The address that the core had last: a cut may have taken the resolver along."""
     _asked: dict[str, asyncio.Future[Where]] = field(default_factory=dict)
 
     @property
@@ -191,6 +193,7 @@ class Uplink:
             frames = FrameReader()
             async with asyncio.timeout(self._welcome_s):
                 first = await self._welcome(reader, frames)
+            self._reached = writer.get_extra_info("peername")[0]
             self._writer, self.state.since, self.state.heard = writer, clock(), clock()
             self.state.is_up, self.state.reason = True, ""
             self.state.connections += 1
@@ -215,9 +218,10 @@ class Uplink:
         Raises OSError, Dead: an attempt was refused.
         """
         attempts = set[asyncio.Task[Streams | None]]()
+        hosts = itertools.cycle(filter(None, (self._reached, self.address.host)))
         try:
             while True:
-                attempts.add(asyncio.create_task(self._attempt()))
+                attempts.add(asyncio.create_task(self._attempt(next(hosts))))
                 again_s = self.timing.again_s * self.rng.uniform(0.5, 1.0)
                 done, attempts = await asyncio.wait(
                     attempts, timeout=again_s, return_when=asyncio.FIRST_COMPLETED
@@ -233,22 +237,32 @@ class Uplink:
                 if isinstance(late, tuple):
                     late[1].transport.abort()
 
-    async def _attempt(self) -> Streams | None:
+    async def _attempt(self, host: str) -> Streams | None:
         """Dial once; None: no answer. Raises OSError, Dead."""
         address = self.address
         if isinstance(address.tls, Context):
             address.tls.refresh()
             if address.tls.is_expired():
                 raise Dead("our certificate has expired; it is read again once it is renewed")
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self.timing.dial_s):
                 return await asyncio.open_connection(
-                    address.host,
+                    host,
                     address.port,
                     ssl=address.tls,
                     server_hostname=(address.name or address.host) if address.tls else None,
                 )
-        return None
+        except TimeoutError:
+            return None
+        except socket.gaierror:
+            if not self._reached:
+                raise
+            await asyncio.sleep(self.timing.dial_s)  # beside the attempts that need no resolver
+            return None
+        except OSError:
+            if host == self._reached:
+                self._reached = ""  # the core is elsewhere: its name will say where
+            raise
 
     async def _welcome(self, reader: asyncio.StreamReader, frames: FrameReader) -> list[Frame]:
         while True:

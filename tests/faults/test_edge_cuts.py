@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import socket
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,27 @@ async def test_a_full_disk_loses_the_oldest_audio_of_its_leg_by_name_and_nothing
         assert len(heard.split()) < 12 * len(TEXTS)
         assert (await words_of(other)).startswith(" ".join(TEXTS[:2]))
         assert set(r.node.losses) == {"spill_full"}
+
+
+async def test_a_cut_that_takes_the_resolver_along_heals_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig() as r:
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await r.until(lambda: leg.leg.acked == HALF)
+        r.uplink.address = dataclasses.replace(r.uplink.address, host="core.example")
+
+        async def unknown(host: str, *_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_AGAIN, f"{host}: no resolver answers")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+        r.link.cut()
+        await r.until(lambda: not r.uplink.state.is_up)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        r.link.heal()
+        assert await words_of(leg) == " ".join(TEXTS)
 
 
 async def test_new_legs_of_a_cut_begin_when_it_heals() -> None:
