@@ -14,6 +14,7 @@ from edge.adapters.events import Audio, Started
 from edge.feeds import Feed
 from edge.listeners import FeedConfig, Listeners
 from edge.run import Transcripts
+from edge.uplink import Timing
 from tests.edge_rig import (
     PACKET,
     another_edge_node,
@@ -170,7 +171,7 @@ async def test_of_two_nodes_that_both_recognise_a_session_the_later_owner_is_hea
 
 
 async def test_a_session_that_comes_back_with_other_audio_is_refused_alone() -> None:
-    async with rig() as r, another_node(r, "n2") as second:
+    async with rig() as r, another_node(r, "n2", timing=Timing()) as second:
         leg = r.open()
         feed(leg, AUDIO[:HALF])
         await r.until(lambda: leg.leg.acked == HALF)
@@ -208,7 +209,7 @@ async def test_a_disk_that_takes_no_transcripts_is_told_of_once_and_ends_no_call
 ) -> None:
     full = Path("/dev/full").open("a")  # noqa: ASYNC230 - closing it fails, as it should
     try:
-        async with rig() as r:
+        async with rig(timing=Timing()) as r:
             r.core.on_final = Transcripts(full).final
             r.node._on_event = Transcripts(full).event
             leg = r.open()
