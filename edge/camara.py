@@ -111,11 +111,21 @@ class Zones:
             request = urllib.request.Request(
                 self.root.rstrip("/") + PATH, json.dumps(device.body()).encode(), headers
             )
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+            with _OPENER.open(request, timeout=TIMEOUT_S) as reply:
                 return zone_of(reply.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
                 raise refusal(error.code, error.read(MAX_ANSWER_BYTES)) from error
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """The token and the device are for that operator, not for whom he points to."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def zone_of(body: bytes) -> Zone:

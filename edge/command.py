@@ -6,6 +6,7 @@ Does not know: how nodes and cores work; those parts are loaded when a verb runs
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import os
 import socket
@@ -116,6 +117,13 @@ def _add_feeds(group: Any) -> None:
     )
     group.add_argument("--rtp", type=int, metavar="PORT", help="RTP: G.711, G.722, L16, Opus")
     group.add_argument(
+        "--rtp-from",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="who may send RTP (10.0.0.0/8); default: anybody who reaches the port",
+    )
+    group.add_argument(
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
     )
     group.add_argument("--window-ms", type=int, default=60, help="wait for late RTP packets")
@@ -210,9 +218,17 @@ def _feeds(args: argparse.Namespace) -> Any:
         audiohook_key=_secret(args.audiohook_key_file),
         audiohook_secret=_client_secret(args.audiohook_secret_file),
         rtp_port=args.rtp,
+        rtp_from=_networks(args.rtp_from),
         codecs=codecs,
         window_s=args.window_ms / 1000,
     )
+
+
+def _networks(given: list[str]) -> tuple[Any, ...]:
+    try:
+        return tuple(ipaddress.ip_network(network) for network in given)
+    except ValueError as error:
+        raise CommandError(f"--rtp-from: {error}") from error
 
 
 def _address(args: argparse.Namespace) -> Any:

@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 65_536
 TICK_S = 0.01
 """How exactly the reorder window is kept."""
+RECEIVE_BYTES = 4 * 1024 * 1024
+"""Datagrams that wait in the kernel, which may grant less."""
 HOLD_S = 1.0
 """An AudioSocket that is silent for so long is on hold: its time passes in such steps."""
 
@@ -63,6 +67,8 @@ class FeedConfig:
     audiohook_secret: str = ""
     """The client secret that goes with it; where there is one, every request must be signed."""
     rtp_port: int | None = None
+    rtp_from: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Whose datagrams are calls; none: anybody's (the interface must be private)."""
     codecs: dict[int, Codec] = field(default_factory=lambda: dict(STATIC))
     window_s: float = 0.06
     idle_s: float = 60.0
@@ -345,6 +351,10 @@ class RtpReceiver(asyncio.DatagramProtocol):
         transport, _ = await loop.create_datagram_endpoint(
             lambda: self, local_addr=(self._config.host, self._config.rtp_port or 0)
         )
+        # hundreds of calls, a turn of the loop of some ms: the default holds two hundred packets
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES
+        )
         ticking = asyncio.create_task(self._tick())
         try:
             yield transport.get_extra_info("sockname")[1]
@@ -360,6 +370,9 @@ class RtpReceiver(asyncio.DatagramProtocol):
         now = asyncio.get_running_loop().time()
         sender = self._senders.get(addr)
         if sender is None:
+            if not self._is_known(addr[0]):
+                self._counters.refuse("rtp address")
+                return
             stream = RtpStream(dict(self._config.codecs), self._config.window_s)
             sender = _Sender(stream, Feed(self._node), f"{addr[0]}:{addr[1]}")
             if not sender.begins(data, now):
@@ -379,6 +392,10 @@ class RtpReceiver(asyncio.DatagramProtocol):
         if sender.is_refused:
             self._counters.refuse("rtp")
             del self._senders[addr]
+
+    def _is_known(self, host: str | object) -> bool:
+        networks = self._config.rtp_from
+        return not networks or any(ip_address(str(host)) in network for network in networks)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -73,6 +73,7 @@ class SpillFile:
         """Keep a block; raises SpillFull."""
         number, size = self._written, len(block) + _TAG_BYTES
         self._budget.take(size)
+        self._written += 1  # no nonce seals two blocks, written or not
         sealed = self._cipher.encrypt(_nonce(number), block, None)
         try:
             self._write_all(sealed)
@@ -80,7 +81,7 @@ class SpillFile:
             self._budget.used_bytes -= size
             raise SpillFull(os.strerror(error.errno or errno.EIO)) from error
         place = Place(number, self._end, size)
-        self._written, self._end, self._live = number + 1, self._end + size, self._live + 1
+        self._end, self._live = self._end + size, self._live + 1
         return place
 
     def read(self, place: Place) -> bytes:

@@ -33,7 +33,7 @@ class Context(ssl.SSLContext):
     """Knows its files."""
 
     identity: Identity
-    _stamps: tuple[int, int] = (0, 0)
+    _stamps: tuple[int, ...] = ()
 
     def is_expired(self) -> bool:
         """Whether our certificate is not valid any more, by this machine's clock."""
@@ -50,20 +50,25 @@ class Context(ssl.SSLContext):
         self._stamps = _stamps(self.identity)
 
     def refresh(self) -> bool:
-        """Read certificate and key again if both were replaced. False: they were not, or cannot."""
+        """Read the files again if they were replaced. False: they were not, or cannot.
+
+        A new authority is trusted beside the old one, which goes with the process.
+        """
         try:
             stamps = _stamps(self.identity)
             if stamps == self._stamps:
                 return False
             self.load_cert_chain(self.identity.certificate, self.identity.key)
+            self.load_verify_locations(self.identity.authority)
         except OSError:  # half written: the next time
             return False
         self._stamps = stamps
         return True
 
 
-def _stamps(identity: Identity) -> tuple[int, int]:
-    return identity.certificate.stat().st_mtime_ns, identity.key.stat().st_mtime_ns
+def _stamps(identity: Identity) -> tuple[int, ...]:
+    files = identity.certificate, identity.key, identity.authority
+    return tuple(file.stat().st_mtime_ns for file in files)
 
 
 def context(identity: Identity, *, is_server: bool) -> Context:

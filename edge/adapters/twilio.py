@@ -98,7 +98,7 @@ class Twilio:
         audio = start.media_format
         if (audio.encoding, audio.sample_rate, audio.channels) != ("audio/x-mulaw", RATE_HZ, 1):
             raise FeedError("Twilio sends mono mu-law at 8000 Hz; this is something else")
-        self._tracks = start.tracks[:2] or ("inbound",)
+        self._tracks = tuple(dict.fromkeys(start.tracks))[:2] or ("inbound",)
         return Started(start.call_sid or message.stream_sid, "mulaw", RATE_HZ, self._tracks)
 
     def _media(self, media: _Media | None) -> Audio:

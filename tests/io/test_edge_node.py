@@ -8,6 +8,7 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,20 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
                 transport.sendto(packet)
             await asyncio.sleep(0.001)
         await told(r)
+        transport.close()
+
+
+@pytest.mark.parametrize(("network", "refused"), [("127.0.0.0/8", 0), ("10.0.0.0/8", 1)])
+async def test_rtp_is_a_call_from_known_networks_only(network: str, refused: int) -> None:
+    async with rig() as r, feeding(r, rtp_from=(ip_network(network),)) as (ports, listeners):
+        loop = asyncio.get_running_loop()
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        transport.sendto(datagrams(bytes(160))[0])
+        await r.until(lambda: bool(r.node.legs or listeners.counters.refused))
+        assert listeners.counters.refused.get("rtp address", 0) == refused
+        assert len(r.node.legs) == 1 - refused
         transport.close()
 
 

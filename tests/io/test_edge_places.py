@@ -204,6 +204,28 @@ async def test_an_operator_who_speaks_rubbish_or_falls_silent_is_not_reached(
     assert refused.value.code == "unreachable"
 
 
+async def test_an_operator_who_points_elsewhere_is_not_followed(token: Path) -> None:
+    heard = list[bytes]()
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(elsewhere, "127.0.0.1", 0) as other:
+        where = b"http://127.0.0.1:%d/" % other.sockets[0].getsockname()[1]
+
+        async def operator(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n" % where)
+            writer.close()
+
+        async with await asyncio.start_server(operator, "127.0.0.1", 0) as server:
+            root = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with pytest.raises(DiscoveryError, match="answered 302"):
+                await Zones(root=root, token_file=token).closest(Device(phone="+491701234567"))
+    assert not heard
+
+
 def test_an_answer_in_a_list_of_one_is_read_and_rubbish_is_named() -> None:
     whole = '{"edgeCloudZoneId":"i","edgeCloudZoneName":"n","edgeCloudProvider":"p"}'
     assert zone_of(f"[{whole}]".encode()) == zone_of(whole.encode())

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import datetime
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,19 @@ async def test_nodes_among_themselves_read_renewed_certificates_too(
                     with pytest.raises(NotGiven) as refused:
                         await fetch(r.moves, where, "x", asking_tls)
                     said = str(refused.value)
+
+
+def test_an_authority_that_was_renewed_is_trusted_too(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    mine = Authority(tmp_path / "old").identity("n1")
+    tls = context(mine, is_server=False)
+    assert not tls.refresh()
+    new = Authority(tmp_path / "new").identity("n2").authority
+    mine.authority.write_bytes(new.read_bytes())
+    os.utime(mine.authority, ns=(1, 1))
+    assert tls.refresh()
+    assert len(tls.get_ca_certs()) == 2
 
 
 def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:

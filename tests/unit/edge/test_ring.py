@@ -101,6 +101,18 @@ def test_a_disk_that_refuses_is_a_full_one(tmp_path: Path, monkeypatch: pytest.M
     assert budget.used_bytes == 0
 
 
+def test_a_block_that_could_not_be_written_has_spent_its_nonce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spill = SpillFile(tmp_path, SpillBudget(10**6))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(SpillFull):
+            spill.write(b"first")
+    place = spill.write(b"second")
+    assert (place.number, spill.read(place)) == (1, b"second")
+
+
 def test_a_spill_folder_that_is_missing_is_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(SpillFull):
         SpillFile(tmp_path / "missing", SpillBudget(1))

@@ -95,6 +95,11 @@ START = message(
 )
 
 
+def test_a_track_that_twilio_names_twice_is_one() -> None:
+    begun = Twilio().receive_text(START.replace("outbound", "inbound"))
+    assert begun == [Started("CA1", "mulaw", 8_000, ("inbound",))]
+
+
 def test_a_twilio_stream_in_the_order_of_its_documentation() -> None:
     stream, events = Twilio(), list[Event]()
     for text in (
