@@ -241,15 +241,15 @@ class Corpus:
         """Sounds of the transcripts."""
         return _padded([[i for w in c.words for i in self.sounds.ids(w)] for c in clips])
 
-    def piece_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
-        """Piece of each encoder frame of a clip with word times."""
-        return _spread(clip, [self.pieces.encode(w) for w in clip.words],
-                       (steps, FRAME_S, late, len(self.pieces)))  # fmt: skip
+    def piece_frames(self, clip: Clip, steps: int, *, late: float, speed: float = 1.0) -> Tensor:
+        """Piece of each encoder frame of a clip with word times, played at a speed."""
+        grid = (steps, FRAME_S * speed, late * speed, len(self.pieces))
+        return _spread(clip, [self.pieces.encode(w) for w in clip.words], grid)
 
-    def sound_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
-        """Sound of each 20 ms of a clip with word times."""
-        return _spread(clip, [self.sounds.ids(w) for w in clip.words],
-                       (steps, FRAME_S / 4, late, len(self.sounds.inventory)))  # fmt: skip
+    def sound_frames(self, clip: Clip, steps: int, *, late: float, speed: float = 1.0) -> Tensor:
+        """Sound of each 20 ms of a clip with word times, played at a speed."""
+        grid = (steps, FRAME_S / 4 * speed, late * speed, len(self.sounds.inventory))
+        return _spread(clip, [self.sounds.ids(w) for w in clip.words], grid)
 
 
 def _clip(row: dict[str, object], states: int) -> Clip:
@@ -271,7 +271,10 @@ def _padded(rows: Sequence[Sequence[int]]) -> Labels:
 def _spread(
     clip: Clip, labels: Sequence[Sequence[int]], grid: tuple[int, float, float, int]
 ) -> Tensor:
-    """Each word's labels in equal parts over its time, ``late`` seconds later; else the blank."""
+    """Each word's labels in equal parts over its time, ``late`` seconds later; else the blank.
+
+    Steps and lateness are in the clip's own seconds, whatever speed it is played at.
+    """
     steps, step_s, late, blank = grid
     if clip.times is None:
         return torch.full((steps,), NO_TARGET)

@@ -223,7 +223,7 @@ class Trainer:
             total = CTC_SHARE_WITH_RNNT * total + RNNT_SHARE * self._transducer(encoded, batch)
         if self.progress.hours < weights.frame_hours and any(c.times for c in clips):
             of_pieces, of_sounds = batches.frame_targets(
-                self.corpus, clips, final.shape[1], look_ahead
+                self.corpus, clips, batch.speeds, final.shape[1], look_ahead
             )
             by_frame = losses.frame_cross_entropy(final, of_pieces.to(dev))
             by_frame = by_frame + losses.frame_cross_entropy(sounds, of_sounds.to(dev))

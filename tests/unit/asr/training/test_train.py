@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.training import train
+from asr.training import batches, train
 from asr.training.config import BadConfig, load
-from asr.training.data import TOKENIZER, prepare
+from asr.training.data import FRAME_S, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import DevResult
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
@@ -148,6 +148,28 @@ def test_processes_agree_on_rate_and_end_after_an_evaluation(
     trainer.fit()
     assert steps == [0.0, 3.0, 15.0, 27.0]
     assert witness.known[-1] == 39.0, "the others end when the first one does"
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 1.25])
+def test_frame_targets_lie_where_the_words_of_a_clip_at_its_speed_are(
+    tiny_config: Path, tmp_path: Path, speed: float
+) -> None:
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    corpus = Corpus(config.data, out)
+    clip = next(c for c in corpus.train if c.times)
+    assert clip.times is not None
+    steps, late = 80, batches.LATE_S[False]
+    pieces, sounds = batches.frame_targets(corpus, [clip], [speed], steps, 0)
+    for targets, step_s, blank in (
+        (pieces[0], FRAME_S, len(corpus.pieces)),
+        (sounds[0], FRAME_S / 4, len(corpus.sounds.inventory)),
+    ):
+        for frame, target in enumerate(targets.tolist()):
+            at = (frame * step_s - late) * speed
+            inside = [a <= at <= b for a, b in clip.times]
+            if all(abs(at - edge) > step_s for word in clip.times for edge in word):
+                assert any(inside) == (target != blank), frame
 
 
 def test_noise_differs_between_processes_and_sittings(tiny_config: Path, tmp_path: Path) -> None:
