@@ -266,7 +266,7 @@ class Channel:
             case Decision.SILENCE:
                 events += self._publish("endpoint", "silence", now_ms)
             case Decision.TOO_LONG:
-                events += self._cut(now_ms)
+                events += self._cut(now_ms, is_open=is_open)
             case Decision.EAGER:
                 words = self._transcript.words
                 events += self._turns.eager(now_ms, text_of(words), confidence_of(words))
@@ -282,10 +282,12 @@ class Channel:
             events + self._publish("endpoint", "model", now_ms) if self._turns.is_open else events
         )
 
-    def _cut(self, now_ms: int) -> list[Event]:
-        """End a turn that is too long behind its last whole word."""
+    def _cut(self, now_ms: int, *, is_open: bool) -> list[Event]:
+        """End a turn that is too long behind its last whole word: what is open may be its rest."""
         count: int | None = self._transcript.stable
-        if not count or self._turns.quiet_ms(now_ms) >= _WORD_OVER_MS:
+        if is_open and not count:
+            return []
+        if not is_open and (not count or self._turns.quiet_ms(now_ms) >= _WORD_OVER_MS):
             count = None
         events = self._publish("max", "timeout", now_ms, count=count)
         return events + self._heard(changed=self._transcript.has_words)

@@ -9,6 +9,8 @@ the published words again: a little later, spelled otherwise, or in one piece wh
 two. So for a short while after a cut each live word is compared with the published words that the
 live stream has not yet said (``_Seam.expected``); a word that has such a counterpart is dropped,
 any other is kept. A word begun before the cut and published belongs to its final to its end.
+
+The mark of a word's start may be a piece of its own. It is no word before a letter follows.
 """
 
 from collections.abc import Sequence
@@ -108,7 +110,7 @@ class Transcript:
         self._turn_tokens = tokenizer.turn_tokens
         self._words: list[_Growing] = []
         self._open: _Growing | None = None
-        """The word that may still grow: the last of ``_words``, or in doubt and hidden."""
+        """The word that may still grow: the last of ``_words``, or hidden (see ``_show``)."""
         self._is_hidden = False
         self._swallow_until: int | None = None
         """Pieces up to this frame continue a published word."""
@@ -160,8 +162,9 @@ class Transcript:
         piece = self._tokenizer.pieces[token.id]
         if not piece.startswith(WORD_START):
             if self._open is not None and self._open.tokens < _MAX_WORD_TOKENS:
+                is_begun = bool(self._open.text)
                 self._open.extend(piece, token, end_ms)
-                return not self._is_hidden
+                return not self._is_hidden if is_begun else self._show()
             if self._swallow_until is not None and token.frame < self._swallow_until:
                 return False
         return self._begin(piece.removeprefix(WORD_START), token, start_ms, end_ms)
@@ -172,7 +175,11 @@ class Transcript:
         True: the text changed.
         """
         word = self._open
-        if word is None or not self._is_hidden or self._seam is None:
+        if word is None or not self._is_hidden:
+            return False
+        if not word.text and frame is None:
+            self._open, self._is_hidden = None, False
+        if not word.text or self._seam is None:
             return False
         if frame is not None and frame < word.last_frame + _SETTLED_FRAMES:
             return False
@@ -244,12 +251,14 @@ class Transcript:
         published, known = fork._words, len(self._words)  # noqa: SLF001 - our own kind
         expected = list(published[known:])
         if self._open is not None:  # its rest is the fork's: published, or judged a repetition
-            first = self._open.first_frame
+            first, is_begun = self._open.first_frame, bool(self._open.text)
             if self._is_hidden and expected and expected[0].first_frame == first:
+                is_begun = True
                 del expected[0]
-            elif self._is_hidden and self._seam is not None:
+            elif self._is_hidden and is_begun and self._seam is not None:
                 self._seam.claims(self._open)  # as the fork found: an older final has it
-            self._swallow_until = cut + _SEAM_FRAMES
+            if is_begun:
+                self._swallow_until = cut + _SEAM_FRAMES
         left = list(self._seam.expected) if self._seam is not None else []
         self._seam = _Seam(cut, left + expected, list(published[-4:]))
         self._words, self._open, self._is_hidden = [], None, False
@@ -263,10 +272,15 @@ class Transcript:
         start_ms = max(start_ms, self._published_ms)
         end_ms = max(start_ms, end_ms)
         word = _Growing(text, token.frame, token.frame, start_ms, end_ms, token.confidence)
-        self._open = word
-        self._is_hidden = self._is_doubtful(token.frame)
-        if self._is_hidden:
-            return changed
+        self._open, self._is_hidden = word, True
+        return self._show() or changed
+
+    def _show(self) -> bool:
+        """Let the open word be seen, unless it is in doubt or has no letter yet."""
+        word = self._open
+        if word is None or not word.text or self._is_doubtful(word.first_frame):
+            return False
+        self._is_hidden = False
         self._words.append(word)
         return True
 

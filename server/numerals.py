@@ -25,14 +25,31 @@ TENS = {
     )
 }
 SCALES = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
-ORDINALS = tuple("first second third fourth fifth sixth seventh eighth ninth".split())
-_ENDINGS = ("", "st", "nd", "rd")
+ORDINALS = dict(
+    zip(
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth "
+        "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth "
+        "thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth".split(),
+        [*list(UNITS)[1:], *TEENS, *TENS],
+        strict=True,
+    )
+)
+"""To the number that each is made of."""
+_PARTS = {"hundredth", "thousandth", "millionth", "billionth"}
+"""Rather fractions than ordinals: what ends with one stays as it was said."""
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _NUMBERS = {*UNITS, *TEENS, *TENS, "hundred", *SCALES}
-_LINKS = {"and", "point"}
+OH = "oh"
+"""Zero, but only between digits and in years."""
+_LINKS = {"and", "point", OH}
 LEXICON = tuple(sorted(_NUMBERS | _LINKS))
-FEWEST_DIGITS = 3
-"""Spoken digits in a row that are written as one: codes, rooms, telephone numbers."""
+FEWEST_DIGITS, FEWEST_WITH_OH = 3, 4
+"""Spoken digits in a row that are written as one: codes, rooms, telephone numbers.
+
+"Nine oh five" is a time as well.
+"""
 SMALLEST = 10
+CENTURIES = range(13, 21)
 COMMAS_FROM = 10_000
 
 
@@ -41,14 +58,25 @@ def run_at(words: Sequence[str], begin: int) -> int:
     end = begin
     while end < len(words):
         word = words[end]
-        if word in _NUMBERS:
+        if word in _NUMBERS or (word == OH and end > begin):
             end += 1
         elif word in _LINKS and end + 1 < len(words) and words[end + 1] in _NUMBERS and end > begin:
             end += 2
         else:
             break
-    if begin < end < len(words) and words[end] in ORDINALS and words[end - 1] in TENS:
-        end += 1
+    while end > begin and words[end - 1] == OH:  # "twenty oh no"
+        end -= 1
+    return _with_ordinal(words, end) if end > begin else end
+
+
+def _with_ordinal(words: Sequence[str], end: int) -> int:
+    """Return where a run ends that an ordinal may go on with."""
+    last, rest = words[end - 1], words[end : end + 2]
+    is_round = last == "hundred" or last in SCALES
+    if rest and ((rest[0] in ORDINALS and (is_round or last in TENS)) or rest[0] in _PARTS):
+        return end + 1
+    if is_round and rest[:1] == ["and"] and rest[-1] in ORDINALS:
+        return end + 2
     return end
 
 
@@ -64,9 +92,9 @@ def open_from(words: Sequence[str]) -> int:
 
 def written(run: Sequence[str]) -> str | None:
     """Return a run as it is written; None: as it was said."""
-    if all(word in UNITS for word in run):
-        digits = "".join(str(UNITS[word]) for word in run)
-        return digits if len(run) >= FEWEST_DIGITS else None
+    if all(word in UNITS or word == OH for word in run):
+        digits = "".join(str(UNITS.get(word, 0)) for word in run)
+        return digits if len(run) >= (FEWEST_WITH_OH if OH in run else FEWEST_DIGITS) else None
     for form in (_ordinal, _decimal, _year):
         if (text := form(run)) is not None:
             return text
@@ -78,10 +106,13 @@ def written(run: Sequence[str]) -> str | None:
 
 def cardinal(run: Sequence[str]) -> int | None:
     """Return the value of "one hundred and five thousand two"; None: it is no cardinal."""
-    words = [word for word in run if word != "and"]
     total, scale_before = 0, 10**12
     part = list[str]()
-    for word in words:
+    for before, word in zip(["", *run], run, strict=False):
+        if word == "and":  # "fifty and one hundred" are two numbers
+            if before != "hundred" and before not in SCALES:
+                return None
+            continue
         if word not in SCALES:
             part.append(word)
             continue
@@ -90,7 +121,9 @@ def cardinal(run: Sequence[str]) -> int | None:
             return None
         total, scale_before, part = total + value * SCALES[word], SCALES[word], []
     rest = _below_thousand(part) if part else 0
-    return None if rest is None else total + rest
+    if rest is None or (total and part and not 0 < rest < min(SCALES.values())):
+        return None  # "one thousand fifteen hundred", "one thousand zero"
+    return total + rest
 
 
 def _below_thousand(words: Sequence[str]) -> int | None:
@@ -98,7 +131,7 @@ def _below_thousand(words: Sequence[str]) -> int | None:
         at = words.index("hundred")
         head, tail = _below_hundred(words[:at]), words[at + 1 :]
         rest = _below_hundred(tail) if tail else 0
-        return None if not head or rest is None else 100 * head + rest
+        return None if not head or rest is None or (tail and not rest) else 100 * head + rest
     return _below_hundred(words)
 
 
@@ -115,11 +148,13 @@ def _below_hundred(words: Sequence[str]) -> int | None:
 def _ordinal(run: Sequence[str]) -> str | None:
     if len(run) < 2 or run[-1] not in ORDINALS:
         return None
-    unit = ORDINALS.index(run[-1]) + 1
-    value = cardinal(run[:-1])
-    if value is None or value % 10:
+    if run[-1] == "second" and (len(run) == 2 or run[-2] == "hundred"):
+        return None  # "a thirty second break"
+    value = cardinal([*run[:-1], ORDINALS[run[-1]]])
+    if value is None:
         return None
-    return f"{value + unit}{_ENDINGS[unit] if unit < len(_ENDINGS) else 'th'}"
+    ending = "th" if value % 100 in TEENS.values() else _ENDINGS.get(value % 10, "th")
+    return f"{value}{ending}"
 
 
 def _decimal(run: Sequence[str]) -> str | None:
@@ -133,9 +168,12 @@ def _decimal(run: Sequence[str]) -> str | None:
 
 
 def _year(run: Sequence[str]) -> str | None:
-    """Nineteen ninety four, twenty twenty six."""
+    """Nineteen ninety four, twenty twenty six, nineteen oh five; not "eleven thirty", a time."""
+    if len(run) == 3 and run[1] == OH and UNITS.get(run[2]):
+        first = _below_hundred(run[:1])
+        return f"{first}0{UNITS[run[2]]}" if first in CENTURIES else None
     for at in range(1, len(run)):
         first, second = _below_hundred(run[:at]), _below_hundred(run[at:])
-        if first in range(11, 21) and second is not None and second >= SMALLEST:
+        if first in CENTURIES and second is not None and second >= SMALLEST:
             return f"{first}{second}"
     return None

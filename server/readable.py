@@ -17,11 +17,18 @@ from server import numerals
 from server.wire.messages import Final, Partial, Readable, ServerMessage, Turn, WordSpan
 
 _ALWAYS = {"i": "I", "i'm": "I'm", "i've": "I've", "i'll": "I'll", "i'd": "I'd"}
-_QUESTIONS = frozenset(
-    "what who whom whose where when why which how is are was were am do does did can could will "
-    "would shall should has have had may isn't aren't don't doesn't didn't can't won't".split()
+_SUBJECTS = frozenset("i you we they he she it".split())
+_AUXILIARIES = frozenset(
+    "is are was were am does did can could will would shall should has had isn't aren't doesn't "
+    "didn't can't won't".split()
 )
 """A sentence that begins with one of these ends with a question mark."""
+_ORDERS = frozenset("do don't have may".split())
+"""The same, but only in front of a subject: "don't worry", "have a nice day", "may first"."""
+_TIMES = frozenset("when where".split())
+"""The same, but only in front of such a verb: "when the war was over they came home"."""
+_ASKING = frozenset("what who whom whose why which how".split())
+"""The same, but not in front of a subject, or of "a": "what you need is sleep", "what a day"."""
 _SENTENCE_CAUSES = ("endpoint", "finalize", "stop")
 _MARKS = ".,?!;:"
 MAX_TURN_WORDS = 5_000
@@ -133,7 +140,7 @@ class Writer:
         """Return the mark behind a sentence; none where the model wrote one."""
         if not self._rules.punctuation or words[-1][-1] in _MARKS:
             return ""
-        return "?" if begins and words[0].lower() in _QUESTIONS else "."
+        return "?" if begins and _asks(words) else "."
 
     def _written(self, words: Sequence[str], *, begins: bool) -> list[str]:
         return [text for text, _, _ in self._pieces(words, begins=begins)]
@@ -153,6 +160,17 @@ class Writer:
         if self._rules.capitals:
             return [(_capital(text, begins=begins and not n), n, to) for text, n, to in found]
         return found
+
+
+def _asks(words: Sequence[str]) -> bool:
+    first, second = (*(word.lower() for word in words[:2]), "")[:2]
+    if first in _ORDERS:
+        return second in _SUBJECTS
+    if first in _TIMES:
+        return not second or second in _AUXILIARIES | _ORDERS
+    if first in _ASKING:
+        return second not in _SUBJECTS | {"a", "an"}
+    return first in _AUXILIARIES
 
 
 def _capital(word: str, *, begins: bool) -> str:

@@ -79,11 +79,18 @@ def state_dict(source: IO[bytes]) -> dict[str, Tensor]:
     except (zipfile.BadZipFile, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCheckpoint(f"the weights are damaged ({type(error).__name__})") from error
     plain = isinstance(loaded, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+        isinstance(name, str) and isinstance(tensor, Tensor) and _is_plain(tensor)
+        for name, tensor in loaded.items()
     )
     if not plain:
         raise UnreadableCheckpoint("the weights are not a plain dict of tensors")
     return dict(loaded)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it holds its numbers: sparse and nested ones hold other things, meta none."""
+    is_here = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_here and not tensor.is_nested
 
 
 def _opened(raw: IO[bytes]) -> tarfile.TarFile:

@@ -72,7 +72,7 @@ class Config:
     def count(self, path: str, default: int | None = None, *, most: int = 1 << 16) -> int:
         """Return the whole number from 1 to ``most`` at ``path``."""
         value = self.number(path, default)
-        if value != int(value) or not 1 <= value <= most:
+        if not 1 <= value <= most or value != int(value):
             raise UnreadableCheckpoint(f"{path} in the model config is not within 1..{most}")
         return int(value)
 

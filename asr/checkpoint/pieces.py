@@ -50,9 +50,9 @@ def pieces_from_tokenizer_json(text: bytes, count: int) -> tuple[str, ...]:
         # BPE: {piece: id}; Unigram: [[piece, score], ...]; tokens added later: with their ids.
         ids = dict(listed) if isinstance(listed, dict) else {p[0]: i for i, p in enumerate(listed)}
         ids |= {token["content"]: token["id"] for token in root.get("added_tokens", [])}
+        by_id: dict[Any, Any] = {number: piece for piece, number in ids.items()}
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise UnreadableCheckpoint("tokenizer.json holds no vocabulary") from error
-    by_id: dict[Any, Any] = {number: piece for piece, number in ids.items()}
     found = (by_id.get(number) for number in range(min(count, MAX_PIECES)))
     pieces = tuple(piece for piece in found if isinstance(piece, str))
     if len(pieces) != count:

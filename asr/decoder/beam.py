@@ -14,7 +14,7 @@ from torch import Tensor
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import Heard
 from asr.decoder.fusion import Fusion
-from asr.decoder.search import Beams, Search, Steps, look, only_first, owed_of, tell
+from asr.decoder.search import Beams, Search, Steps, only_first, tell, worth_now
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
@@ -94,9 +94,7 @@ class CtcBeamDecoder:
         """Leave the best hypothesis only, unfinished phrases given back."""
         row = torch.tensor([slot])
         beams = self._beams.rows(row)
-        hints = look(self._fusion, beams, row)
-        rest = hints.rest.view(1, self._width) - owed_of(beams, hints)
-        best = (beams.score() + rest).argmax(-1, keepdim=True)
+        best = worth_now(self._fusion, beams, row).argmax(-1, keepdim=True)
         self._beams.put(row, only_first(beams.pick(best.expand(-1, self._width))))
 
     def flush(self, slot: int) -> list[Token]:

@@ -138,8 +138,8 @@ struct Search {
     return std::min(1.0f, std::max(0.0f, (std::exp(score) * classes - 1) / (classes - 1)));
   }
 
-  bool is_whole(int64_t number, int32_t boost) const {
-    return phrases.given_back[phrases.base[number] + boost] == 0;
+  float given_back(int64_t number, int32_t boost) const {
+    return phrases.given_back[phrases.base[number] + boost];
   }
 };
 
@@ -173,6 +173,31 @@ struct Row {
     std::memcpy(old, values, width * each * sizeof(T));
     for (int64_t k = 0; k < width; k++)
       if (from[k] != k) std::memcpy(values + k * each, old + from[k] * each, each * sizeof(T));
+  }
+
+  // Put hypotheses into another order, perhaps one several times.
+  void pick(const int *from) {
+    gather(prefix, from, 1), gather(before, from, 1), gather(last, from, 1);
+    gather(boost, from, 1), gather(lm, from, 1), gather(count, from, 1);
+    gather(newest, from, 1), gather(owed, from, 1), gather(blank, from, 1);
+    gather(piece, from, 1), gather(favour, from, 1), gather(said, from, rules.room);
+    gather(frame, from, rules.room), gather(sure, from, rules.room);
+  }
+
+  // Once the best one pauses, the best is who is it with unfinished phrases given back.
+  void judge(const Search &search, int64_t number, int64_t at) {
+    if (at - newest[0] < rules.pause) return;
+    int best = 0, from[MAX_WIDTH];
+    float most = NEVER;
+    for (int k = 0; k < rules.width; k++) {
+      float given_back = search.given_back(number, boost[k]);
+      float worth = score(k) + (given_back == 0 ? 0 : -given_back - owed[k]);
+      if (worth > most) most = worth, best = k;
+      from[k] = k;
+    }
+    if (best == 0) return;
+    std::swap(from[0], from[best]);
+    pick(from);
   }
 
   // Hypotheses that differ from the best one in what is old die: after a pause of the best one
@@ -238,7 +263,7 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   }
   Hint here[MAX_WIDTH];
   for (int k = 0; k < width; k++) {
-    if (search.is_whole(number, row.boost[k])) row.owed[k] = 0;
+    if (search.given_back(number, row.boost[k]) == 0) row.owed[k] = 0;
     here[k] = {0, row.owed[k], row.boost[k], row.lm[k]};
   }
   float either[MAX_WIDTH], stay_blank[MAX_WIDTH], stay_piece[MAX_WIDTH], grown[MAX_WIDTH];
@@ -277,19 +302,10 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   std::partial_sort(choices, choices + width, choices + number_of,
                     [](const Choice &a, const Choice &b) { return a.score > b.score; });
   int from[MAX_WIDTH];
-  float favour[MAX_WIDTH];
-  for (int k = 0; k < width; k++) {
-    from[k] = choices[k].from;
-    favour[k] = row.favour[from[k]];
-  }
-  row.gather(row.prefix, from, 1), row.gather(row.before, from, 1), row.gather(row.last, from, 1);
-  row.gather(row.boost, from, 1), row.gather(row.lm, from, 1), row.gather(row.count, from, 1);
-  row.gather(row.newest, from, 1), row.gather(row.owed, from, 1);
-  row.gather(row.said, from, rules.room);
-  row.gather(row.frame, from, rules.room), row.gather(row.sure, from, rules.room);
+  for (int k = 0; k < width; k++) from[k] = choices[k].from;
+  row.pick(from);
   for (int k = 0; k < width; k++) {
     int f = from[k], c = choices[k].tried;
-    row.favour[k] = favour[k];
     if (c < 0) {
       if (row.count[k] && at - row.newest[k] <= rules.peak) {
         float &sure = row.sure[k * rules.room + row.count[k] - 1];
@@ -341,6 +357,7 @@ extern "C" void search_step(const Rules *rules, const Ngram *ngram, const Phrase
       const float *here = scores + (r * steps + t) * (rules->pieces + 1);
       int64_t at = first_frame[r] + t;
       search_frame(search, row, here, number, lm_weight_S[slots[r]], at, near);
+      row.judge(search, number, at);
       row.age(at);
       int64_t agreed = row.agreed();
       for (int64_t i = 0; i < agreed; i++) tell(i, at);

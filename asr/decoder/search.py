@@ -8,7 +8,8 @@ A hypothesis is a row of tensors; equal prefixes are found by a hash. On a frame
 certain no piece is added, so that neither phrases nor a language model speak into silence. A piece
 is decided when every living hypothesis has it. Hypotheses die that differ from the best one in a
 piece older than ``PATIENCE`` frames, or, once the best one has paused for ``PAUSE`` frames, in
-anything older than that: behind a pause nothing is open.
+anything older than that: behind a pause nothing is open. Which one is best is then judged as at the
+end of the stream, for a phrase that broke off favours nothing.
 """
 
 from collections.abc import Sequence
@@ -165,7 +166,7 @@ class PlainSearch:
                 break
             slots, at = steps.slots_B[rows], steps.first_frame_B[rows] + t
             grown = self._frame(beams.rows(slots), scores_BTV[rows, t], slots, at)
-            beams.put(slots, _aged(grown, at))
+            beams.put(slots, _aged(self._judged(grown, slots, at), at))
             for row, slot, frame in zip(rows.tolist(), slots.tolist(), at.tolist(), strict=True):
                 decided[row] += tell(beams, told_S, slot, frame)
         return [
@@ -174,6 +175,16 @@ class PlainSearch:
                 decided, steps.slots_B.tolist(), steps.valid_B.tolist(), strict=True
             )
         ]
+
+    def _judged(self, beams: Beams, slots_N: Tensor, at_N: Tensor) -> Beams:
+        """Where the best one pauses, put first what is best with unfinished phrases given back."""
+        is_pause = at_N - beams.newest[:, 0] >= PAUSE
+        if not bool(is_pause.any()):
+            return beams
+        first = torch.where(is_pause, worth_now(self._fusion, beams, slots_N).argmax(-1), 0)
+        order = torch.arange(self.width).expand_as(beams.last).clone()
+        order[:, 0] = first
+        return beams.pick(order.scatter(1, first[:, None], 0 * first[:, None]))
 
     def _frame(self, beams: Beams, scores_NV: Tensor, slots_N: Tensor, at_N: Tensor) -> Beams:
         """Let every hypothesis stay or add a piece; keep the best ones."""
@@ -234,6 +245,12 @@ def _worth(beams: Beams, hints: Hints, pieces: Tensor) -> tuple[Tensor, Tensor]:
 def owed_of(beams: Beams, hints: Hints) -> Tensor:
     """Return what hypotheses owe [N, K]: nothing behind a whole phrase."""
     return beams.owed.masked_fill(hints.rest.view_as(beams.owed) == 0, 0.0)
+
+
+def worth_now(fusion: Fusion, beams: Beams, slots_N: Tensor) -> Tensor:
+    """Return the nats of hypotheses [N, K] if nothing followed: unfinished phrases given back."""
+    hints = look(fusion, beams, slots_N)
+    return beams.score() + hints.rest.view_as(beams.owed) - owed_of(beams, hints)
 
 
 def look(fusion: Fusion, beams: Beams, slots_N: Tensor) -> Hints:

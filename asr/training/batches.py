@@ -81,10 +81,10 @@ def load(
 
 
 def frame_targets(
-    corpus: Corpus, clips: Sequence[Clip], steps: int, look_ahead: int
+    corpus: Corpus, clips: Sequence[Clip], speeds: Sequence[float], steps: int, look_ahead: int
 ) -> tuple[Tensor, Tensor]:
     """Give targets of pieces [B, T] and of sounds [B, 4 T]; clips without word times have none."""
-    late = LATE_S[look_ahead >= HEARS_AHEAD]
-    pieces = [corpus.piece_frames(clip, steps, late=late) for clip in clips]
-    sounds = [corpus.sound_frames(clip, 4 * steps, late=late) for clip in clips]
+    late, heard = LATE_S[look_ahead >= HEARS_AHEAD], list(zip(clips, speeds, strict=True))
+    pieces = [corpus.piece_frames(clip, steps, late=late, speed=speed) for clip, speed in heard]
+    sounds = [corpus.sound_frames(clip, 4 * steps, late=late, speed=speed) for clip, speed in heard]
     return torch.stack(pieces), torch.stack(sounds)

@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 import tarfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from asr.training.config import DataConfig, Source
 from asr.training.losses import Labels
 from asr.training.teacher import rows_of
+from asr.training.texts import FOLDED, UNSPOKEN
 
 RATE = 16_000
 FRAME_S = 0.08
@@ -98,9 +100,8 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
         else:
             data = (folder / row["audio_filepath"]).read_bytes()
         samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
-        words = _plain(row["text"]).split()
-        is_spelled = words or not row["text"].strip()  # an empty text: nobody speaks
-        if rate != RATE or samples.ndim != 1 or not is_spelled:
+        words = spelled(row["text"])
+        if rate != RATE or samples.ndim != 1 or words is None:
             continue
         times = row.get("words")
         name = row.get("source", source.manifest.stem) if source.split == "dev" else ""
@@ -118,8 +119,18 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
         shard.close()
 
 
-def _plain(text: str) -> str:
-    return "".join(c for c in text.lower() if c in ALPHABET)
+def spelled(text: str) -> list[str] | None:
+    """Return the words of a transcript in the model's letters; none: nobody speaks.
+
+    None: it has figures, signs or letters of which nobody knows how they were read.
+    """
+    folded = unicodedata.normalize("NFKD", text.lower().translate(FOLDED))
+    plain = "".join(c for c in folded if not unicodedata.combining(c))
+    if UNSPOKEN.search(plain) or any(c.isalnum() and c not in ALPHABET for c in plain):
+        return None
+    marked = "".join(c if c in ALPHABET else " " for c in plain)
+    words = [word for word in marked.split() if word.strip("'")]
+    return words if words or not text.strip() else None
 
 
 def _train_tokenizer(
@@ -128,9 +139,8 @@ def _train_tokenizer(
     sentences = [" ".join(c["words"]) for c in clips if c["words"] and c["split"] != "dev"]  # type: ignore[arg-type]
     for path in config.texts:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            sentences += [
-                _plain(line) for line, _ in zip(file, range(SENTENCES_A_TEXT), strict=False)
-            ]
+            lines = (spelled(line) for line, _ in zip(file, range(SENTENCES_A_TEXT), strict=False))
+            sentences += [" ".join(words) for words in lines if words]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences), model_prefix=str(out / "tokenizer"),
         vocab_size=vocabulary, model_type="bpe", character_coverage=1.0,
@@ -231,15 +241,15 @@ class Corpus:
         """Sounds of the transcripts."""
         return _padded([[i for w in c.words for i in self.sounds.ids(w)] for c in clips])
 
-    def piece_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
-        """Piece of each encoder frame of a clip with word times."""
-        return _spread(clip, [self.pieces.encode(w) for w in clip.words],
-                       (steps, FRAME_S, late, len(self.pieces)))  # fmt: skip
+    def piece_frames(self, clip: Clip, steps: int, *, late: float, speed: float = 1.0) -> Tensor:
+        """Piece of each encoder frame of a clip with word times, played at a speed."""
+        grid = (steps, FRAME_S * speed, late * speed, len(self.pieces))
+        return _spread(clip, [self.pieces.encode(w) for w in clip.words], grid)
 
-    def sound_frames(self, clip: Clip, steps: int, *, late: float) -> Tensor:
-        """Sound of each 20 ms of a clip with word times."""
-        return _spread(clip, [self.sounds.ids(w) for w in clip.words],
-                       (steps, FRAME_S / 4, late, len(self.sounds.inventory)))  # fmt: skip
+    def sound_frames(self, clip: Clip, steps: int, *, late: float, speed: float = 1.0) -> Tensor:
+        """Sound of each 20 ms of a clip with word times, played at a speed."""
+        grid = (steps, FRAME_S / 4 * speed, late * speed, len(self.sounds.inventory))
+        return _spread(clip, [self.sounds.ids(w) for w in clip.words], grid)
 
 
 def _clip(row: dict[str, object], states: int) -> Clip:
@@ -261,7 +271,10 @@ def _padded(rows: Sequence[Sequence[int]]) -> Labels:
 def _spread(
     clip: Clip, labels: Sequence[Sequence[int]], grid: tuple[int, float, float, int]
 ) -> Tensor:
-    """Each word's labels in equal parts over its time, ``late`` seconds later; else the blank."""
+    """Each word's labels in equal parts over its time, ``late`` seconds later; else the blank.
+
+    Steps and lateness are in the clip's own seconds, whatever speed it is played at.
+    """
     steps, step_s, late, blank = grid
     if clip.times is None:
         return torch.full((steps,), NO_TARGET)

@@ -49,7 +49,7 @@ _BEGIN = re.compile(r"START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*\n")
 _END = re.compile(r"END OF (?:THE|THIS) PROJECT GUTENBERG|\nEnd of (?:the )?Project Gutenberg")
 _NOTE = re.compile(r"\[[^\]]{0,200}\]")
 _SENTENCE = re.compile(r"(?<=[.!?;:])[\"')]*\s+|--+")
-_UNSPOKEN = re.compile(r"[0-9$%&/=<>@#\\|{}]")
+UNSPOKEN = re.compile(r"[0-9$%&/=<>@#\\|{}]")
 _COMMON = frozenset("a and as for had he his i in is it of that the to was with you".split())
 
 
@@ -66,16 +66,24 @@ def sentences(text: str) -> Iterator[str]:
 
     A sentence with figures or signs is left out, for nobody knows how it would be read.
     """
+    for paragraph in re.split(r"\n\s*\n", _spoken(text)):
+        for sentence in _SENTENCE.split(" ".join(paragraph.split())):
+            if sentence.isupper() or UNSPOKEN.search(sentence):
+                continue
+            if 2 <= len(words := _words(sentence)) <= 60:
+                yield " ".join(words)
+
+
+def _spoken(text: str) -> str:
+    """Return a text in plain letters, notes left out and titles as they are said."""
     folded = unicodedata.normalize("NFKD", text.translate(FOLDED))
     plain = _NOTE.sub(" ", folded.encode("ascii", "ignore").decode())
-    spoken = _TITLE.sub(lambda found: TITLES[found[1].lower()], plain)
-    for paragraph in re.split(r"\n\s*\n", spoken):
-        for sentence in _SENTENCE.split(" ".join(paragraph.split())):
-            if sentence.isupper() or _UNSPOKEN.search(sentence):
-                continue
-            words = [word.strip("'") for word in re.findall(r"[a-z']+", sentence.lower())]
-            if 2 <= len(words := list(filter(None, words))) <= 60:
-                yield " ".join(words)
+    return _TITLE.sub(lambda found: TITLES[found[1].lower()], plain)
+
+
+def _words(text: str) -> list[str]:
+    words = (word.strip("'") for word in re.findall(r"[a-z']+", text.lower()))
+    return list(filter(None, words))
 
 
 def is_english(said: Sequence[str]) -> bool:
@@ -96,7 +104,7 @@ def held_out(manifests: Iterable[Path]) -> set[tuple[str, ...]]:
     held = set[tuple[str, ...]]()
     for manifest in manifests:
         for line in manifest.read_text(encoding="utf-8").splitlines():
-            held |= sequences(re.findall(r"[a-z']+", json.loads(line)["text"].lower()))
+            held |= sequences(_words(_spoken(json.loads(line)["text"])))
     return held
 
 

@@ -111,6 +111,8 @@ class Trainer:
             self._restore()
         if not self.group.leads:
             self.rng.seed(f"{config.run.seed} {self.group.rank} {self.progress.step}")
+        # Every process and every sitting has noise and dropout of its own.
+        torch.manual_seed(self.rng.getrandbits(63))
 
     def _optimizer(self) -> torch.optim.AdamW:
         run = self.config.run
@@ -126,10 +128,10 @@ class Trainer:
         """Train until the minutes or the steps are spent."""
         run, state = self.config.run, self.progress
         saved = evaluated = state.spent_s
-        while self.done() < 1.0 and not self.group.orphaned():
+        while self._told() < 1.0 and not self.group.orphaned():
             began = time.monotonic()
             self._step()
-            state.spent_s = self.group.told(state.spent_s + time.monotonic() - began)
+            state.spent_s += time.monotonic() - began
             if not self.group.leads:
                 continue
             if state.step % STEPS_A_LINE == 0:
@@ -143,6 +145,11 @@ class Trainer:
         if self.group.leads and not self.group.orphaned():
             self._evaluate(every=1)
             self._save()
+
+    def _told(self) -> float:
+        """Agree on how much is behind: the rate of every step, and its end, depend on it."""
+        self.progress.spent_s = self.group.told(self.progress.spent_s)
+        return self.done()
 
     def done(self) -> float:
         """How much of the run is behind: 1 at its end."""
@@ -216,7 +223,7 @@ class Trainer:
             total = CTC_SHARE_WITH_RNNT * total + RNNT_SHARE * self._transducer(encoded, batch)
         if self.progress.hours < weights.frame_hours and any(c.times for c in clips):
             of_pieces, of_sounds = batches.frame_targets(
-                self.corpus, clips, final.shape[1], look_ahead
+                self.corpus, clips, batch.speeds, final.shape[1], look_ahead
             )
             by_frame = losses.frame_cross_entropy(final, of_pieces.to(dev))
             by_frame = by_frame + losses.frame_cross_entropy(sounds, of_sounds.to(dev))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from asr.checkpoint import CheckpointError, UnreadableCheckpoint, load_checkpoint
 from asr.checkpoint.config import Config
+from asr.checkpoint.pieces import pieces_from_tokenizer_json
 
 Members = list[tuple[str, bytes]]
 REASONS = [HealthCheck.function_scoped_fixture]
@@ -139,7 +140,9 @@ def test_compressed_weights_are_refused(tmp_path: Path, whole: Members) -> None:
 
 
 def test_weights_that_are_no_dict_of_tensors_are_refused(tmp_path: Path, whole: Members) -> None:
-    for value in ([torch.zeros(1)], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(1)):
+    odd = [torch.eye(3).to_sparse(), torch.empty(3, device="meta")]
+    values = [[torch.zeros(1)], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(1)]
+    for value in (*values, *({"a": tensor} for tensor in odd)):
         whole[1] = (whole[1][0], saved(value))
         assert "plain dict" in refused(write_tar(tmp_path / "m.nemo", whole))
 
@@ -161,6 +164,18 @@ def test_weights_that_are_no_dict_of_tensors_are_refused(tmp_path: Path, whole: 
 def test_hostile_yaml_is_refused(text: bytes) -> None:
     with pytest.raises(UnreadableCheckpoint):
         Config.parse(text).count("encoder.d_model")
+
+
+@pytest.mark.parametrize("number", [b".inf", b"-.inf", b".nan", b"1.5", b"0", b"true"])
+def test_a_number_that_counts_nothing_is_refused(number: bytes) -> None:
+    with pytest.raises(UnreadableCheckpoint):
+        Config.parse(b"encoder: {d_model: " + number + b"}").count("encoder.d_model")
+
+
+@pytest.mark.parametrize("number", ["[]", "{}", "null", '"x"', "1.5"])
+def test_a_vocabulary_without_numbers_is_refused(number: str) -> None:
+    with pytest.raises(UnreadableCheckpoint):
+        pieces_from_tokenizer_json(f'{{"model": {{"vocab": {{"a": {number}}}}}}}'.encode(), 1)
 
 
 def test_an_alias_bomb_costs_nothing() -> None:

@@ -638,6 +638,25 @@ def test_open_words_that_are_taken_back_leave_no_final() -> None:
     assert [(type(e), getattr(e, "text", None)) for e in ended] == [(TurnEnd, "")]
 
 
+@pytest.mark.parametrize(
+    ("said", "published"),
+    [("turn talk", ["turn", "talking now"]), ("talk", ["talking", "now"])],
+)
+def test_a_turn_that_is_too_long_is_not_cut_inside_a_word_that_is_still_open(
+    said: str, published: list[str]
+) -> None:
+    rules = Endpointing(mode="manual", max_turn_ms=1_000)
+    channel = Channel(0, ChannelOptions(look_ahead=0, endpointing=rules), PIECES_OF_SCRIPT)
+    ids = [token for word in said.split() for token in tokens_of(word)]
+    rest, now = PIECES_OF_SCRIPT.pieces.index("ing"), tokens_of("now")[0]
+    channel.audio(silence(8_000))
+    channel.receive(Emission(0, 6, tuple(Token(t, n, 1.0) for n, t in enumerate(ids))))
+    channel.receive(Emission(0, 16, (), open=(Token(rest, 7, 1.0),)))
+    channel.receive(Emission(0, 40, (Token(rest, 7, 1.0, 17), Token(now, 18, 1.0, 24))))
+    finals = [event.text for event in channel.read() if isinstance(event, Final)]
+    assert finals == published
+
+
 def test_a_word_that_only_the_end_of_the_stream_brings_out_is_published() -> None:
     audio = np.concatenate([utter("turn", pause_frames=0), silence(1000)[:200]])
     judge = heard([audio], delay_frames=2, options=ChannelOptions(look_ahead=0))

@@ -1,5 +1,6 @@
 """Tokens become words once: growth, stability, and the seam after a forked final."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,15 @@ def more(to: Transcript, *said: tuple[str, int]) -> Transcript:
     return to
 
 
+def spelled(*said: tuple[str, int], to: Transcript | None = None) -> Transcript:
+    """Say pieces of a vocabulary that has the mark of a word's start alone."""
+    pieces = ("▁", "▁turn", "x")
+    to = to or Transcript(Tokenizer(pieces=pieces))
+    for piece, at in said:
+        to.add(Token(pieces.index(piece), at, 0.9), at * 80, at * 80 + 80)
+    return to
+
+
 def cut(live: Transcript, *tail: tuple[str, int], at: int) -> tuple[Word, ...]:
     """Publish a fork that said ``tail`` in its flush and ended at frame ``at``."""
     return live.publish_fork(more(live.fork(), *tail), at)
@@ -44,6 +54,30 @@ def test_a_word_is_stable_when_the_next_one_begins() -> None:
     assert (said.text, said.stable) == ("turn on", 1)
     more(said, ("the", 5))
     assert (said.text, said.stable) == ("turn on the", 2)
+
+
+def test_the_mark_of_a_word_is_no_word_before_a_letter_follows() -> None:
+    said = spelled(("▁turn", 1), ("▁", 4))
+    assert (said.text, said.stable, said.words[-1].text) == ("turn", 1, "turn")
+    spelled(("x", 5), ("▁turn", 8), to=said)
+    assert said.text == "turn x turn"
+    assert said.words[1] == Word("x", 320, 480, 0.9)
+
+
+def test_a_mark_without_a_letter_leaves_nothing_in_the_text() -> None:
+    said = spelled(("▁", 0), ("▁turn", 1), ("▁", 4), ("▁turn", 6), ("▁", 9))
+    assert said.text == "turn turn"
+    assert text_of(said.publish()) == "turn turn"
+    assert spelled(("x", 12), to=said).text == "x"
+
+
+@pytest.mark.parametrize("fork_hears", [True, False])
+def test_the_letters_behind_a_mark_at_a_cut_are_said_once(*, fork_hears: bool) -> None:
+    said = spelled(("▁turn", 1), ("▁", 8))
+    fork = spelled(*([("x", 8)] if fork_hears else []), to=said.fork())
+    finals = text_of(said.publish_fork(fork, 9))
+    spelled(("x", 10), ("▁turn", 30), to=said)
+    assert f"{finals} {said.text}" == "turn x turn"
 
 
 def test_turn_tokens_are_no_text() -> None:

@@ -25,6 +25,14 @@ UNITS = "zero one two three four five six seven eight nine ten eleven twelve".sp
         ("twenty first", "21st"),
         ("ninety ninth", "99th"),
         ("one hundred twenty second", "122nd"),
+        ("one hundred first", "101st"),
+        ("one hundred and first", "101st"),
+        ("two hundred eleventh", "211th"),
+        ("two thousand and twelfth", "2012th"),
+        ("nineteen oh five", "1905"),
+        ("twenty oh seven", "2007"),
+        ("five five five oh one two three", "5550123"),
+        ("one oh oh seven", "1007"),
     ],
 )
 def test_a_clean_number_is_written_in_digits(said: str, text: str) -> None:
@@ -35,7 +43,10 @@ def test_a_clean_number_is_written_in_digits(said: str, text: str) -> None:
 @pytest.mark.parametrize(
     "said",
     ["five", "one two", "seven thirty", "hundred", "twenty twenty one two", "thousand million",
-     "million thousand", "three point twelve", "zero hundred", "twenty zero"],
+     "million thousand", "three point twelve", "zero hundred", "twenty zero",
+     "fifty and one hundred", "twenty and five thousand", "one thousand and fifteen hundred",
+     "one hundred zero", "one thousand zero", "eleven thirty", "twelve oh five", "nine oh five",
+     "thirty second", "one hundred second", "twenty thousandth"],
 )  # fmt: skip
 def test_what_is_not_sure_stays_as_it_was_said(said: str) -> None:
     assert written(said.split()) is None
@@ -52,6 +63,13 @@ def test_what_is_not_sure_stays_as_it_was_said(said: str) -> None:
         ("first of all", 0),
         ("twenty first of may", 2),
         ("four fifth", 1),
+        ("one hundred and first of all", 4),
+        ("one hundred and second hand", 4),
+        ("twenty and first", 1),
+        ("twenty thousandth", 2),
+        ("twenty oh no", 1),
+        ("twenty oh oh no", 1),
+        ("oh five", 0),
     ],
 )
 def test_a_run_ends_where_numbers_end(said: str, length: int) -> None:
@@ -63,7 +81,7 @@ def test_every_cardinal_is_read_back(value: int) -> None:
     assert cardinal(_said(value)) == value
 
 
-@given(st.lists(st.sampled_from([*LEXICON, "cat", "first"]), max_size=9))
+@given(st.lists(st.sampled_from([*LEXICON, "cat", "first", "thousandth"]), max_size=9))
 def test_words_to_come_change_nothing_before_the_open_run(words: list[str]) -> None:
     for count in range(len(words) + 1):
         cut = open_from(words[:count])

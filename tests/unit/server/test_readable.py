@@ -27,6 +27,26 @@ def test_a_sentence_has_a_capital_and_an_end() -> None:
     assert said == ["Turn on the light.", "Can I go?", "Yes I'm here."]
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["is it", "do you know", "don't you know", "may i come in", "when did he go", "when", "why",
+     "where do they live", "what time is it", "how much is that", "who said so", "why not"],
+)  # fmt: skip
+def test_a_question_ends_with_its_mark(said: str) -> None:
+    assert texts(final(said))[0].endswith("?")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["don't worry", "do the dishes", "have a nice day", "may first is fine", "what a day",
+     "when i was young we had none", "when the war was over they came home",
+     "what you need is sleep", "where he lives nobody knows", "how it works is a secret",
+     "do not do that"],
+)  # fmt: skip
+def test_what_only_begins_as_a_question_does_is_none(said: str) -> None:
+    assert texts(final(said))[0].endswith(".")
+
+
 def test_a_segment_that_was_cut_goes_on_as_one_sentence() -> None:
     said = texts(final("what is the", cause="max"), final("time now", id=1))
     assert said == ["What is the", "time now."]

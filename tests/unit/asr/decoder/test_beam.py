@@ -133,6 +133,26 @@ def test_a_pause_decides(*, is_native: bool) -> None:
 
 
 @pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("rest", [0, 12])
+@pytest.mark.parametrize(
+    ("ends", "said"), [([-9.0, -9.0, -9.0, 2.0], "ac"), ([-9.0, -9.0, 9.0, 0.0], "abc")]
+)
+def test_a_phrase_that_breaks_off_in_a_pause_gains_nothing(
+    *, is_native: bool, rest: int, ends: list[float], said: str
+) -> None:
+    frames = torch.full((4 + rest, BLANK + 1), -9.0)
+    frames[:, BLANK] = 2.0
+    frames[0, 0], frames[1, 1], frames[1, 2] = 9.0, 2.0, 3.9
+    frames[3] = torch.tensor(ends)
+    fusion = fusion_of()
+    decoder = beam_of(fusion, 8, is_native=is_native)
+    fusion.set(0, PHRASE)
+    decoder.rebias(0)
+    tokens = hear(decoder, frames, [])
+    assert "".join(PIECES[token.id].removeprefix("▁") for token in tokens) == said
+
+
+@pytest.mark.parametrize("is_native", [True, False])
 def test_in_running_speech_a_token_waits_no_longer_than_the_patience(*, is_native: bool) -> None:
     frames = undecided(PATIENCE + 3)
     frames[2::2] = torch.tensor([-9.0, -9.0, 9.0, -9.0])

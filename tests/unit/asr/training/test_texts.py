@@ -47,6 +47,13 @@ def test_a_sentence_shared_by_chance_is_left_out_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_held_out_speech_is_found_however_its_transcript_is_spelled(tmp_path: Path) -> None:
+    held = held_out(manifest(tmp_path, "‘Didn’t come,’ said she"))
+    held |= held_out(manifest(tmp_path, "The café's master—Mr. Brown"))
+    assert "didn't come said she" not in usable(BOOK, held)
+    assert ("the", "cafe's", "master", "mister", "brown") in held
+
+
 def test_other_languages_are_left_out() -> None:
     assert is_english(["he was the one that had to wait for it"])
     assert not is_english(["er war derjenige der im regen darauf warten musste"])

@@ -3,14 +3,16 @@ import os
 import re
 import shutil
 import tarfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
-from asr.training import train
+from asr.training import batches, train
 from asr.training.config import BadConfig, load
-from asr.training.data import TOKENIZER, prepare
+from asr.training.data import FRAME_S, TOKENIZER, Corpus, prepare
+from asr.training.evaluate import DevResult
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
 
@@ -108,6 +110,86 @@ def test_a_run_of_two_processes_writes_one_checkpoint(tiny_config: Path, tmp_pat
     assert train.run(tiny_config, out=tmp_path / "run", resume=False) == 0
     state = torch.load(tmp_path / "run" / train.LAST, weights_only=True)
     assert state["progress"]["step"] == 2
+
+
+@dataclass(frozen=True)
+class Witness(Group):
+    """The leader of a run, and what the other processes know of its time."""
+
+    known: list[float] = field(default_factory=lambda: [0.0])
+
+    def told(self, value: float) -> float:
+        self.known.append(value)
+        return value
+
+
+def test_processes_agree_on_rate_and_end_after_an_evaluation(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tiny_config.read_text().replace("minutes = 10\nsteps", "minutes = 0.5\nsteps", 1)
+    tiny_config.write_text(text.replace("evaluate_minutes = 10", "evaluate_minutes = 0.1"))
+    config, out, clock = load(tiny_config), tmp_path / "run", [0.0]
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer, steps = train.Trainer(config, out, witness := Witness()), list[float]()
+
+    def step() -> None:
+        steps.append(trainer.progress.spent_s)
+        assert trainer.progress.spent_s == witness.known[-1]
+        trainer.progress.step += 1
+        clock[0] += 3.0
+
+    def evaluate(*_: object) -> DevResult:
+        clock[0] += 9.0
+        return DevResult({"all": 50.0}, 0.0)
+
+    monkeypatch.setattr("asr.training.train.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "_step", step)
+    trainer.fit()
+    assert steps == [0.0, 3.0, 15.0, 27.0]
+    assert witness.known[-1] == 39.0, "the others end when the first one does"
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0, 1.25])
+def test_frame_targets_lie_where_the_words_of_a_clip_at_its_speed_are(
+    tiny_config: Path, tmp_path: Path, speed: float
+) -> None:
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    corpus = Corpus(config.data, out)
+    clip = next(c for c in corpus.train if c.times)
+    assert clip.times is not None
+    steps, late = 80, batches.LATE_S[False]
+    pieces, sounds = batches.frame_targets(corpus, [clip], [speed], steps, 0)
+    for targets, step_s, blank in (
+        (pieces[0], FRAME_S, len(corpus.pieces)),
+        (sounds[0], FRAME_S / 4, len(corpus.sounds.inventory)),
+    ):
+        for frame, target in enumerate(targets.tolist()):
+            at = (frame * step_s - late) * speed
+            inside = [a <= at <= b for a, b in clip.times]
+            if all(abs(at - edge) > step_s for word in clip.times for edge in word):
+                assert any(inside) == (target != blank), frame
+
+
+def test_noise_differs_between_processes_and_sittings(tiny_config: Path, tmp_path: Path) -> None:
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    weights, noise = list[torch.Tensor](), list[float]()
+
+    def begin(rank: int = 0) -> train.Trainer:
+        trainer = train.Trainer(config, out, Group(rank=rank))
+        weights.append(trainer.model.joint.enc.weight.detach())
+        noise.append(float(torch.randn(())))
+        return trainer
+
+    trainer = begin()
+    begin(rank=1)
+    trainer._step()
+    trainer._save()
+    begin()
+    assert torch.equal(weights[0], weights[1])
+    assert len(set(noise)) == 3
 
 
 def test_two_views_of_each_clip_come_to_agree(tiny_config: Path, tmp_path: Path) -> None:
