@@ -32,7 +32,8 @@ EVENTS: dict[str, str] = {
     "resumed": "TurnResumed",
     "end": "EndOfTurn",
 }
-TRIGGERS: dict[str | None, str] = {"finalize": "manual", "timeout": "timeout"}
+FORCE = "force"
+"""The request that a ForceEndTurn becomes."""
 
 
 @dataclass(slots=True)
@@ -117,6 +118,8 @@ class FluxServer(Adapter):
         self._turn, self._number = _Turn(), 0
         self._keyterms = list(hello.query.get("keyterm", ()))
         self._is_closing = False
+        self._forced = 0
+        """Turns to be ended by force, not answered yet."""
 
     def on_open(self) -> None:
         """Greet; ask for a session as soon as the format is known."""
@@ -148,7 +151,8 @@ class FluxServer(Adapter):
                     self.end()
                 self.stop()
             case "ForceEndTurn":
-                self.finalize()
+                self._forced += self.format is not None
+                self.finalize(FORCE)
             case "Configure":
                 try:
                     self._configure(value)
@@ -197,11 +201,13 @@ class FluxServer(Adapter):
                     self._turn_info("TurnResumed", message.turn)
                 turn.is_over = self._thresholds.eot
         self._turn.end_ms = max(self._turn.end_ms, message.at_ms)
-        trigger = TRIGGERS.get(message.trigger, "model") if message.event == "end" else None
+        trigger = self._trigger_of(message) if message.event == "end" else None
         self._turn_info(EVENTS[message.event], message.turn, trigger)
 
     def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
-        """Confirm a Configure."""
+        """Confirm a Configure; a ForceEndTurn is answered by the end of the turn."""
+        if isinstance(message, native.Finalized):
+            self._forced -= 1
         if isinstance(message, native.Configured) and message.req == CONFIGURE:
             self._say(
                 "ConfigureSuccess",
@@ -211,6 +217,7 @@ class FluxServer(Adapter):
 
     def on_mistake(self, error: native.Error) -> None:
         """Say that a Configure was refused."""
+        self._forced -= error.req == FORCE
         if error.req == CONFIGURE:
             self._say("ConfigureFailure", description=error.message)
 
@@ -247,6 +254,12 @@ class FluxServer(Adapter):
             phrases = phrases_in(terms)
             self._keyterms = [boost.phrase for boost in phrases]
         self.configure(endpointing=self._thresholds.endpointing(), phrases=phrases, req=CONFIGURE)
+
+    def _trigger_of(self, end: native.Turn) -> str:
+        """Return why a turn ended: the end of the stream forces nothing."""
+        if end.trigger == "timeout":
+            return "timeout"
+        return "manual" if end.trigger == "finalize" and self._forced else "model"
 
     def _turn_info(self, event: str, number: int, trigger: str | None = None) -> None:
         turn = self._turn

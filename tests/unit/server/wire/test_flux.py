@@ -4,7 +4,7 @@ import pytest
 
 from server.wire.adapter import Refused
 from server.wire.flux import FluxServer, Thresholds
-from server.wire.messages import Configured, Endpointing, Error, Readable
+from server.wire.messages import Configured, Endpointing, Error, Finalized, Readable
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 RAW = {"encoding": "linear16", "sample_rate": 16_000}
@@ -80,8 +80,24 @@ def test_eager_ends_come_only_when_they_were_asked_for() -> None:
 )
 def test_the_trigger_has_their_name(trigger: str, named: str) -> None:
     played = table()
+    played.hear({"type": "ForceEndTurn"})
     played.tell(ready(), turn("start"), final("a"), turn("end", text="a", trigger=trigger))
     assert played.said()[-1]["trigger"] == named
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Finalized(at=0, req="force"),
+        Error(code="rate_limited", message="", fatal=False, req="force"),
+    ],
+)
+def test_the_end_of_the_stream_is_no_turn_ended_by_hand(answer: Finalized | Error) -> None:
+    played = table()
+    played.hear({"type": "ForceEndTurn"}, {"type": "CloseStream"})
+    played.tell(ready(), answer, turn("start"), final("a", cause="stop"))
+    played.tell(turn("end", text="a", trigger="finalize"))
+    assert played.said()[-1]["trigger"] == "model"
 
 
 def test_thresholds_become_silences() -> None:
