@@ -22,6 +22,7 @@ from server.wire.errors import RemoteProtocolError, WireError
 from server.wire.rest import Recording
 from server.wire.riva import (
     INVALID_ARGUMENT,
+    REQUEST_ID,
     RESOURCE_EXHAUSTED,
     RivaFile,
     RivaServer,
@@ -150,7 +151,8 @@ class GrpcPort:
         else:
             audio = config.audio
             recording = Recording(audio, data[: len(data) // audio.frame_bytes * audio.frame_bytes])
-        return RivaFile(self._dropins.hello("", {}), recording, config)
+        request_id = fields.data(REQUEST_ID)
+        return RivaFile(self._dropins.hello("", {}), recording, config, request_id)
 
 
 class _Whole:

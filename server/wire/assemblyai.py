@@ -148,7 +148,7 @@ class AssemblyServer(Adapter):
                 "turn_is_formatted": is_end and self._is_formatted,
                 "end_of_turn": is_end,
                 "transcript": text,
-                "end_of_turn_confidence": confidence,
+                "end_of_turn_confidence": float(is_end),
                 "words": [
                     {
                         "start": word.s,

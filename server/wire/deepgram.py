@@ -6,6 +6,7 @@ Does not know: sockets, clocks; audio in containers other than WAV (see ``record
 Their clients pass a ``type`` they do not know to the user as nothing: no other types are sent.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -32,6 +33,8 @@ ENCODINGS: dict[str, str] = {
     "mulaw": "mulaw",
     "alaw": "alaw",
 }
+CONFIGURE = "configure"
+"""The request that a Configure becomes; that of a KeepAlive has no name."""
 MODEL_UUID = "00000000-0000-0000-0000-000000000000"
 CLOSE_CODES: dict[str, tuple[int, str]] = {
     "bad_request": (1008, "DATA-0000"),
@@ -120,8 +123,11 @@ class DeepgramServer(Adapter):
         self._header = WavHeader()
         self._channels = 1
         self._last_word_ms: dict[int, int] = {}
-        """Channel -> end of the last word that no UtteranceEnd has told of."""
-        self._done_ms = 0
+        """Channel -> end of the last finished word that no UtteranceEnd has told of."""
+        self._speaking = set[int]()
+        """Channels with words that are not finished: no utterance ends there."""
+        self._configures = deque[list[str] | None]()
+        """Asked for and not answered: the new keyterms, where there are any."""
         self._is_closing = False
 
     def on_open(self) -> None:
@@ -156,13 +162,15 @@ class DeepgramServer(Adapter):
             case "CloseStream":
                 self._close()
             case "Configure":
-                self.configure(phrases=phrases_in(value.get("keyterms")), req="configure")
+                self._configure(value)
             case _:
                 raise BadRequest("unknown type")
 
     def on_partial(self, message: native.Partial) -> None:
         """Show the open segment to those who asked."""
         if self._has_interim:
+            self._end_utterance(message.channel, message.start_ms)
+            self._speaking.add(message.channel)
             words = spread(message.text, message.start_ms, message.end_ms)
             alternative = self._alternative(message.text, 0.0, words)
             self.send_json(self._results(message, alternative))
@@ -170,9 +178,12 @@ class DeepgramServer(Adapter):
     def on_final(self, message: native.Final) -> None:
         """Give a finished segment; the utterance is over with it unless it was cut."""
         words = message.words or ()
+        self._speaking.discard(message.channel)
         if words:
+            self._end_utterance(message.channel, message.start_ms)
             self._last_word_ms[message.channel] = words[-1].e
-        alternative = self._alternative(message.text, message.confidence or 0.0, words)
+        confidence = (message.confidence or 0.0) if message.text else 0.0
+        alternative = self._alternative(message.text, confidence, words)
         self.send_json(
             self._results(message, alternative)
             | {
@@ -191,24 +202,29 @@ class DeepgramServer(Adapter):
     def on_progress(self, message: native.Ack) -> None:
         """Tell of silence behind the last word."""
         assert self._announced is not None
-        self._done_ms = message.done * 1_000 // self._announced.rate
-        if not self._utterance_end_ms:
-            return
-        for channel, end_ms in list(self._last_word_ms.items()):
-            if self._done_ms - end_ms >= self._utterance_end_ms:
-                del self._last_word_ms[channel]
-                self.send_json(
-                    {
-                        "type": "UtteranceEnd",
-                        "channel": [channel, self._channels],
-                        "last_word_end": seconds(end_ms),
-                    }
-                )
+        done_ms = message.done * 1_000 // self._announced.rate
+        for channel in sorted(self._last_word_ms.keys() - self._speaking):
+            self._end_utterance(channel, done_ms)
 
     def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
-        """Confirm a Configure."""
-        if isinstance(message, native.Configured) and message.req:
-            self.send_json({"type": "ConfigureSuccess", "request_id": self.hello.name})
+        """Confirm a Configure, with the keyterms if it had any."""
+        if isinstance(message, native.Configured) and message.req == CONFIGURE:
+            terms = self._configures.popleft()
+            answer: JsonObject = {"type": "ConfigureSuccess", "request_id": self.hello.name}
+            self.send_json(answer if terms is None else answer | {"keyterms": terms})
+
+    def on_mistake(self, error: native.Error) -> None:
+        """Say that a Configure was refused."""
+        if error.req == CONFIGURE:
+            self._configures.popleft()
+            self.send_json(
+                {
+                    "type": "ConfigureFailure",
+                    "request_id": self.hello.name,
+                    "code": "CONFIGURE_INTERNAL_ERROR",
+                    "description": error.message,
+                }
+            )
 
     def on_done(self, message: native.Done) -> None:
         """Sum up and close."""
@@ -232,6 +248,30 @@ class DeepgramServer(Adapter):
             phrases=keyterms_of(self.hello),
             latency=self.hello.get("latency"),
         )
+
+    def _configure(self, value: JsonObject) -> None:
+        """Replace the keyterms; without any they stay as they are."""
+        wish = value.get("keyterms")
+        phrases = None if wish is None else phrases_in(wish)
+        if self.format is not None:
+            terms = None if phrases is None else [boost.phrase for boost in phrases]
+            self._configures.append(terms)
+            self.configure(phrases=phrases, req=CONFIGURE)
+
+    def _end_utterance(self, channel: int, until_ms: int) -> None:
+        """Tell that nothing was said behind the last word until then, if that is long enough."""
+        end_ms = self._last_word_ms.get(channel)
+        if not self._utterance_end_ms or end_ms is None:
+            return
+        if until_ms - end_ms >= self._utterance_end_ms:
+            del self._last_word_ms[channel]
+            self.send_json(
+                {
+                    "type": "UtteranceEnd",
+                    "channel": [channel, self._channels],
+                    "last_word_end": seconds(end_ms),
+                }
+            )
 
     def _close(self) -> None:
         self._is_closing = True

@@ -4,13 +4,13 @@ Does: query and Configure -> endpointing; turns, partials and finals -> numbered
 Does not know: sockets, clocks. Thresholds become silences: 0.7 is our default.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from server.wire import messages as native
 from server.wire.adapter import Adapter, Hello
 from server.wire.codec import JsonObject
-from server.wire.deepgram import CLOSE_CODES, format_of, keyterms_of, refusal, word_of
+from server.wire.deepgram import CLOSE_CODES, CONFIGURE, format_of, keyterms_of, refusal
 from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.values import (
     LONGEST_SILENCE_MS,
@@ -32,7 +32,8 @@ EVENTS: dict[str, str] = {
     "resumed": "TurnResumed",
     "end": "EndOfTurn",
 }
-TRIGGERS: dict[str | None, str] = {"finalize": "manual", "timeout": "timeout"}
+FORCE = "force"
+"""The request that a ForceEndTurn becomes."""
 
 
 @dataclass(slots=True)
@@ -79,10 +80,18 @@ class _Turn:
     end_ms: int = 0
     text: str = ""
     words: list[native.WordSpan] = field(default_factory=list)
-    """Of the last partial or of the finals."""
+    """Of the text."""
     confidence: float = 0.0
+    """Of words that have none of their own."""
+    is_over: float = 0.0
+    """How sure it is that nothing more comes."""
     eager: str | None = None
     """The text of the eager end that stands."""
+
+    def say(self, text: str, start_ms: int, end_ms: int, words: list[native.WordSpan]) -> None:
+        """Take what is said now; the window covers it, even what began before its start."""
+        self.text, self.words = text, words or spread(text, start_ms, end_ms)
+        self.start_ms, self.end_ms = min(self.start_ms, start_ms), max(self.end_ms, end_ms)
 
 
 class FluxServer(Adapter):
@@ -109,6 +118,8 @@ class FluxServer(Adapter):
         self._turn, self._number = _Turn(), 0
         self._keyterms = list(hello.query.get("keyterm", ()))
         self._is_closing = False
+        self._forced = 0
+        """Turns to be ended by force, not answered yet."""
 
     def on_open(self) -> None:
         """Greet; ask for a session as soon as the format is known."""
@@ -140,9 +151,13 @@ class FluxServer(Adapter):
                     self.end()
                 self.stop()
             case "ForceEndTurn":
-                self.finalize()
+                self._forced += self.format is not None
+                self.finalize(FORCE)
             case "Configure":
-                self._configure(value)
+                try:
+                    self._configure(value)
+                except BadRequest as error:
+                    self._say("ConfigureFailure", description=error.message)
             case "KeepAlive":
                 self.configure()
             case _:
@@ -151,16 +166,15 @@ class FluxServer(Adapter):
     def on_partial(self, message: native.Partial) -> None:
         """Say how the turn goes on."""
         turn = self._turn
-        turn.text, turn.end_ms = message.text, message.end_ms
-        turn.words = spread(message.text, message.start_ms, message.end_ms)
+        turn.say(message.text, message.start_ms, message.end_ms, [])
         self._turn_info("Update", self._number)
 
     def on_final(self, message: native.Final) -> None:
         """Keep the words: the end of the turn follows."""
         if message.text:
             turn = self._turn
-            turn.text, turn.words = message.text, list(message.words or ())
-            turn.end_ms, turn.confidence = message.end_ms, message.confidence or 0.0
+            turn.say(message.text, message.start_ms, message.end_ms, list(message.words or ()))
+            turn.confidence = message.confidence or 0.0
 
     def on_turn(self, message: native.Turn) -> None:
         """Say what became of the turn."""
@@ -171,29 +185,41 @@ class FluxServer(Adapter):
             case "eager_end":
                 if not message.text:
                     return
-                turn.text, turn.confidence = message.text, message.confidence or 0.0
-                turn.eager = turn.text
+                if message.text != turn.text:  # it says more than the last partial
+                    turn.say(message.text, turn.start_ms, message.at_ms, [])
+                turn.confidence = message.confidence or 0.0
+                turn.eager, turn.is_over = turn.text, self._thresholds.eager or 0.0
             case "resumed":
                 if turn.eager is None:  # nothing that was told is taken back
                     return
-                turn.eager = None
+                turn.eager, turn.is_over = None, 0.0
             case "end":
-                turn.text = turn.text if message.text is None else message.text
-                turn.confidence = max(turn.confidence, self._thresholds.eot)
+                if message.text is not None and message.text != turn.text:
+                    turn.say(message.text, turn.start_ms, message.at_ms, [])
                 if turn.eager not in (None, turn.text):
+                    turn.is_over = 0.0
                     self._turn_info("TurnResumed", message.turn)
+                turn.is_over = self._thresholds.eot
         self._turn.end_ms = max(self._turn.end_ms, message.at_ms)
-        trigger = TRIGGERS.get(message.trigger, "model") if message.event == "end" else None
+        trigger = self._trigger_of(message) if message.event == "end" else None
         self._turn_info(EVENTS[message.event], message.turn, trigger)
 
     def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
-        """Confirm a Configure."""
-        if isinstance(message, native.Configured) and message.req:
+        """Confirm a Configure; a ForceEndTurn is answered by the end of the turn."""
+        if isinstance(message, native.Finalized):
+            self._forced -= 1
+        if isinstance(message, native.Configured) and message.req == CONFIGURE:
             self._say(
                 "ConfigureSuccess",
                 thresholds=self._thresholds.to_json(),
                 keyterms=self._keyterms,
             )
+
+    def on_mistake(self, error: native.Error) -> None:
+        """Say that a Configure was refused."""
+        self._forced -= error.req == FORCE
+        if error.req == CONFIGURE:
+            self._say("ConfigureFailure", description=error.message)
 
     def on_done(self, message: native.Done) -> None:
         """Close."""
@@ -218,14 +244,22 @@ class FluxServer(Adapter):
 
     def _configure(self, value: JsonObject) -> None:
         wish = object_in(value.get("thresholds"))
-        self._thresholds.update(
+        thresholds = replace(self._thresholds)
+        thresholds.update(
             wish.get("eot_threshold"), wish.get("eager_eot_threshold"), wish.get("eot_timeout_ms")
         )
+        self._thresholds = thresholds
         phrases = None
         if isinstance(terms := value.get("keyterms"), list):
             phrases = phrases_in(terms)
             self._keyterms = [boost.phrase for boost in phrases]
-        self.configure(endpointing=self._thresholds.endpointing(), phrases=phrases, req="configure")
+        self.configure(endpointing=self._thresholds.endpointing(), phrases=phrases, req=CONFIGURE)
+
+    def _trigger_of(self, end: native.Turn) -> str:
+        """Return why a turn ended: the end of the stream forces nothing."""
+        if end.trigger == "timeout":
+            return "timeout"
+        return "manual" if end.trigger == "finalize" and self._forced else "model"
 
     def _turn_info(self, event: str, number: int, trigger: str | None = None) -> None:
         turn = self._turn
@@ -237,8 +271,16 @@ class FluxServer(Adapter):
             audio_window_start=seconds(turn.start_ms),
             audio_window_end=seconds(turn.end_ms),
             transcript=turn.text,
-            words=[word_of(word, turn.confidence) for word in turn.words],
-            end_of_turn_confidence=turn.confidence,
+            words=[
+                {
+                    "word": word.w,
+                    "start": seconds(word.s),
+                    "end": seconds(word.e),
+                    "confidence": turn.confidence if word.c is None else word.c,
+                }
+                for word in turn.words
+            ],
+            end_of_turn_confidence=turn.is_over,
             **extra,
         )
 

@@ -65,6 +65,8 @@ class KyutaiServer(Adapter):
         """Asked for and not answered."""
         self._said = 0
         """Words of the open segment."""
+        self._said_ms = 0
+        """End of the last word that was said."""
         self._steps = 0
         self._heard = self._silent = 0
         """Samples of the client; the last of them, silence that was not handed on."""
@@ -96,7 +98,8 @@ class KyutaiServer(Adapter):
 
     def on_partial(self, message: native.Partial) -> None:
         """Say words that will not change."""
-        self._words(spread(message.stable, message.start_ms, message.end_ms))
+        settled = len(message.stable.split())
+        self._words(spread(message.text, message.start_ms, message.end_ms)[:settled])
 
     def on_final(self, message: native.Final) -> None:
         """Say the rest of a segment."""
@@ -164,8 +167,11 @@ class KyutaiServer(Adapter):
 
     def _words(self, spans: list[native.WordSpan]) -> None:
         for span in spans[self._said :]:
-            self._say("Word", text=span.w, start_time=seconds(span.s))
-            self._say("EndWord", stop_time=seconds(span.e))
+            # A guessed time may be late, a later true one before it: words never overlap here.
+            start_ms = max(span.s, self._said_ms)
+            self._said_ms = max(span.e, start_ms)
+            self._say("Word", text=span.w, start_time=seconds(start_ms))
+            self._say("EndWord", stop_time=seconds(self._said_ms))
         self._said = max(self._said, len(spans))
 
     def _say(self, kind: str, **fields: object) -> None:

@@ -67,7 +67,8 @@ class TranscriptionFile(FileServer):
         if not self._is_stream:
             super().on_done(message)
             return
-        self._event({"type": "transcript.text.done", "text": self._text, "usage": self._usage})
+        # No usage: there it counts tokens, and we have none.
+        self._event({"type": "transcript.text.done", "text": self._text})
         self.send(b"data: [DONE]\n\n")
         self.end()
 

@@ -9,18 +9,26 @@ socket outlives it, so that a pooled one costs nothing.
 """
 
 from collections import deque
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from server.wire import messages as native
 from server.wire.adapter import Adapter, Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.openai_session import Settings, expiry_of
-from server.wire.values import base64_in, read_json, seconds
+from server.wire.values import base64_in, read_json, seconds, text_in
 
 MAX_EVENT_BYTES = 21 * 1024 * 1024
 """15 MiB of audio in base64, and its frame."""
 FATAL: dict[str, str] = {"over_capacity": "server_error", "internal": "server_error"}
+
+
+class Commit(NamedTuple):
+    """A commit that waits for its words."""
+
+    item: str = ""
+    """Empty: audio that was cleared, or of a turn that has its item."""
+    length_ms: float = 0.0
 
 
 class RealtimeServer(Adapter):
@@ -43,12 +51,17 @@ class RealtimeServer(Adapter):
         self._growth = Growth()
         self._open_item = ""
         """The item of the open turn, while the server owns turns."""
-        self._committed: deque[str] = deque()
-        """Items that wait for their words; an empty name is audio that was cleared."""
+        self._committed: deque[Commit] = deque()
+        self._event_id: str | None = None
+        """Of the client event that is read now: an error names it."""
+        self._begun_ms = self._ended_ms = 0
+        """Of the turn under way and of the last one, with what is around its speech."""
         self._pending: list[native.Final] = []
         """Finals of a client's turn before it commits."""
         self._offset_ms = self._length_ms = 0.0
         """Audio before the session under way, and of it."""
+        self._uncommitted_ms = 0.0
+        """Audio that no commit of the client's took yet."""
 
     def on_open(self) -> None:
         """Greet: clients configure only after it."""
@@ -57,8 +70,12 @@ class RealtimeServer(Adapter):
     def on_text(self, text: str) -> None:
         """Take a client event."""
         event = read_json(text, limit=MAX_EVENT_BYTES)
-        kind = event.get("type")
-        match kind:
+        self._event_id = text_in(event.get("event_id")) or None
+        self._take(event)
+        self._event_id = None
+
+    def _take(self, event: JsonObject) -> None:
+        match event.get("type"):
             case "session.update" | "transcription_session.update":
                 self._update(event)
             case "input_audio_buffer.append":
@@ -89,10 +106,11 @@ class RealtimeServer(Adapter):
     def on_turn(self, message: native.Turn) -> None:
         """Begin an item."""
         if message.event == "start" and self._settings.has_turns:
-            self._open_item = self._new_item()
+            self._open_item, at = self._new_item(), self._at(message.at_ms)
+            self._begun_ms = min(at, max(self._ended_ms, at - self._settings.padding_ms))
             self._say(
                 "input_audio_buffer.speech_started",
-                audio_start_ms=self._at(message.at_ms),
+                audio_start_ms=self._begun_ms,
                 item_id=self._open_item,
             )
 
@@ -113,9 +131,10 @@ class RealtimeServer(Adapter):
                 "code": error.code,
                 "message": error.message,
                 "param": error.param,
-                "event_id": None,
+                "event_id": self._event_id,
             },
         )
+        self._event_id = None
         if kind == "server_error":
             self.end(1013 if error.code == "over_capacity" else 1011, error.message)
         elif error.code != "bad_request":
@@ -124,7 +143,7 @@ class RealtimeServer(Adapter):
     def on_mistake(self, error: native.Error) -> None:
         """Fail the item whose commit was refused."""
         if error.code == "rate_limited" and self._committed:
-            item = self._committed.pop()
+            item = self._committed.pop().item
             if item and not self._settings.has_turns:
                 about = {"type": "invalid_request_error", "code": error.code}
                 self._say_of(item, "failed", error=about | {"message": error.message})
@@ -155,20 +174,22 @@ class RealtimeServer(Adapter):
                 language=self._settings.language,
                 latency=self.hello.get("latency"),
             )
-        self._length_ms += (
-            len(data) / self._settings.audio.frame_bytes * 1_000 / (self._settings.audio.rate)
-        )
+        audio = self._settings.audio
+        added_ms = len(data) / audio.frame_bytes * 1_000 / audio.rate
+        self._length_ms += added_ms
+        self._uncommitted_ms += added_ms
         self.audio(data)
 
     def _commit(self) -> None:
         if self._settings.has_turns:
             if self.format is not None:
-                self._committed.append("commit")
+                self._committed.append(Commit())
                 self.finalize()
             return
         item = self._new_item()
         self._say_committed(item)
-        self._committed.append(item)
+        self._committed.append(Commit(item, self._uncommitted_ms))
+        self._uncommitted_ms = 0.0
         if self.format is None:
             self._answer_commit()
         else:
@@ -176,8 +197,9 @@ class RealtimeServer(Adapter):
 
     def _clear(self) -> None:
         if self.format is not None and not self._settings.has_turns:
-            self._committed.append("")
+            self._committed.append(Commit())
             self.finalize()
+        self._uncommitted_ms = 0.0
         self._say("input_audio_buffer.cleared")
 
     # ---- items
@@ -190,12 +212,14 @@ class RealtimeServer(Adapter):
             return
         item = self._open_item or self._new_item()
         self._delta(item, self._growth.final(final))
+        length_ms = float(final.end_ms - final.start_ms)
         if self._open_item:
-            at = self._at(final.end_ms)
+            self._ended_ms = at = self._end_of(final)
+            length_ms = at - self._begun_ms
             self._say("input_audio_buffer.speech_stopped", audio_end_ms=at, item_id=item)
         self._open_item = ""
         self._say_committed(item)
-        self._completed(item, final.text, final.end_ms - final.start_ms)
+        self._completed(item, final.text, length_ms)
 
     def _finish_commit(self, final: native.Final) -> None:
         if final.text:
@@ -204,14 +228,13 @@ class RealtimeServer(Adapter):
             self._answer_commit()
 
     def _answer_commit(self) -> None:
-        item, finals = self._committed.popleft(), self._pending
+        commit, finals = self._committed.popleft(), self._pending
         self._pending = []
-        if not item:
+        if not commit.item:
             return  # the client threw this audio away
         text = " ".join(final.text for final in finals)
-        self._delta(item, text)
-        length_ms = finals[-1].end_ms - finals[0].start_ms if finals else 0
-        self._completed(item, text, length_ms)
+        self._delta(commit.item, text)
+        self._completed(commit.item, text, commit.length_ms)
 
     def _forget(self) -> None:
         """Answer what still waits: the session that would have is over."""
@@ -240,8 +263,8 @@ class RealtimeServer(Adapter):
         if text:
             self._say_of(item, "delta", delta=text)
 
-    def _completed(self, item: str, text: str, length_ms: int) -> None:
-        usage = {"type": "duration", "seconds": seconds(length_ms)}
+    def _completed(self, item: str, text: str, length_ms: float) -> None:
+        usage = {"type": "duration", "seconds": seconds(round(length_ms))}
         self._say_of(item, "completed", transcript=text, usage=usage)
 
     def _say_of(self, item: str, word: str, **fields: object) -> None:
@@ -264,6 +287,14 @@ class RealtimeServer(Adapter):
 
     def _at(self, milliseconds: int) -> int:
         return milliseconds + round(self._offset_ms)
+
+    def _end_of(self, final: native.Final) -> int:
+        """Return where the audio of a turn ends: behind the silence that ended it."""
+        end_ms = self._at(final.end_ms)
+        if final.cause != "endpoint":
+            return end_ms
+        heard_ms = round(self._offset_ms + self._length_ms)
+        return max(end_ms, min(end_ms + self._settings.endpointing().silence_ms, heard_ms))
 
     def _new_item(self) -> str:
         self._items += 1

@@ -64,6 +64,11 @@ class Settings:
         """Whether the server says when a turn is over."""
         return self.turns is not None
 
+    @property
+    def padding_ms(self) -> int:
+        """How much audio before its speech belongs to a turn."""
+        return 0 if self.turns is None else self.turns.prefix_padding_ms
+
     def endpointing(self) -> native.Endpointing:
         """Return when a turn is over."""
         if self.turns is None:

@@ -6,6 +6,7 @@ Does not know: sockets, clocks, sound files (the audio comes decoded).
 """
 
 import re
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -181,6 +182,7 @@ class FileServer(Adapter):
         super().__init__(hello)
         self.recording = recording
         self.finals: list[native.Final] = []
+        """In the order of time."""
 
     def wishes(self) -> tuple[str, list[native.Boost]]:
         """Return language and phrases."""
@@ -201,9 +203,9 @@ class FileServer(Adapter):
         self.stop()
 
     def on_final(self, message: native.Final) -> None:
-        """Keep a segment."""
+        """Keep a segment, in its place: those of two channels come as each is done."""
         if message.text:
-            self.finals.append(message)
+            insort(self.finals, message, key=lambda final: final.start_ms)
 
     def on_done(self, message: native.Done) -> None:
         """Answer with the whole."""

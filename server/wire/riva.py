@@ -27,6 +27,8 @@ STATUS: dict[str, int] = {
     "session_limit": DEADLINE_EXCEEDED,
 }
 INTERIM_STABILITY = 0.5
+REQUEST_ID = 100
+"""Of requests and responses, the number of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,11 @@ def alternative(
     return pb.text(1, text) + pb.floating(2, confidence) + spans
 
 
+def echoed(request_id: bytes) -> bytes:
+    """Return the RequestId of a request as its responses carry it; nothing for none."""
+    return pb.data(REQUEST_ID, request_id) if request_id else b""
+
+
 class RivaServer(Adapter):
     """A client of StreamingRecognize; a binary message is one request of the stream."""
 
@@ -96,12 +103,16 @@ class RivaServer(Adapter):
         super().__init__(hello)
         self._config: Config | None = None
         self._has_interim = False
-        self._done_s = 0.0
+        self._heard_s = 0.0
+        """Audio processed, by the clock and by the results told; it never goes back."""
         self._rate = 1
+        self._id = b""
+        """The RequestId of the client's last request that had one."""
 
     def on_binary(self, data: bytes) -> None:
         """Take a StreamingRecognizeRequest: the configuration first, then audio."""
         request = pb.Fields(data)
+        self._id = request.data(REQUEST_ID) or self._id
         if self._config is None:
             if not request.has(1):
                 raise BadRequest("the first request must hold streaming_config")
@@ -121,7 +132,7 @@ class RivaServer(Adapter):
         """Give the open segment."""
         if self._has_interim:
             heard = alternative(message.text, 0.0, (), has_words=False)
-            self._result(heard, message.channel, pb.floating(3, INTERIM_STABILITY))
+            self._result(heard, message, pb.floating(3, INTERIM_STABILITY))
 
     def on_final(self, message: native.Final) -> None:
         """Give a finished segment; its text ends with a space, as clients append."""
@@ -129,11 +140,11 @@ class RivaServer(Adapter):
             text, confidence = f"{message.text} ", message.confidence or 0.0
             words = message.words or ()
             heard = alternative(text, confidence, words, has_words=self._config.has_words)
-            self._result(heard, message.channel, pb.integer(2, 1) + pb.floating(3, 1.0))
+            self._result(heard, message, pb.integer(2, 1) + pb.floating(3, 1.0))
 
     def on_progress(self, message: native.Ack) -> None:
         """Keep the clock: results tell it."""
-        self._done_s = message.done / self._rate
+        self._heard_s = max(self._heard_s, message.done / self._rate)
 
     def on_done(self, message: native.Done) -> None:
         """End well."""
@@ -157,17 +168,20 @@ class RivaServer(Adapter):
             phrases=config.phrases,
         )
 
-    def _result(self, heard: bytes, channel: int, rest: bytes) -> None:
-        result = pb.data(1, heard) + rest + pb.integer(5, channel + 1)
-        self.send(pb.data(1, result + pb.floating(6, self._done_s)))
+    def _result(self, heard: bytes, said: native.Partial | native.Final, rest: bytes) -> None:
+        self._heard_s = max(self._heard_s, said.end_ms / 1_000)  # the clock is told behind it
+        result = pb.data(1, heard) + rest + pb.integer(5, said.channel + 1)
+        self.send(pb.data(1, result + pb.floating(6, self._heard_s)) + echoed(self._id))
 
 
 class RivaFile(FileServer):
     """A client of Recognize: a whole file in one request."""
 
-    def __init__(self, hello: Hello, recording: Recording, config: Config) -> None:
+    def __init__(
+        self, hello: Hello, recording: Recording, config: Config, request_id: bytes = b""
+    ) -> None:
         super().__init__(hello, recording)
-        self._config = config
+        self._config, self._id = config, request_id
         if config.has_marks:
             self.readable = native.Readable(numbers=False)
 
@@ -188,7 +202,7 @@ class RivaFile(FileServer):
             end_s = final.end_ms / 1_000
             tag = pb.integer(2, final.channel + 1) + pb.floating(3, end_s)
             results += pb.data(1, pb.data(1, heard) + tag)
-        self.send(results)
+        self.send(results + echoed(self._id))
         self.end(0)
 
     def on_error(self, error: native.Error) -> None:

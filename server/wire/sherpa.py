@@ -46,12 +46,13 @@ class SherpaServer(Adapter):
     def on_partial(self, message: native.Partial) -> None:
         """Say the open segment."""
         words = spread(message.text, message.start_ms, message.end_ms)
-        self._say(message.text, words, message.start_ms, is_final=False)
+        self._say(message.text, words, message.start_ms)
 
     def on_final(self, message: native.Final) -> None:
         """Say a finished segment."""
         if message.text:
-            self._say(message.text, list(message.words or ()), message.start_ms, is_final=True)
+            words, is_eof = list(message.words or ()), message.cause == "stop"
+            self._say(message.text, words, message.start_ms, is_final=True, is_eof=is_eof)
             self._segment += 1
 
     def on_done(self, message: native.Done) -> None:
@@ -69,7 +70,13 @@ class SherpaServer(Adapter):
         self.end()
 
     def _say(
-        self, text: str, words: list[native.WordSpan], start_ms: int, *, is_final: bool
+        self,
+        text: str,
+        words: list[native.WordSpan],
+        start_ms: int,
+        *,
+        is_final: bool = False,
+        is_eof: bool = False,
     ) -> None:
         # Times of tokens count from the start of their segment, as there.
         self.send_json(
@@ -84,6 +91,6 @@ class SherpaServer(Adapter):
                 "words": [],
                 "start_time": seconds(start_ms),
                 "is_final": is_final,
-                "is_eof": False,
+                "is_eof": is_eof,
             }
         )

@@ -50,6 +50,9 @@ class SpeechmaticsServer(Adapter):
         self._phrases: list[native.Boost] = []
         self._header = WavHeader()
         self._received = 0
+        self._rate = 1
+        self._forced = 0
+        """Ends of utterance that were asked for and not told."""
 
     def on_text(self, text: str) -> None:
         """Take a message."""
@@ -63,8 +66,11 @@ class SpeechmaticsServer(Adapter):
         match kind:
             case "EndOfStream":
                 self._end_stream()
-            case "ForceEndOfUtterance":
+            case "ForceEndOfUtterance" if self.format is not None:
+                self._forced += 1
                 self.finalize()
+            case "ForceEndOfUtterance":
+                self._end_utterance(0.0)  # nothing was heard
             case "SetRecognitionConfig":
                 config = object_in(value.get("transcription_config"))
                 self._has_partials = bool(config.get("enable_partials", self._has_partials))
@@ -97,11 +103,20 @@ class SpeechmaticsServer(Adapter):
             self._transcript("AddTranscript", message, list(message.words or ()))
 
     def on_turn(self, message: native.Turn) -> None:
-        """Tell of the end of an utterance to those who asked."""
-        if message.event == "end" and self._has_utterances:
-            at = seconds(message.at_ms)
-            span = {"start_time": at, "end_time": at}
-            self.send_json({"message": "EndOfUtterance", "format": FORMAT, "metadata": span})
+        """Tell of the end of an utterance to those who asked; a forced one has its own answer."""
+        is_forced = message.trigger == "finalize" and self._forced > 0
+        if message.event == "end" and self._has_utterances and not is_forced:
+            self._end_utterance(seconds(message.at_ms))
+
+    def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
+        """Answer a ForceEndOfUtterance: clients wait for it, whether anything was said or not."""
+        if isinstance(message, native.Finalized):
+            self._forced -= 1
+            self._end_utterance(message.at / self._rate)
+
+    def on_mistake(self, error: native.Error) -> None:
+        """Forget a ForceEndOfUtterance that was one too many: nothing else is asked for here."""
+        self._forced -= 1
 
     def on_done(self, message: native.Done) -> None:
         """Say that all is said."""
@@ -147,7 +162,12 @@ class SpeechmaticsServer(Adapter):
             }
         )
 
+    def _end_utterance(self, at_s: float) -> None:
+        span = {"start_time": at_s, "end_time": at_s}
+        self.send_json({"message": "EndOfUtterance", "format": FORMAT, "metadata": span})
+
     def _open(self, audio: native.AudioFormat) -> None:
+        self._rate = audio.rate
         self.start(
             audio,
             endpointing=self._wish,

@@ -23,7 +23,7 @@ class VoskServer(Adapter):
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
-        self._rate = DEFAULT_RATE
+        self._rate = self._session_rate = DEFAULT_RATE
         self._has_words = True
         self._alternatives = 0
         self._phrases: list[native.Boost] = []
@@ -31,6 +31,8 @@ class VoskServer(Adapter):
         self._partial = ""
         self._is_ending = False
         self._has_reset = False
+        self._heard_ms = 0
+        """Audio before the session under way: times count from the first, over every reset."""
 
     def on_text(self, text: str) -> None:
         """Take a control message; none is answered at once."""
@@ -49,6 +51,7 @@ class VoskServer(Adapter):
         if self._is_ending:
             return
         if self.format is None:
+            self._session_rate = self._rate
             self.start(audio_format("pcm_s16le", self._rate), phrases=self._phrases)
         self.audio(data)
         self._answer()
@@ -66,6 +69,7 @@ class VoskServer(Adapter):
     def on_done(self, message: native.Done) -> None:
         """Give the rest."""
         self._say_rest()
+        self._heard_ms += message.samples * 1_000 // self._session_rate
 
     def on_error(self, error: native.Error) -> None:
         """Close: the wire has no words for it."""
@@ -115,8 +119,8 @@ class VoskServer(Adapter):
             result["result"] = [
                 {
                     "conf": 1.0 if word.c is None else word.c,
-                    "start": seconds(word.s),
-                    "end": seconds(word.e),
+                    "start": seconds(self._heard_ms + word.s),
+                    "end": seconds(self._heard_ms + word.e),
                     "word": word.w,
                 }
                 for word in words

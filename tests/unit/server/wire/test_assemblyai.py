@@ -26,6 +26,8 @@ def test_a_turn_holds_words_that_will_not_change_and_marks_the_others() -> None:
     assert [word["word_is_final"] for word in first["words"]] == [True, False]
     assert (end["transcript"], end["end_of_turn"], end["turn_order"]) == ("turn on it", True, 0)
     assert after["turn_order"] == 1
+    confidences = [value["end_of_turn_confidence"] for value in played.said(type="Turn")]
+    assert confidences == [0.0, 1.0, 1.0]  # of the end of the turn, not of its words
     assert all(value.keys() >= FIELDS for value in played.said(type="Turn"))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.wire.adapter import Refused
 from server.wire.deepgram import DeepgramServer
-from server.wire.messages import Ack, Boost, Configured, Endpointing, Readable
+from server.wire.messages import Ack, Boost, Configure, Configured, Endpointing, Error, Readable
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 RAW = {"encoding": "linear16", "sample_rate": 16_000}
@@ -112,7 +112,7 @@ def test_a_finalize_without_words_is_answered_too() -> None:
     (result,) = played.said(from_finalize=True)
     assert result["channel"]["alternatives"][0] == {
         "transcript": "",
-        "confidence": 0.9,
+        "confidence": 0.0,
         "words": [],
     }
     assert played.kinds() == ["start", "audio", "finalize"]
@@ -159,7 +159,29 @@ def test_configure_is_confirmed() -> None:
     played = table()
     played.hear({"type": "Configure", "keyterms": ["moon"]})
     played.tell(ready(), Configured(req="configure", at=0, applied={}))
-    assert [value["type"] for value in played.said()] == ["ConfigureSuccess"]
+    (answer,) = played.said()
+    assert (answer["type"], answer["keyterms"]) == ("ConfigureSuccess", ["moon"])
+
+
+def test_a_configure_without_keyterms_leaves_them_and_tells_none() -> None:
+    played = table()
+    played.hear({"type": "Configure", "features": {"numerals": True}})
+    played.hear({"type": "Configure", "keyterms": None}, {"type": "Configure", "keyterms": []})
+    configures = [request for request in played.asked if isinstance(request, Configure)]
+    assert [request.boost for request in configures] == [None, None, ()]
+    played.tell(ready(), *[Configured(req="configure", at=0, applied={})] * 3)
+    assert [value.get("keyterms") for value in played.said()] == [None, None, []]
+
+
+def test_a_configure_that_the_session_refuses_failed() -> None:
+    played = table()
+    played.hear({"type": "Configure", "keyterms": ["moon"]}, {"type": "Configure"})
+    refused = Error(code="rate_limited", message="wait", fatal=False, req="configure")
+    other = Error(code="rate_limited", message="wait", fatal=False, req="finalize")
+    played.tell(ready(), other, refused, Configured(req="configure", at=0, applied={}))
+    failure, success = played.said()
+    assert (failure["type"], failure["description"]) == ("ConfigureFailure", "wait")
+    assert (success["type"], "keyterms" in success) == ("ConfigureSuccess", False)
 
 
 def test_silence_is_told_once_when_it_was_asked_for() -> None:
@@ -171,6 +193,23 @@ def test_silence_is_told_once_when_it_was_asked_for() -> None:
         played.tell(Ack(at=99_999, done=done, durable=0))
     assert [value["last_word_end"] for value in played.said(type="UtteranceEnd")] == [0.08]
     assert played.said(type="SpeechStarted")[0]["timestamp"] == 0.12
+
+
+def test_an_utterance_does_not_end_while_words_go_on() -> None:
+    played = table(utterance_end_ms=1_000, interim_results="true")
+    played.tell(ready(), final("one", cause="finalize"), partial("two", id=1))
+    played.tell(Ack(at=99_999, done=32_000, durable=0))
+    assert played.said(type="UtteranceEnd") == []
+    played.tell(final("two three", id=1, at_ms=400))
+    played.tell(Ack(at=99_999, done=32_000, durable=0))
+    assert [value["last_word_end"] for value in played.said(type="UtteranceEnd")] == [0.58]
+
+
+def test_a_silence_that_new_words_end_is_told_before_them() -> None:
+    played = table(utterance_end_ms=1_000)
+    played.tell(ready(), final("one"), final("two", id=1, at_ms=1_080))
+    told = [value["type"] for value in played.said()]
+    assert told == ["Results", "UtteranceEnd", "Results"]
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"type":"Nonsense"}', "{}"])

@@ -100,6 +100,16 @@ def test_a_stream_is_growing_text_and_its_sum() -> None:
     deltas = [value["delta"] for value in values if value["type"] == "transcript.text.delta"]
     assert deltas == ["hello", " there", " good day"]
     assert "".join(deltas) == values[-1]["text"] == "hello there good day"
+    assert "usage" not in values[-1]  # there it counts tokens
+
+
+def test_segments_of_two_channels_are_given_in_the_order_of_time() -> None:
+    file = DeepgramFile(hello(utterances="true"), recording())
+    played = Table(file)
+    played.tell(ready(), final("second", at_ms=900), final("first", at_ms=100), DONE)
+    _, _, body = response(played)
+    spoken = [value["transcript"] for value in json.loads(body)["results"]["utterances"]]
+    assert spoken == ["first", "second"]
 
 
 def test_a_stream_that_fails_says_so_in_the_stream() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from server.wire.adapter import Refused
 from server.wire.flux import FluxServer, Thresholds
-from server.wire.messages import Configured, Endpointing, Readable
+from server.wire.messages import Configured, Endpointing, Error, Finalized, Readable
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 RAW = {"encoding": "linear16", "sample_rate": 16_000}
@@ -80,8 +80,24 @@ def test_eager_ends_come_only_when_they_were_asked_for() -> None:
 )
 def test_the_trigger_has_their_name(trigger: str, named: str) -> None:
     played = table()
+    played.hear({"type": "ForceEndTurn"})
     played.tell(ready(), turn("start"), final("a"), turn("end", text="a", trigger=trigger))
     assert played.said()[-1]["trigger"] == named
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Finalized(at=0, req="force"),
+        Error(code="rate_limited", message="", fatal=False, req="force"),
+    ],
+)
+def test_the_end_of_the_stream_is_no_turn_ended_by_hand(answer: Finalized | Error) -> None:
+    played = table()
+    played.hear({"type": "ForceEndTurn"}, {"type": "CloseStream"})
+    played.tell(ready(), answer, turn("start"), final("a", cause="stop"))
+    played.tell(turn("end", text="a", trigger="finalize"))
+    assert played.said()[-1]["trigger"] == "model"
 
 
 def test_thresholds_become_silences() -> None:
@@ -131,8 +147,52 @@ def test_an_error_is_said_and_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["nope", '{"type":"Other"}', '{"type":"Configure","thresholds":{"eot_threshold":7}}']
+    "wish", [{"eot_threshold": 7}, {"eot_threshold": 0.6, "eot_timeout_ms": 1}]
 )
+def test_a_configure_that_cannot_be_fails_and_changes_nothing(wish: dict[str, float]) -> None:
+    played = table()
+    played.hear({"type": "Configure", "thresholds": wish}, {"type": "Configure"})
+    assert [value["type"] for value in played.said()] == ["Connected", "ConfigureFailure"]
+    played.tell(ready(), Configured(req="configure", at=0, applied={}))
+    assert played.said()[-1]["thresholds"]["eot_threshold"] == 0.7
+    refused = Error(code="rate_limited", message="wait", fatal=False, req="configure")
+    played.tell(refused)
+    assert played.said()[-1]["type"] == "ConfigureFailure"
+    assert played.adapter.ending is None
+
+
+def test_words_are_those_of_the_transcript_and_its_window_covers_them() -> None:
+    played = table(eager_eot_threshold=0.4, readable="true")
+    said = final("Turn on it.", at_ms=60)
+    played.tell(ready(), turn("start", at_ms=200), partial("Turn"))
+    played.tell(turn("eager_end", at_ms=900, text="Turn on it.", confidence=0.6))
+    played.tell(said, turn("end", at_ms=1_300, text="Turn on it."))
+    for told in played.said(type="TurnInfo"):
+        assert " ".join(word["word"] for word in told["words"]) == told["transcript"]
+        if told["words"]:
+            assert told["audio_window_start"] <= told["words"][0]["start"]
+            assert told["audio_window_end"] >= told["words"][-1]["end"]
+    assert said.words is not None
+    times = [(round(word["start"] * 1_000), word["end"]) for word in told["words"]]
+    assert times == [(word.s, word.e / 1_000) for word in said.words]
+
+
+def test_the_confidence_of_an_end_is_not_that_of_its_words() -> None:
+    played = table(eager_eot_threshold=0.4)
+    played.tell(ready(), turn("start"), partial("a"), turn("eager_end", text="a", confidence=0.9))
+    played.tell(turn("resumed"), partial("a", "b"), final("a b"), turn("end", text="a b"))
+    told = [(value["event"], value["end_of_turn_confidence"]) for value in played.said()[1:]]
+    assert told == [
+        ("StartOfTurn", 0.0),
+        ("Update", 0.0),
+        ("EagerEndOfTurn", 0.4),
+        ("TurnResumed", 0.0),
+        ("Update", 0.0),
+        ("EndOfTurn", 0.7),
+    ]
+
+
+@pytest.mark.parametrize("text", ["nope", '{"type":"Other"}'])
 def test_what_cannot_be_read_is_a_fatal_error_message(text: str) -> None:
     played = table()
     played.hear(text)

@@ -62,6 +62,16 @@ def test_words_of_a_final_have_the_times_of_the_model() -> None:
     assert [m["stop_time"] for m in said(played, "EndWord")] == [0.48, 0.58]
 
 
+def test_words_never_overlap_whatever_their_guessed_times_were() -> None:
+    played = table(SOUND)
+    played.tell(ready(), partial("turn on", "the"), final("turn on the light"))
+    starts = [m["start_time"] for m in said(played, "Word")]
+    stops = [m["stop_time"] for m in said(played, "EndWord")]
+    assert starts[:2] == [0.0, 0.133]  # two of three words in 400 ms
+    times = [time for pair in zip(starts, stops, strict=True) for time in pair]
+    assert times == sorted(times)
+
+
 def test_each_decoded_step_is_said_once_with_whether_somebody_speaks() -> None:
     played = table(SOUND)
     played.tell(ready(), native.Ack(at=3 * STEP, done=STEP, durable=0), turn("start"))

@@ -219,8 +219,45 @@ def test_idleness_ends_the_session_not_the_socket_and_time_goes_on() -> None:
     played.tell(ready(), fatal("idle_timeout"))
     assert (played.adapter.ending, kinds(played)) == (None, ["session.created"])
     played.hear(append())
-    played.tell(ready(), turn("start", at_ms=50))
+    played.tell(ready(), turn("start", at_ms=350))
     assert played.said(type="input_audio_buffer.speech_started")[0]["audio_start_ms"] == 1_050
+
+
+def test_the_span_of_a_turn_has_what_is_around_its_speech() -> None:
+    played = table()
+    played.hear(append(b"\0" * 48 * 2_600))
+    played.tell(ready(), turn("start", at_ms=200), final("a", at_ms=200))  # "a" until 280
+    played.tell(turn("start", number=1, at_ms=900), final("b", id=1, at_ms=900))
+    played.tell(turn("start", number=2, at_ms=2_400), final("c", id=2, at_ms=2_400))
+    played.tell(turn("start", number=3, at_ms=2_500), final("d", id=3, cause="stop", at_ms=2_500))
+    starts = played.said(type="input_audio_buffer.speech_started")
+    stops = played.said(type="input_audio_buffer.speech_stopped")
+    spans = [
+        (start["audio_start_ms"], stop["audio_end_ms"])
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+    assert spans == [(0, 780), (780, 1_480), (2_100, 2_600), (2_500, 2_580)]
+    lengths = [value["usage"]["seconds"] for value in played.said(type=f"{ITEM}.completed")]
+    assert lengths == [0.78, 0.7, 0.5, 0.08]
+
+
+def test_the_usage_of_a_commit_is_the_audio_it_took() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append(b"\0" * 48_000))
+    played.hear({"type": "input_audio_buffer.commit"}, append(b"\0" * 480))
+    played.hear({"type": "input_audio_buffer.clear"}, append(b"\0" * 24_000))
+    played.hear({"type": "input_audio_buffer.commit"})
+    played.tell(ready(), *(final("", id=i, cause="finalize") for i in range(3)))
+    usages = [value["usage"]["seconds"] for value in played.said(type=f"{ITEM}.completed")]
+    assert usages == [1.0, 0.5]
+
+
+def test_an_error_names_the_event_it_is_of() -> None:
+    played = table()
+    played.hear({"type": "response.create", "event_id": "mine"}, append(), {"type": "other"})
+    played.tell(fatal("over_capacity"))
+    named = [value["error"]["event_id"] for value in played.said(type="error")]
+    assert named == ["mine", None, None]
 
 
 def test_no_room_is_an_error_and_the_end() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.wire import protobuf as pb
 from server.wire.adapter import Adapter
 from server.wire.errors import BadRequest
-from server.wire.messages import Ack, AudioFormat, Endpointing, Readable
+from server.wire.messages import Ack, AudioFormat, Done, Endpointing, Readable
 from server.wire.rest import Recording
 from server.wire.riva import RivaFile, RivaServer, read_config
 from server.wire.sherpa import SherpaServer
@@ -74,6 +74,18 @@ def test_vosk_begins_again_after_a_reset() -> None:
     assert [value.get("text") for value in played.said()] == [None, "one", None]
 
 
+def test_vosk_times_go_on_over_a_reset() -> None:
+    played = vosk({"sample_rate": 16_000})
+    played.hear(PCM, {"reset": 1})
+    played.tell(ready(), final("one"), Done(samples=24_000, finals=1))
+    played.hear(PCM, {"reset": 1})
+    played.tell(ready(), final("two"), Done(samples=8_000, finals=1))
+    played.hear(PCM, {"eof": 1})
+    played.tell(ready(), final("three"), DONE)
+    starts = [value["result"][0]["start"] for value in played.said() if value.get("text")]
+    assert starts == [0.0, 1.5, 2.0]
+
+
 def test_vosk_config_chooses_words_alternatives_and_phrases() -> None:
     played = vosk({"words": 0, "max_alternatives": 2, "phrase_list": ["moon", "[unk]"]})
     played.hear(PCM)
@@ -121,6 +133,16 @@ def test_sherpa_counts_the_times_of_tokens_from_the_start_of_their_segment() -> 
     assert spans is not None
     assert result["start_time"] == 2.0
     assert result["timestamps"] == [span.s / 1_000 for span in spans]
+
+
+def test_sherpa_marks_the_result_that_the_end_of_the_audio_finished() -> None:
+    played = Table(SherpaServer(hello()))
+    played.hear(b"\0" * 400)
+    played.tell(ready(), final("a"), partial("b", id=1))
+    played.hear("Done")
+    played.tell(final("b", id=1, cause="stop"), DONE)
+    results = [json.loads(frame) for frame in played.frames[:-1]]
+    assert [value["is_eof"] for value in results] == [False, False, True]
 
 
 def test_sherpa_without_audio_is_done_at_once() -> None:
@@ -280,15 +302,39 @@ def results(frames: list[Any]) -> list[tuple[str, int, float, int]]:
 def test_riva_gives_interim_and_final_results() -> None:
     played = riva()
     played.hear(pb.data(2, PCM))
-    played.tell(ready(), Ack(at=3_200, done=1_600, durable=0), partial("a", "b"), final("a b"))
+    played.tell(ready(), Ack(at=9_600, done=8_000, durable=0), partial("a", "b"), final("a b"))
     played.hang_up()
     played.tell(DONE)
     assert results(played.frames) == [
-        ("a b", 0, 0.1, 0),
-        ("a b ", 1, 0.1, 2),
+        ("a b", 0, 0.5, 0),
+        ("a b ", 1, 0.5, 2),
     ]
     assert played.kinds() == ["start", "audio", "stop"]
     assert played.adapter.ending == (0, "")
+
+
+def test_riva_has_processed_what_it_tells_of_and_never_less() -> None:
+    played = riva()
+    played.hear(pb.data(2, PCM))
+    played.tell(ready(), partial("a"), final("a b", at_ms=2_000), final("c", id=1))
+    played.tell(Ack(at=48_000, done=48_000, durable=0), final("d", id=2))
+    assert [done_s for _, _, done_s, _ in results(played.frames)] == [0.4, 2.18, 2.18, 3.0]
+
+
+def test_riva_names_the_request_in_its_responses() -> None:
+    name = pb.text(1, "call 7")
+    played = Table(RivaServer(hello()))
+    played.hear(pb.data(1, pb.data(1, config())) + pb.data(100, name), pb.data(2, PCM))
+    played.tell(ready(), final("a"))
+    assert [pb.Fields(frame).data(100) for frame in played.frames] == [name]  # type: ignore[arg-type]
+    audio = AudioFormat(encoding="pcm_s16le", rate=16_000)
+    told = read_config(pb.Fields(config()))
+    file = Table(RivaFile(hello(), Recording(audio, PCM), told, name))
+    file.tell(ready(), final("a"), DONE)
+    assert pb.Fields(file.frames[0]).data(100) == name  # type: ignore[arg-type]
+    nameless = Table(RivaFile(hello(), Recording(audio, PCM), told))
+    nameless.tell(ready(), final("a"), DONE)
+    assert not pb.Fields(nameless.frames[0]).has(100)  # type: ignore[arg-type]
 
 
 def test_riva_config_is_read() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.wire.messages import Endpointing
+from server.wire.messages import Endpointing, Error, Finalized
 from server.wire.speechmatics import SpeechmaticsServer
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
@@ -49,6 +49,33 @@ def test_partials_and_ends_of_utterance_come_only_when_asked_for() -> None:
     asked.tell(ready(), turn("end", at_ms=900, text="a"))
     assert asked.start.endpointing == Endpointing(silence_ms=500, hesitation_ms=0)
     assert asked.said(message="EndOfUtterance")[0]["metadata"]["end_time"] == 0.9
+
+
+@pytest.mark.parametrize("config", [{}, {"end_of_utterance_silence_trigger": 0.5}])
+def test_a_forced_end_of_utterance_is_answered_once_whoever_asked(config: dict[str, Any]) -> None:
+    played = table(conversation_config=config)
+    played.hear(b"\0\0", {"message": "ForceEndOfUtterance"}, {"message": "ForceEndOfUtterance"})
+    played.tell(ready(), final("a", cause="finalize"), turn("end", text="a", trigger="finalize"))
+    played.tell(Finalized(at=24_000), final("", id=1, cause="finalize"), Finalized(at=32_000))
+    told = [value["message"] for value in played.said()[2:]]
+    assert told == ["AddTranscript", "EndOfUtterance", "EndOfUtterance"]
+    ends = [value["metadata"] for value in played.said(message="EndOfUtterance")]
+    assert [end["end_time"] for end in ends] == [1.5, 2.0]
+
+
+def test_the_end_of_the_stream_ends_an_utterance_where_ends_are_told() -> None:
+    played = table(conversation_config={"end_of_utterance_silence_trigger": 0.5})
+    played.hear(b"\0\0", {"message": "ForceEndOfUtterance"}, {"message": "EndOfStream"})
+    played.tell(ready(), Error(code="rate_limited", message="wait", fatal=False))
+    played.tell(final("a", cause="stop"), turn("end", text="a", trigger="finalize"), DONE)
+    told = [value["message"] for value in played.said()[2:]]
+    assert told == ["AddTranscript", "EndOfUtterance", "EndOfTranscript"]
+
+
+def test_a_forced_end_before_any_audio_is_answered_too() -> None:
+    played = Table(SpeechmaticsServer(hello()))
+    played.hear(begin({"type": "file"}), {"message": "ForceEndOfUtterance"})
+    assert played.said()[-1]["metadata"] == {"start_time": 0.0, "end_time": 0.0}
 
 
 def test_the_end_of_the_stream_is_the_end_of_the_transcript() -> None:
