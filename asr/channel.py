@@ -251,7 +251,8 @@ class Channel:
     def _heard(self, *, changed: bool) -> list[Event]:
         if not changed:
             return []
-        return [*self._turns.heard_word(self._transcript.start_ms, self._transcript.end_ms)]
+        start_ms = self._spoken(self._transcript.start_ms)
+        return [*self._turns.heard_word(start_ms, self._transcript.end_ms)]
 
     def _tick(self, frame: int, *, is_open: bool) -> list[Event]:
         """Let the clock reach the end of this frame; no turn ends while a piece of it is open."""
@@ -335,7 +336,8 @@ class Channel:
     ) -> list[Event]:
         now_ms, events = self._clock.samples_ms(at_samples), list[Event]()
         if words and not self._turns.is_open:  # heard in the flush only
-            events += self._turns.heard_word(words[0].start_ms, words[-1].end_ms)
+            start_ms = self._spoken(words[0].start_ms)
+            events += self._turns.heard_word(start_ms, words[-1].end_ms)
         for req in reqs:
             if words:
                 events += self._close(words, "finalize", "finalize", now_ms)
@@ -366,7 +368,8 @@ class Channel:
     def _partial(self) -> list[Event]:
         words, events = self._likely(), list[Event]()
         if self._open and words:
-            events += self._turns.heard_likely(words[0].start_ms, words[-1].end_ms)
+            start_ms = self._spoken(words[0].start_ms)
+            events += self._turns.heard_likely(start_ms, words[-1].end_ms)
         mode = self.options.partials
         stable = words[: self._transcript.stable]
         shown = stable if mode == "stable" else words
@@ -377,6 +380,10 @@ class Channel:
         shown = earlier(shown, self._late_ms)
         start_ms, end_ms = shown[0].start_ms, shown[-1].end_ms
         return [*events, Partial(self._segment, self._rev, *state, start_ms, end_ms)]
+
+    def _spoken(self, heard_ms: int) -> int:
+        """Return when a turn began whose first word was heard then; its words are told so too."""
+        return max(0, heard_ms - self._late_ms)
 
     def _likely(self) -> tuple[Word, ...]:
         """Return the unpublished words, with those that may yet change."""

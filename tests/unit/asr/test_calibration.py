@@ -13,7 +13,7 @@ import asr
 from asr.calibration import BadCurve, Curve, expected_calibration_error, fit
 from asr.checkpoint import UnreadableCheckpoint, load_checkpoint
 from asr.engine import Engine, EngineConfig
-from asr.events import Event, Final
+from asr.events import Event, Final, TurnStart
 from asr.live import ChannelOptions, Recognizer
 from asr.offline import Recording, read_audio, transcribe
 
@@ -90,6 +90,8 @@ def test_words_are_told_as_early_as_they_were_spoken(folder: Path) -> None:
             live += [event for _, event in recognizer.step()]
         words = [word for event in live if isinstance(event, Final) for word in event.words]
         assert [w.start_ms for w in words] == [w.start_ms for w in heard.words]
+        (began,) = [event.at_ms for event in live if isinstance(event, TurnStart)]
+        assert began == words[0].start_ms
         starts.append([w.start_ms for w in words])
     assert [max(0, at - 120) for at in starts[0]] == starts[1] != starts[0]
 
