@@ -99,6 +99,7 @@ async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> Asy
         manager,
         store_of(config),
         away_s=config.limits.resume_ms / 1000,
+        away_bytes=config.away_mb * 1024**2,
         rest_after_s=config.rest_after_s,
     )
     try:

@@ -16,6 +16,7 @@ LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 
 DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 PORTS = ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port")
+COUNTS = ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways", "away_mb")
 EXTERNAL = re.compile(r"([^:\[\]]*|\[[0-9a-fA-F:]+\]):\d{1,5}")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
@@ -24,6 +25,8 @@ class ConfigError(ValueError):
     """A setting that cannot be."""
 
 
+AWAY_MB = 2_048
+"""A thousand sessions with the embedded model, all cut off by the same broken network, and room."""
 WORKERS_A_CORE, LEAST_MOST_WORKERS = 4, 16
 """More engine processes than so many would take a machine down before they serve anybody."""
 
@@ -74,6 +77,9 @@ class ServerConfig:
     store: str = "auto"
     """Where sessions are kept for clients that come back: memory, sqlite:PATH, redis://HOST:PORT;
     auto: SQLite in a folder that is memory, where the machine has one."""
+    away_mb: int = AWAY_MB
+    """Memory for sessions whose clients are gone and may come back, in each gateway; the longest
+    away are forgotten first. A store in memory holds as much again."""
     slots: int = 64
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
     rest_after_s: float = 5.0
@@ -109,7 +115,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         self._check_ports()
-        for name in ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways"):
+        for name in COUNTS:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

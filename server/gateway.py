@@ -257,12 +257,19 @@ class Gateway:
     def _figures(self) -> Answer:
         talks = [talk for c in self._connections if (talk := c.conversation()) is not None]
         talks += self._dropins.conversations()
-        kept = self._keeper.resting
+        keeper = self._keeper
+        kept = keeper.resting
         body = self._metrics.render(
             self._manager.status(),
             talks,
             connections=len(self._connections) + len(self._dropins),
-            rest=Rest(len(kept), sum(kept), self._manager.waiting),
+            rest=Rest(
+                sessions=len(kept),
+                kept_bytes=sum(kept),
+                waiting=self._manager.waiting,
+                away=keeper.away,
+                away_bytes=keeper.away_bytes,
+            ),
         )
         return Answer(HTTPStatus.OK, CONTENT_TYPE, body)
 
