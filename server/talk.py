@@ -98,6 +98,8 @@ class Talk:
         self._is_attached = False
         self._waiting: deque[Request] = deque()
         self._waiting_bytes = 0
+        self._has_dropped = False
+        """Whether there will be no more audio of what is long known."""
         self._frames: deque[Frame] = deque()
         self._wake = asyncio.Event()
         self._is_over = False
@@ -209,7 +211,10 @@ class Talk:
 
     def _collect(self) -> None:
         """Queue what the adapter asks for."""
-        for request in self._adapter.requests_to_serve():
+        requests = self._adapter.requests_to_serve()
+        if not requests and not self._waiting and not self._has_dropped:
+            requests = self._adapter.more()
+        for request in requests:
             self._waiting_bytes += _bytes_of(request)
             last = self._waiting[-1] if self._waiting else None
             match last, request:
@@ -304,6 +309,7 @@ class Talk:
     def _drop_waiting(self) -> None:
         self._waiting.clear()
         self._waiting_bytes = 0
+        self._has_dropped = True
 
     def _release(self) -> None:
         if self._is_attached and self._session is not None:
