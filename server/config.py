@@ -6,6 +6,7 @@ Does not know: argv, environment, engines, sockets.
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +28,16 @@ class ConfigError(ValueError):
 
 AWAY_MB = 2_048
 """A thousand sessions with the embedded model, all cut off by the same broken network, and room."""
+
+
+def check_look_ahead(wanted: int | None, model: str, offered: Iterable[int]) -> None:
+    """Raise ConfigError where a model does not have the look-ahead that is asked for."""
+    known = sorted(offered)
+    if wanted is not None and wanted not in known:
+        said = ", ".join(map(str, known))
+        raise ConfigError(f"{model} has no look-ahead {wanted}; it has {said}")
+
+
 WORKERS_A_CORE, LEAST_MOST_WORKERS = 4, 16
 """More engine processes than so many would take a machine down before they serve anybody."""
 
@@ -156,6 +167,11 @@ class ServerConfig:
             raise ConfigError(
                 f"devices are those of this machine: {other} and they exclude each other"
             )
+        self._check_external()
+
+    def _check_external(self) -> None:
+        if self.secret_file and not self.external:
+            raise ConfigError("secret_file is for external_workers, and there are none")
         if self.external and self.cluster:
             raise ConfigError("workers are the cluster's or external ones, not both")
         if self.external and self.gateways > 1:

@@ -94,6 +94,8 @@ class Keeper:
         self._manager = manager
         self._store = store
         self._clerk: Clerk | None = None
+        self._asking: asyncio.Future[Outcome] | None = None
+        """Whether the store is there."""
         self._lives = Lives(manager, rest_after_s)
         self._tenants: dict[int, Tenant] = {}
         self._holders: dict[int, Holder] = {}
@@ -274,6 +276,14 @@ class Keeper:
     def is_lasting(self) -> bool:
         """Whether sessions can be come back to when this server was started again."""
         return self._store.is_lasting
+
+    def ask_store(self) -> bool:
+        """Whether the store answered when it was last asked; ask one that did not again."""
+        clerk = self._clerk_()
+        if self._asking is None or (clerk.is_away and self._asking.done()):
+            self._asking = clerk.submit(lambda s: s.confirm("", 0))  # of nobody: it changes nothing
+            self._asking.add_done_callback(_read)
+        return not clerk.is_away
 
     async def settled(self, seconds: float) -> None:
         """Wait until the workers have answered finalizes and put sessions away, not for ever."""
