@@ -18,6 +18,7 @@ from asr.events import Event
 from server.config import ServerConfig
 from server.keeper import Keeper
 from server.keys import Account
+from server.ledger import SMALL_BYTES
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.session import Identity, Session
@@ -40,8 +41,6 @@ MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 """Requests of one client that wait for the flow window, nearly all of them audio."""
 REQUEST_BYTES, PHRASE_BYTES = 1_024, 128
 """What a request that is no audio is counted as, and each phrase in it."""
-SMALL_BYTES = 1_024
-"""Audio that waits is not kept in smaller packets: each would take more than it holds."""
 MAX_FRAMES = 2_048
 """Frames that wait for one client to read them."""
 IDLE_TICK_S = 3_600.0

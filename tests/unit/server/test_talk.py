@@ -11,6 +11,7 @@ from asr.events import Final, Progress, Stopped
 from server import talk as module
 from server.config import ServerConfig
 from server.keeper import Keeper
+from server.ledger import SMALL_BYTES
 from server.manager import Manager
 from server.metrics import Metrics
 from server.session import Identity
@@ -206,7 +207,7 @@ async def test_audio_that_waits_takes_little_more_than_it_is() -> None:
         await scene.all_heard()
         waiting = [one.data for one in scene.talk._waiting if isinstance(one, Audio)]
         assert b"".join(waiting) == SECOND + b"ab" * 10_000
-        assert len(waiting) <= 2 + 20_000 // module.SMALL_BYTES
+        assert len(waiting) <= 2 + 20_000 // SMALL_BYTES
         scene.talk.opened()
         scene.talk.happened(0, Progress(3 * RATE))
         told = await scene.all_heard()
