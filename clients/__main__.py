@@ -88,7 +88,11 @@ def _choose(argv: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the return value is the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if sys.stderr is None:  # closed (`2>&-`): what is noted there is lost
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123 - until the end
     try:
+        if sys.stdout is None:
+            raise CommandError("standard output is closed: >/dev/null throws the words away")
         return _run(given)
     except CommandError as error:
         print(f"rivulet: {error}", file=sys.stderr)

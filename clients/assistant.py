@@ -9,12 +9,19 @@ import asyncio
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, paced, why
+from clients.captions import (
+    add_session_arguments,
+    interrupts,
+    language_of,
+    latency_of,
+    paced,
+    why,
+)
 from clients.connection import Connection, RivuletError, connect
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -36,6 +43,9 @@ examples:
 What you say while a command still runs ends it (barge-in). Speech from a loudspeaker beside the
 microphone would do the same: wear headphones."""
 NAME = "assistant"
+SILENCE_MS, EAGER_MS = (100, 5_000), (80, 2_000)
+"""What the wire takes, from the least to the most."""
+Launch = Callable[[str], Awaitable[Run]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,13 +68,26 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.file) == args.microphone:
         raise CommandError("assistant needs either a FILE or --microphone")
     command = command_of(args.command)
+    language_of(args.language)
+    check_ms("--silence-ms", args.silence_ms, SILENCE_MS)
+    check_ms("--eager-ms", args.eager_ms, EAGER_MS)
     try:
         file = open_audio(args.file) if args.file else None
     except BadAudioFile as error:
         raise CommandError(str(error)) from error
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    failures = list[int]()
+
+    def failed(status: int) -> None:
+        failures.append(status)
+        how = f"status {status}" if status > 0 else f"signal {-status}"
+        screen.note(f"{command[0]} failed: {how}")
+
+    async def launch(text: str) -> Run:
+        return await Process.start(command, text, lambda line: screen.final(NAME, line), failed)
+
     try:
-        is_cut = asyncio.run(_answer_all(file, args, command, screen))
+        is_cut = asyncio.run(_answer_all(file, args, launch, screen))
     except RivuletError as error:
         raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
@@ -75,7 +98,16 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         screen.close()
-    return 130 if is_cut and file is not None else 0  # a microphone ends by Ctrl+C
+    if is_cut and file is not None:  # a microphone ends by Ctrl+C
+        return 130
+    return 1 if failures else 0
+
+
+def check_ms(option: str, value: int | None, bounds: tuple[int, int]) -> None:
+    """Look at what the server would refuse. Raises CommandError."""
+    least, most = bounds
+    if value is not None and not least <= value <= most:
+        raise CommandError(f"{option} is {least} to {most}, not {value}")
 
 
 def command_of(text: str) -> list[str]:
@@ -92,7 +124,7 @@ def command_of(text: str) -> list[str]:
 async def _answer_all(
     file: AudioFile | None,
     args: argparse.Namespace,
-    command: Sequence[str],
+    launch: Launch,
     screen: CaptionScreen,
 ) -> bool:
     """Answer; return whether Ctrl+C ended it."""
@@ -100,10 +132,10 @@ async def _answer_all(
     with interrupts(until):
         if file is not None:
             mono = replace(file, channels=1)
-            await _answer(paced(mono), mono.rate, args, command, screen, until)
+            await _answer(paced(mono), mono.rate, args, launch, screen, until)
             return until.is_set()
         async with Microphone(args.device) as microphone:
-            await _answer(microphone.packets(), microphone.rate, args, command, screen, until)
+            await _answer(microphone.packets(), microphone.rate, args, launch, screen, until)
     return until.is_set()
 
 
@@ -111,15 +143,11 @@ async def _answer(
     packets: AsyncIterator[bytes],
     rate: int,
     args: argparse.Namespace,
-    command: Sequence[str],
+    launch: Launch,
     screen: CaptionScreen,
     until: asyncio.Event,
 ) -> None:
     ears = Ears(asyncio.get_running_loop().time, rate)
-
-    async def launch(text: str) -> Run:
-        return await Process.start(command, text, lambda line: screen.final(NAME, line))
-
     taking = TurnTaking(launch, screen, ears)
     async with connect(
         args.url,

@@ -7,10 +7,12 @@ Does not know: how captions are drawn, how words are found.
 import argparse
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -22,7 +24,7 @@ from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
 from clients.saving import check, save
 from server.wire.errors import LocalProtocolError
-from server.wire.messages import AudioFormat, Chunk, Final, Readable
+from server.wire.messages import AudioFormat, Chunk, Final, Language, Readable
 from server.wire.subtitles import FORMATS, Segment, segment_of, write
 
 EXAMPLES = """\
@@ -71,6 +73,14 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def language_of(text: str | None) -> str | None:
+    """Return what ``--language`` means; which languages there are the server says."""
+    _, shape = get_args(Language)
+    if text is None or re.match(shape.pattern, text):
+        return text
+    raise CommandError(f"--language is a tag such as en, pt-BR or auto, not {text!r}")
+
+
 def latency_of(text: str | None) -> Latency:
     """Return what ``--latency`` means."""
     if text is None or text in ("low", "balanced", "accurate"):
@@ -99,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     except BadAudioFile as error:
         raise CommandError(str(error)) from error
     latency_of(args.latency)
+    language_of(args.language)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
     heard, is_over = Heard(), False
     try:
@@ -158,7 +169,7 @@ def session_of(
         url=args.url,
         audio=audio,
         latency=latency_of(args.latency),
-        language=args.language,
+        language=language_of(args.language),
         token=args.token,
         readable=Readable() if args.readable else None,
         names=names,

@@ -18,7 +18,15 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from clients.audiofile import AudioFile, BadAudioFile, open_audio
-from clients.captions import add_session_arguments, interrupts, latency_of, later, paced, why
+from clients.captions import (
+    add_session_arguments,
+    interrupts,
+    language_of,
+    latency_of,
+    later,
+    paced,
+    why,
+)
 from clients.connection import RivuletError
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -96,6 +104,8 @@ class Wish:
     device: str | None
     readable: Readable | None
     livekit: Entry | None
+    is_alone: bool = False
+    """Whether there is one participant, who needs no name where it fails."""
     listeners: Listeners | None = None
     """Where voices that share a channel are told apart."""
 
@@ -148,11 +158,12 @@ def run(args: argparse.Namespace) -> int:
         url=args.url,
         token=args.token,
         latency=latency,
-        language=args.language,
+        language=language_of(args.language),
         room=room,
         device=args.device,
         readable=Readable() if args.readable else None,
         livekit=entry_of(args.livekit, args.room, os.environ) if args.livekit else None,
+        is_alone=len(participants) == 1 and not args.livekit,
         listeners=listeners_of(args),
     )
     screen.note(f"read along: {link_of(args.url, f'/meeting/{room}')}")
@@ -168,9 +179,10 @@ def run(args: argparse.Namespace) -> int:
             save({path: WRITERS[path.suffix[1:]](segments, title) for path in args.save})
         screen.close()
     failed = [participant for participant in participants if participant.error]
-    if failed and len(failed) == len(participants):
+    if failed and wish.is_alone:
         raise CommandError(failed[0].error)
-    if is_cut and not args.microphone and not args.livekit:  # which end by Ctrl+C
+    is_early = is_cut and not args.microphone and not args.livekit  # which end by Ctrl+C
+    if is_early and len(failed) < len(participants):
         return 130
     return 1 if failed else 0
 
@@ -309,5 +321,5 @@ async def _take_part(
         participant.error = why(error, wish.url)
     except (LocalProtocolError, CommandError) as error:
         participant.error = str(error)
-    if participant.error:
+    if participant.error and not wish.is_alone:
         screen.note(f"{participant.name}: {participant.error}")

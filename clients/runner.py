@@ -43,16 +43,29 @@ class Process:
     Held output stays in the pipe, so a command that writes much waits instead of filling memory.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, line: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        line: Callable[[str], None],
+        failed: Callable[[int], None],
+    ) -> None:
         self._process = process
         self._line = line
+        self._failed = failed
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], text: str, line: Callable[[str], None]
+        cls,
+        command: Sequence[str],
+        text: str,
+        line: Callable[[str], None],
+        failed: Callable[[int], None] = lambda _: None,
     ) -> "Process":
-        """Start the command; ``line`` gets its output. Raises OSError."""
+        """Start the command; ``line`` gets its output, ``failed`` a status that is not 0.
+
+        Raises OSError.
+        """
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -63,7 +76,7 @@ class Process:
         with contextlib.suppress(ConnectionError):  # it need not read what was said
             process.stdin.write(f"{text}\n".encode())
             process.stdin.close()
-        return cls(process, line)
+        return cls(process, line, failed)
 
     @property
     def is_over(self) -> bool:
@@ -101,7 +114,8 @@ class Process:
                 self._line(line.decode(errors="replace"))
         if rest:
             self._line(rest.decode(errors="replace"))
-        await self._process.wait()
+        if status := await self._process.wait():
+            self._failed(status)
 
     async def _drain(self) -> None:
         """Wait for the end; a full pipe would hide it."""

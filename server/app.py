@@ -12,7 +12,12 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 
-from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
+from server.config import (
+    LOOK_AHEAD_OF_CLASS,
+    ConfigError,
+    ServerConfig,
+    check_look_ahead,
+)
 from server.gateway import Gateway
 from server.http import STREAM_PATH
 from server.keeper import Keeper
@@ -20,6 +25,7 @@ from server.keys import KeyFileError
 from server.manager import Manager
 from server.metrics import Metrics
 from server.place import Rules
+from server.ports import ListenError
 from server.store.base import Store, StoreUnavailable
 from server.store.choice import open_store
 from server.worker.cluster import Cluster
@@ -99,6 +105,7 @@ async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> Asy
         manager,
         store_of(config),
         away_s=config.limits.resume_ms / 1000,
+        away_bytes=config.away_mb * 1024**2,
         rest_after_s=config.rest_after_s,
     )
     try:
@@ -109,7 +116,8 @@ async def _running(config: ServerConfig, launch: Callable[[int], Worker]) -> Asy
     try:
         is_one_of_several = config.gateway is not None
         if not is_one_of_several:
-            await _listen(config, gateway)
+            await _listen(gateway)
+        keeper.ask_store()  # one that is away is told of: it may come back
         await manager.start()
         port = config.port if is_one_of_several else gateway.port
         yield Running(Addresses(config.host, port), manager, gateway, keeper)
@@ -145,8 +153,9 @@ async def serve(
     with signalled(stop or asyncio.Event()) as over:
         async with running(config) as server:
             if await _ready_before(server.manager, over):
+                _check_model(config, server.manager)
                 if config.gateway is not None:  # who comes to one of several can be served
-                    await _listen(config, server.gateway)
+                    await _listen(server.gateway)
                 on_ready(server.addresses)
                 await over.wait()
     return 0
@@ -243,15 +252,17 @@ async def _ready_before(manager: Manager, over: asyncio.Event) -> bool:
         ended.cancel()
 
 
-async def _listen(config: ServerConfig, gateway: Gateway) -> None:
+def _check_model(config: ServerConfig, manager: Manager) -> None:
+    """Refuse settings that the model cannot have; raises StartError."""
+    assert manager.model is not None
+    try:
+        check_look_ahead(config.look_ahead, manager.model.name, manager.model.look_aheads)
+    except ConfigError as error:
+        raise StartError(str(error)) from error
+
+
+async def _listen(gateway: Gateway) -> None:
     try:
         await gateway.start()
-    except OSError as error:
-        raise cannot_listen(config, error) from error
-
-
-def cannot_listen(config: ServerConfig, error: OSError) -> StartError:
-    """Return what is said of a port that is not to be had."""
-    where = f"{config.host}:{config.port}"
-    why = error.strerror or error
-    return StartError(f"cannot listen on {where}: {why}; choose another --host or --port")
+    except ListenError as error:
+        raise StartError(str(error)) from error

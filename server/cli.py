@@ -45,6 +45,7 @@ def load(choice: ModelChoice) -> StreamingEngine:
 
     from asr.checkpoint import DEFAULT_MODEL, CheckpointError
     from asr.engine import EngineConfig, load_engine
+    from server.config import check_look_ahead
 
     torch.set_num_threads(1)  # two OpenMP threads collapse on a busy machine (measured 7 times)
     try:
@@ -56,12 +57,9 @@ def load(choice: ModelChoice) -> StreamingEngine:
             beam=choice.beam,
         )
         engine = load_engine(choice.model or DEFAULT_MODEL, config, backend=choice.backend)
+        check_look_ahead(choice.look_ahead, engine.info.model, engine.info.look_aheads)
     except (CheckpointError, EngineError, ValueError) as error:
         raise CliError(str(error)) from error
-    wanted, offered = choice.look_ahead, engine.info.look_aheads
-    if wanted is not None and wanted not in offered:
-        known = ", ".join(map(str, sorted(offered)))
-        raise CliError(f"{engine.info.model} has no look-ahead {wanted}; it has {known}")
     return engine
 
 

@@ -6,6 +6,7 @@ Does not know: argv, environment, engines, sockets.
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,12 +17,25 @@ LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 
 DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 PORTS = ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port")
+COUNTS = ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways", "away_mb")
 EXTERNAL = re.compile(r"([^:\[\]]*|\[[0-9a-fA-F:]+\]):\d{1,5}")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
 
 class ConfigError(ValueError):
     """A setting that cannot be."""
+
+
+AWAY_MB = 2_048
+"""A thousand sessions with the embedded model, all cut off by the same broken network, and room."""
+
+
+def check_look_ahead(wanted: int | None, model: str, offered: Iterable[int]) -> None:
+    """Raise ConfigError where a model does not have the look-ahead that is asked for."""
+    known = sorted(offered)
+    if wanted is not None and wanted not in known:
+        said = ", ".join(map(str, known))
+        raise ConfigError(f"{model} has no look-ahead {wanted}; it has {said}")
 
 
 WORKERS_A_CORE, LEAST_MOST_WORKERS = 4, 16
@@ -74,6 +88,9 @@ class ServerConfig:
     store: str = "auto"
     """Where sessions are kept for clients that come back: memory, sqlite:PATH, redis://HOST:PORT;
     auto: SQLite in a folder that is memory, where the machine has one."""
+    away_mb: int = AWAY_MB
+    """Memory for sessions whose clients are gone and may come back, in each gateway; the longest
+    away are forgotten first. A store in memory holds as much again."""
     slots: int = 64
     """Cache rows per worker: its streams and, one in eight, the forks of their finalizes."""
     rest_after_s: float = 5.0
@@ -109,7 +126,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         self._check_ports()
-        for name in ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways"):
+        for name in COUNTS:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -150,6 +167,11 @@ class ServerConfig:
             raise ConfigError(
                 f"devices are those of this machine: {other} and they exclude each other"
             )
+        self._check_external()
+
+    def _check_external(self) -> None:
+        if self.secret_file and not self.external:
+            raise ConfigError("secret_file is for external_workers, and there are none")
         if self.external and self.cluster:
             raise ConfigError("workers are the cluster's or external ones, not both")
         if self.external and self.gateways > 1:

@@ -111,6 +111,8 @@ class Connection:
         self._is_logged = False
         """Whether the client may come back to the session."""
         self._is_new_token_unused = False
+        self._is_asking = False
+        """Whether the store is asked for the session: it has a patience of its own."""
         self._close_code: int | None = None
         """Our own reason to close; else the session's."""
 
@@ -318,12 +320,15 @@ class Connection:
             self.session.fail(OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S))
             return
         number = self.session.identity.number
+        self._is_asking = True
         try:
             found = await self._keeper.come_back(resume.token, self, number, self._account)
         except StoreUnavailable:
             text = "the store of sessions does not answer"
             self.session.fail(InternalError(text, retry_after=RETRY_AFTER_S))
             return
+        finally:
+            self._is_asking = False
         if found is None:
             text = "no session goes on with this token"
             self.session.fail(ResumeUnknown(text, param="resume.token"))
@@ -381,7 +386,7 @@ class Connection:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._close_code is not None:
+        if self._close_code is not None or self._is_asking:
             return
         self.session.handle_timer(now=self._loop.time())
         self.pump()

@@ -8,7 +8,7 @@ Does not know: workers, clients, what a snapshot holds.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -24,12 +24,18 @@ _LOGGED = (Final, TurnStart, TurnEnd)
 
 @dataclass(slots=True)
 class Owner:
-    """Who we are to the store. Only the clerk's thread changes the epoch."""
+    """Who we are to the store."""
 
     name: str
     epoch: int
+    """Only the clerk's thread changes it."""
     entries: int = 0
     """Length of the log, entries on their way included."""
+    known_epoch: int = field(init=False)
+    """Of which the event loop knows: what it ends is not what is being given to a new owner."""
+
+    def __post_init__(self) -> None:
+        self.known_epoch = self.epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from server.manager import Manager
 from server.metrics import CONTENT_TYPE, Metrics, Rest
 from server.negotiation import chunk_ms
 from server.patience import RETRY_AFTER_S
-from server.ports import Ports
+from server.ports import ListenError, Ports, listening
 from server.posts import Posts
 from server.rooms import Rooms
 from server.session import Identity, Session
@@ -89,10 +89,10 @@ class Gateway:
         )
 
     async def start(self) -> None:
-        """Listen; raises OSError."""
+        """Listen; raises ListenError."""
         number = self._config.gateway
         posts = Posts(self._dropins, self._site, self._guard)
-        self._server = await serve(
+        open_port = serve(
             self._serve,
             self._config.host,
             self._config.port,
@@ -110,9 +110,11 @@ class Gateway:
             reuse_port=number is not None,
             logger=_quiet_logger(),
         )
+        with listening(self._config, "port"):
+            self._server = await open_port
         try:
             await self.ports.start()
-        except OSError:
+        except ListenError:
             self.ports.close()
             self._server.close()
             raise
@@ -245,9 +247,10 @@ class Gateway:
 
     def _readiness(self) -> Answer:
         is_ready = self._manager.is_ready and not self._is_draining
-        body = {
+        body: dict[str, Any] = {
             "ready": is_ready,
             "draining": self._is_draining,
+            "store": "answers" if self._keeper.ask_store() else "away",
             "workers": [place.as_told() for place in self._manager.status()],
         }
         if self._config.gateway is not None:
@@ -257,12 +260,19 @@ class Gateway:
     def _figures(self) -> Answer:
         talks = [talk for c in self._connections if (talk := c.conversation()) is not None]
         talks += self._dropins.conversations()
-        kept = self._keeper.resting
+        keeper = self._keeper
+        kept = keeper.resting
         body = self._metrics.render(
             self._manager.status(),
             talks,
             connections=len(self._connections) + len(self._dropins),
-            rest=Rest(len(kept), sum(kept), self._manager.waiting),
+            rest=Rest(
+                sessions=len(kept),
+                kept_bytes=sum(kept),
+                waiting=self._manager.waiting,
+                away=keeper.away,
+                away_bytes=keeper.away_bytes,
+            ),
         )
         return Answer(HTTPStatus.OK, CONTENT_TYPE, body)
 

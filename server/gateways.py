@@ -22,8 +22,9 @@ from typing import Any
 
 import msgspec
 
-from server.app import Addresses, StartError, cannot_listen, signalled, store_of
+from server.app import Addresses, StartError, signalled, store_of
 from server.config import PORTS, ServerConfig
+from server.ports import ListenError, listening
 from server.worker.process import environment
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,11 @@ def reserved(config: ServerConfig) -> Iterator[ServerConfig]:
         ports = dict[str, Any]()
         for name in PORTS:
             if (port := getattr(config, name)) is not None:
-                ports[name] = _reserve(config, port, held)
+                try:
+                    with listening(config, name):
+                        ports[name] = _reserve(config.host, port, held)
+                except ListenError as error:
+                    raise StartError(str(error)) from error
         yield replace(config, **ports)
 
 
@@ -171,22 +176,19 @@ def _check(config: ServerConfig) -> None:
         raise StartError(f"several gateways need a store that they share: {choice}")
 
 
-def _reserve(config: ServerConfig, port: int, held: contextlib.ExitStack) -> int:
+def _reserve(host: str, port: int, held: contextlib.ExitStack) -> int:
     """Bind a port; another program's listener is an error, not somebody to share with."""
-    try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            config.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            where = (address[0], port, *address[2:])
-            if port:
-                with _socket(family) as alone:
-                    alone.bind(where)
-            shared = held.enter_context(_socket(family))
-            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            shared.bind(where)
-            port = shared.getsockname()[1]
-    except OSError as error:
-        raise cannot_listen(replace(config, port=port), error) from error
+    for family, _, _, _, address in socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        where = (address[0], port, *address[2:])
+        if port:
+            with _socket(family) as alone:
+                alone.bind(where)
+        shared = held.enter_context(_socket(family))
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(where)
+        port = shared.getsockname()[1]
     return port
 
 

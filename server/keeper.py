@@ -17,6 +17,8 @@ import msgspec
 
 from asr.events import Partial
 from server import ledger
+from server.away import Away
+from server.config import AWAY_MB
 from server.gate import Gate, Outlets, Owner, from_entry
 from server.keys import Account
 from server.ledger import Happening, Ledger
@@ -33,8 +35,6 @@ from server.ticket import Ticket
 from server.worker import link
 
 POLL_S = 0.01
-MAX_AWAY = 4_096
-"""Sessions put away at once; beyond it the oldest is forgotten here (the store has it still)."""
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):
@@ -83,18 +83,25 @@ class Keeper:
     """Where connections get their sessions served."""
 
     def __init__(
-        self, manager: Manager, store: Store, *, away_s: float = 600.0, rest_after_s: float = 0.0
+        self,
+        manager: Manager,
+        store: Store,
+        *,
+        away_s: float = 600.0,
+        away_bytes: int = AWAY_MB * 1024**2,
+        rest_after_s: float = 0.0,
     ) -> None:
         self._manager = manager
         self._store = store
-        self._away_s = away_s
         self._clerk: Clerk | None = None
+        self._asking: asyncio.Future[Outcome] | None = None
+        """Whether the store is there."""
         self._lives = Lives(manager, rest_after_s)
         self._tenants: dict[int, Tenant] = {}
         self._holders: dict[int, Holder] = {}
         """Of the sessions that can be come back to."""
         self._named: dict[str, int] = {}
-        self._away: dict[int, asyncio.TimerHandle] = {}
+        self._away = Away(self.release, seconds=away_s, most_bytes=away_bytes)
         self._quota = Quota()
 
     @property
@@ -111,6 +118,11 @@ class Keeper:
     def away(self) -> int:
         """Sessions without a client."""
         return len(self._away)
+
+    @property
+    def away_bytes(self) -> int:
+        """What is kept of them."""
+        return self._away.size
 
     @property
     def resting(self) -> list[int]:
@@ -140,7 +152,7 @@ class Keeper:
             return
         about = msgspec.msgpack.encode(About(one.ledger.opening, start))
         created = self._clerk_().submit(lambda s: s.create(ticket.name, ticket.hash, about))
-        created.add_done_callback(_read)
+        created.add_done_callback(lambda _: self._was_created(created, session))
         self._own(session, one, Owner(ticket.name, 1), holder)
 
     def send(self, command: link.Command, session: int) -> None:
@@ -157,15 +169,15 @@ class Keeper:
         """Forget a session and free its slots at once. Idempotent."""
         if (one := self._tenants.pop(session, None)) is None:
             return
-        self._stay(session)
+        self._away.remove(session)
         self._quota.give(session)
         self._holders.pop(session, None)
         gate = one.gate
         one.leave()
         if gate is not None:
-            owner = gate.owner
-            self._named.pop(owner.name, None)
-            forgotten = self._clerk_().submit(lambda s: s.forget(owner.name, owner.epoch))
+            name, epoch = gate.owner.name, gate.owner.known_epoch
+            self._named.pop(name, None)
+            forgotten = self._clerk_().submit(lambda s: s.forget(name, epoch))
             forgotten.add_done_callback(_read)
 
     def put_away(self, session: int, holder: Holder) -> None:
@@ -177,11 +189,7 @@ class Keeper:
         one.listener = self._holders[session] = holder
         self._quota.set_aside(session)
         one.put_away()
-        self._stay(session)
-        timer = asyncio.get_running_loop().call_later(self._away_s, self.release, session)
-        self._away[session] = timer
-        if len(self._away) > MAX_AWAY:
-            self._drop(next(iter(self._away)))
+        self._away.add(session, one.ledger.state_bytes)
 
     async def come_back(
         self, token: str, holder: Holder, number: int, account: Account | None = None
@@ -256,8 +264,8 @@ class Keeper:
         """Note that the client has its new token: the one before is spent."""
         one = self._tenants.get(session)
         if one is not None and one.gate is not None:
-            owner = one.gate.owner
-            confirmed = self._clerk_().submit(lambda s: s.confirm(owner.name, owner.epoch))
+            name, epoch = one.gate.owner.name, one.gate.owner.known_epoch
+            confirmed = self._clerk_().submit(lambda s: s.confirm(name, epoch))
             confirmed.add_done_callback(_read)
 
     def is_served(self, session: int) -> bool:
@@ -268,6 +276,14 @@ class Keeper:
     def is_lasting(self) -> bool:
         """Whether sessions can be come back to when this server was started again."""
         return self._store.is_lasting
+
+    def ask_store(self) -> bool:
+        """Whether the store answered when it was last asked; ask one that did not again."""
+        clerk = self._clerk_()
+        if self._asking is None or (clerk.is_away and self._asking.done()):
+            self._asking = clerk.submit(lambda s: s.confirm("", 0))  # of nobody: it changes nothing
+            self._asking.add_done_callback(_read)
+        return not clerk.is_away
 
     async def settled(self, seconds: float) -> None:
         """Wait until the workers have answered finalizes and put sessions away, not for ever."""
@@ -280,8 +296,6 @@ class Keeper:
 
     async def close(self) -> None:
         """Write what waits and close the store."""
-        for timer in self._away.values():
-            timer.cancel()
         self._away.clear()
         if self._clerk is not None:
             await self._clerk.close()
@@ -318,19 +332,30 @@ class Keeper:
         if epoch > gate.owner.epoch + 1:
             self._fenced(known)  # what we have of it is old
             return None
-        gate.owner.epoch = max(gate.owner.epoch, epoch)  # of two that come at once the later one
+        owner = gate.owner
+        owner.epoch = max(owner.epoch, epoch)  # of two that come at once the later one
+        owner.known_epoch = max(owner.known_epoch, epoch)
         return known
 
     def _own(self, session: int, one: Tenant, owner: Owner, holder: Holder) -> None:
         self._holders[session] = holder
         outlets = Outlets(
             passed=one.say,
-            kept=lambda at: self._holders[session].kept(at),
+            kept=lambda at: self._kept(session, at),
             refused=lambda: self._fenced(session),
             broken=lambda: self._broken(session),
         )
         one.gate = Gate(self._clerk_(), owner, outlets)
         self._named[owner.name] = session
+
+    def _kept(self, session: int, at: int) -> None:
+        self._holders[session].kept(at)
+        self._away.weigh(session, self._tenants[session].ledger.state_bytes)
+
+    def _was_created(self, created: asyncio.Future[Outcome], session: int) -> None:
+        """End a session that the store never heard of: it would refuse what is said there."""
+        if not created.cancelled() and created.exception() is not None:
+            self._broken(session)
 
     def _fenced(self, session: int) -> None:
         """Let go of a session that another server has."""
@@ -348,19 +373,15 @@ class Keeper:
         one = self._tenants.pop(session, None)
         if one is None:
             return None
-        self._stay(session)
+        self._away.remove(session)
         self._quota.give(session)
         if one.gate is not None:
             self._named.pop(one.gate.owner.name, None)
         one.leave()
         return self._holders.pop(session, None)
 
-    def _stay(self, session: int) -> None:
-        if timer := self._away.pop(session, None):
-            timer.cancel()
-
     def _take_over(self, number: int, holder: Holder) -> Session:
-        self._stay(number)
+        self._away.remove(number)
         old, self._holders[number] = self._holders[number], holder
         self._tenants[number].listener = holder
         return old.surrender()

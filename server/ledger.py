@@ -39,6 +39,11 @@ TELL_EVERY_S = 60
 RING_S = 90
 """Audio that is kept to be heard again: a flow window, the time between snapshots, and room."""
 
+SMALL_BYTES = 1_024
+"""Audio that waits is not kept in smaller packets: each would take more than it holds."""
+MAX_COMMANDS = 16_384
+"""Commands that are kept to be heard again; without a snapshot for as many, all is given up."""
+
 Happening = tuple[int, Event]
 _TURN_EVENTS = (TurnStart, EagerEnd, TurnResumed, TurnEnd)
 _TurnKey = tuple[str, int]
@@ -201,6 +206,7 @@ class Ledger:
         self._spell_out()
         self._append(command)
         self._is_lost |= self._held > RING_S * self._opening.rate
+        self._is_lost |= len(self._journal) > MAX_COMMANDS
         if self._is_lost:
             self._journal.clear()
 
@@ -329,9 +335,7 @@ class Ledger:
 
     def _append(self, command: link.Command) -> None:
         length = self.length(command)
-        if isinstance(command, link.Configure):
-            command = self._merged(self.at, command)
-        self._journal.append((self.at, command))
+        self._keep(self.at, command)
         self.at += length
         self._held += length if isinstance(command, link.Audio) else 0
 
@@ -344,13 +348,19 @@ class Ledger:
         if left:
             self.is_settled = False
 
-    def _merged(self, at: int, command: link.Configure) -> link.Configure:
-        """Make one of two changes between which nothing came, however often a client changes."""
+    def _keep(self, at: int, command: link.Command) -> None:
+        """Put a command behind the others: one of two small packets, and of two changes between
+        which nothing came, however often a client changes.
+        """
         last_at, last = self._journal[-1] if self._journal else (at, None)
-        if last_at != at or not isinstance(last, link.Configure):
-            return command
-        self._journal.pop()
-        return msgspec.structs.replace(last, **_given(command))
+        replace_ = msgspec.structs.replace
+        match last, command:
+            case link.Configure(), link.Configure() if last_at == at:
+                self._journal[-1] = at, replace_(last, **_given(command))
+            case link.Audio(data=before), link.Audio(data=data) if len(before) < SMALL_BYTES:
+                self._journal[-1] = last_at, replace_(last, data=before + data)
+            case _:
+                self._journal.append((at, command))
 
     def _answer(self, channel: int, req: str) -> bool:
         """Note the answer of a channel; whether it is the first one."""
@@ -362,16 +372,19 @@ class Ledger:
             del self._asked[req]
             journal, self._journal = self._journal, deque()
             for at, command in journal:
-                if isinstance(command, link.Configure):
-                    self._journal.append((at, self._merged(at, command)))
-                elif not isinstance(command, link.Finalize) or command.req != req:
-                    self._journal.append((at, command))
+                if not isinstance(command, link.Finalize) or command.req != req:
+                    self._keep(at, command)
         return True
 
     def _forget_or_keep(self, at: int, command: link.Command) -> None:
         if isinstance(command, link.Configure) and at < self.saved_at:
             self._fold(command)
-        elif isinstance(command, link.Audio | link.Gap) and at < self.saved_at:
+        elif isinstance(command, link.Audio) and at < self.saved_at:
+            rest = command.data[(self.saved_at - at) * self._frame_bytes :]
+            if rest:  # of small packets that were made one
+                rest_of = msgspec.structs.replace(command, data=rest)
+                self._journal.append((self.saved_at, rest_of))
+        elif isinstance(command, link.Gap) and at < self.saved_at:
             return
         else:
             self._journal.append((at, command))

@@ -39,6 +39,9 @@ class Rest:
     """That gave it back until somebody speaks."""
     kept_bytes: int = 0
     waiting: int = 0
+    away: int = 0
+    """Whose clients are gone and may come back."""
+    away_bytes: int = 0
 
 
 NOBODY = Rest()
@@ -75,6 +78,12 @@ class Metrics:
         )
         self._resting_bytes = Gauge(
             "rivulet_resting_bytes", "Memory kept of sessions that rest", registry=registry
+        )
+        self._away = Gauge(
+            "rivulet_sessions_away", "Sessions whose client may come back", registry=registry
+        )
+        self._away_bytes = Gauge(
+            "rivulet_away_bytes", "Memory kept of sessions without a client", registry=registry
         )
         self._busy = Gauge(
             "rivulet_worker_busy", "Load of a worker: 1 is full", ["worker"], registry=registry
@@ -181,6 +190,8 @@ class Metrics:
         self._resting.set(rest.sessions)
         self._waiting.set(rest.waiting)
         self._resting_bytes.set(rest.kept_bytes)
+        self._away.set(rest.away)
+        self._away_bytes.set(rest.away_bytes)
         self._slots.set(sum(place.slots_in_use for place in places))
         self._ready.set(sum(place.state == "ready" for place in places))
         self._connections.set(connections)

@@ -5,8 +5,9 @@ Does not know: what the wires say.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -29,6 +30,22 @@ if TYPE_CHECKING:
 READ_BYTES = 65_536
 CLOSE_S = 5.0
 PING_S = 20.0
+
+
+class ListenError(Exception):
+    """A port that is not to be had; the text is one sentence."""
+
+
+@contextlib.contextmanager
+def listening(config: ServerConfig, name: str) -> Iterator[None]:
+    """Say which port it is that an OSError is about; raises ListenError."""
+    try:
+        yield
+    except OSError as error:
+        where, why = f"{config.host}:{getattr(config, name)}", error.strerror or error
+        option = name.replace("_", "-")
+        text = f"cannot listen on {where}: {why}; choose another --host or --{option}"
+        raise ListenError(text) from error
 
 
 class StreamLine:
@@ -82,19 +99,22 @@ class Ports:
         return port
 
     async def start(self) -> None:
-        """Listen; raises OSError."""
+        """Listen; raises ListenError."""
         config = self._config
         if config.wyoming_port is not None:
-            self._servers["wyoming"] = await asyncio.start_server(
-                self._serve_stream,
-                config.host,
-                config.wyoming_port,
-                reuse_port=config.gateway is not None,
-            )
+            with listening(config, "wyoming_port"):
+                self._servers["wyoming"] = await asyncio.start_server(
+                    self._serve_stream,
+                    config.host,
+                    config.wyoming_port,
+                    reuse_port=config.gateway is not None,
+                )
         if config.vosk_port is not None:
-            self._servers["vosk"] = await self._websocket(VoskServer, config.vosk_port)
+            with listening(config, "vosk_port"):
+                self._servers["vosk"] = await self._websocket(VoskServer, config.vosk_port)
         if config.sherpa_port is not None:
-            self._servers["sherpa"] = await self._websocket(SherpaServer, config.sherpa_port)
+            with listening(config, "sherpa_port"):
+                self._servers["sherpa"] = await self._websocket(SherpaServer, config.sherpa_port)
         if config.grpc_port is not None:
             await self._start_grpc()
         if config.announce:
@@ -119,17 +139,21 @@ class Ports:
         try:
             from server.grpc_port import GrpcPort  # grpcio is needed by nobody else
         except ModuleNotFoundError as error:
-            raise OSError(None, "the gRPC port needs the package grpcio") from error
+            raise ListenError("the gRPC port needs the package grpcio") from error
         self._grpc = GrpcPort(self._config, self._dropins)
-        await self._grpc.start()
+        with listening(self._config, "grpc_port"):
+            await self._grpc.start()
 
     async def _announce(self) -> None:
         try:
             from server.announce import WYOMING, Announcement  # zeroconf is needed by nobody else
         except ModuleNotFoundError as error:
-            raise OSError(None, "announcing needs the package zeroconf") from error
+            raise ListenError("announcing needs the package zeroconf") from error
         self._announcement = Announcement(WYOMING, self._config.host, self.port_of("wyoming"))
-        await self._announcement.start()
+        try:
+            await self._announcement.start()
+        except OSError as error:
+            raise ListenError(f"cannot announce: {error.strerror or error}") from error
 
     def _refusal(self) -> Response | None:
         return self._dropins.refusal(self._dropins.hello("", {}))

@@ -18,6 +18,7 @@ from asr.events import Event
 from server.config import ServerConfig
 from server.keeper import Keeper
 from server.keys import Account
+from server.ledger import SMALL_BYTES
 from server.metrics import Conversation, Metrics
 from server.negotiation import class_of
 from server.session import Identity, Session
@@ -40,8 +41,6 @@ MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 """Requests of one client that wait for the flow window, nearly all of them audio."""
 REQUEST_BYTES, PHRASE_BYTES = 1_024, 128
 """What a request that is no audio is counted as, and each phrase in it."""
-SMALL_BYTES = 1_024
-"""Audio that waits is not kept in smaller packets: each would take more than it holds."""
 MAX_FRAMES = 2_048
 """Frames that wait for one client to read them."""
 IDLE_TICK_S = 3_600.0
@@ -98,6 +97,8 @@ class Talk:
         self._is_attached = False
         self._waiting: deque[Request] = deque()
         self._waiting_bytes = 0
+        self._has_dropped = False
+        """Whether there will be no more audio of what is long known."""
         self._frames: deque[Frame] = deque()
         self._wake = asyncio.Event()
         self._is_over = False
@@ -209,7 +210,10 @@ class Talk:
 
     def _collect(self) -> None:
         """Queue what the adapter asks for."""
-        for request in self._adapter.requests_to_serve():
+        requests = self._adapter.requests_to_serve()
+        if not requests and not self._waiting and not self._has_dropped:
+            requests = self._adapter.more()
+        for request in requests:
             self._waiting_bytes += _bytes_of(request)
             last = self._waiting[-1] if self._waiting else None
             match last, request:
@@ -304,6 +308,7 @@ class Talk:
     def _drop_waiting(self) -> None:
         self._waiting.clear()
         self._waiting_bytes = 0
+        self._has_dropped = True
 
     def _release(self) -> None:
         if self._is_attached and self._session is not None:

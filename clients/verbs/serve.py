@@ -101,6 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: SQLite in a folder that is memory)",
     )
     parser.add_argument(
+        "--away-mb",
+        type=int,
+        metavar="N",
+        help="memory for sessions whose clients are gone and may come back; the longest away go "
+        "first (default: 2048)",
+    )
+    parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="a web origin that may connect"
     )
     parser.add_argument("--keys", metavar="FILE", help="ask for the keys of `rivulet keys`")
@@ -158,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
         "overcommit": args.overcommit,
         "admission": args.admission,
         "store": args.store,
+        "away_mb": args.away_mb,
         "keys": args.keys,
         "opens_per_minute": args.opens_per_minute,
         "max_connections": args.max_connections,

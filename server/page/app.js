@@ -23,6 +23,15 @@ const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 
+/** The server's models, none while it loads one; null where it does not tell. */
+async function models() {
+  try {
+    return (await (await fetch("v1/models")).json()).models;
+  } catch {
+    return null; // an older or a guarded server: all three look-aheads stay on offer
+  }
+}
+
 class Page {
   state = "idle";
   transcript = new Transcript();
@@ -40,6 +49,7 @@ class Page {
   #audioNotice = "";
   #noticeTimer = 0;
   #room = null;
+  #wasLoading = false;
 
   constructor() {
     this.ribbon = new Ribbon($("ribbon"));
@@ -139,6 +149,7 @@ class Page {
       token: new URLSearchParams(location.hash.slice(1)).get("token"),
       start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#wishes() },
       live: source.live,
+      isLoading: async () => (await models())?.length === 0,
       on: (type, message) => {
         if (type === "session" && !source.live && !begun) {
           begun = true;
@@ -219,6 +230,7 @@ class Page {
       goaway: () => this.notice("The server moves this session soon."),
       error: () => this.error(message.message),
       configured: () => this.notice("Names and terms are heard from here on."),
+      loading: () => this.#loading(),
       lost: () => this.#lost(message),
       failed: () => this.error(message.message),
       done: () => this.ribbon.decoded(this.#sessionBase + message.samples),
@@ -235,6 +247,11 @@ class Page {
     $("step").textContent = String(ready.chunk_ms);
     this.controls.showLanguage(this.transcript.language);
     if (again) this.notice("Connected again, in a new session.");
+    if (this.#wasLoading) {
+      this.#wasLoading = false;
+      this.notice("");
+      this.#askForModel();
+    }
     if (this.state !== "finishing") this.#enter("live");
   }
 
@@ -262,6 +279,11 @@ class Page {
     }
   }
 
+  #loading() {
+    this.#wasLoading = true;
+    this.notice("The server loads its model: listening goes on, words follow.", { stays: true });
+  }
+
   #lost({ attempt }) {
     for (const final of this.transcript.cut()) this.view.final(final);
     if (attempt === 1) this.notice("The connection was lost: listening goes on, words follow in a new session.", { stays: true });
@@ -279,6 +301,8 @@ class Page {
     for (const final of this.transcript.cut()) this.view.final(final);
     if (this.#audioNotice) this.notice("");
     this.#audioNotice = "";
+    if (this.#wasLoading) this.notice("");
+    this.#wasLoading = false;
     await this.#source?.stop();
     this.#source = this.#link = null;
     this.#wakeLock?.release();
@@ -309,12 +333,8 @@ class Page {
 
   /** Which look-aheads the server's model has, and its name; not knowing them does no harm. */
   async #askForModel() {
-    try {
-      const { models } = await (await fetch("v1/models")).json();
-      if (models.length > 0) this.controls.showModel(models[0]);
-    } catch {
-      // an older or a guarded server: all three look-aheads stay on offer
-    }
+    const [model] = (await models()) ?? [];
+    if (model) this.controls.showModel(model);
   }
 
   async #keepAwake() {

@@ -79,7 +79,7 @@ function viewVerbs(page) {
 function transcriptVerbs(page) {
   return {
     clear: () => page.clear(),
-    save: () => { $("save").open = true; $("save").querySelector("[data-format]").focus(); },
+    save: () => { if (isEmpty()) return; $("save").open = true; $("save").querySelector("[data-format]").focus(); },
     async copy() {
       if (page.transcript.finals.length === 0) return;
       try {
@@ -113,8 +113,11 @@ function bindSwitch(name) {
   box.addEventListener("change", () => { preferences.set(name, box.checked); apply(); });
 }
 
+function isEmpty() { return $("save").firstElementChild.ariaDisabled === "true"; }
+
 function bindMenu(page) {
   const menu = $("save");
+  menu.firstElementChild.addEventListener("click", (event) => { if (isEmpty()) event.preventDefault(); });
   for (const button of menu.querySelectorAll("[data-format]")) {
     button.addEventListener("click", () => {
       menu.open = false;
@@ -212,4 +215,6 @@ function showState({ state, running }) {
 function showContent({ empty }) {
   for (const id of ["copy", "clear"]) $(id).disabled = empty;
   for (const button of document.querySelectorAll("[data-format]")) button.disabled = empty;
+  $("save").firstElementChild.ariaDisabled = String(empty); // a summary has no disabled of its own
+  if (empty) $("save").open = false;
 }

@@ -1,8 +1,9 @@
 /* A conversation that survives the network: reconnects with back-off, keeps audio meanwhile.
- * Does: queue audio until the server is ready, start a new session after a loss, stop cleanly.
+ * Does: queue audio until the server is ready, ask one that loads its model again, start a new session
+ * after a loss, stop cleanly.
  * Does not know: audio devices, the page. (Resuming the same session is not built yet.)
  *
- * Tells `on`: session {baseMs, ready}, every server message, lost {attempt}, failed {message}, ended {}. */
+ * Tells `on`: session {baseMs, ready}, every server message, loading {}, lost {attempt}, failed {message}, ended {}. */
 
 import { Conversation, closeReason } from "./protocol.js";
 
@@ -11,11 +12,13 @@ const MAX_DELAY_MS = 5000;
 const JITTER_MS = 500;
 const QUEUE_MS = 20000;
 const DONE_TIMEOUT_MS = 15000;
+const LOADING_S = 1;
 const RECONNECTABLE = new Set([1001, 1005, 1006, 1011, 1012, 1013]);
 
 export class Link {
   #options;
   #on;
+  #isLoading;
   #talk = null;
   #queue = [];
   #queued = 0;
@@ -27,8 +30,10 @@ export class Link {
   #timer = 0;
   #waiting = [];
 
-  constructor({ url, token, start, live, on }) {
+  /** `isLoading` says (later) whether a server that refuses has no model yet. */
+  constructor({ url, token, start, live, isLoading, on }) {
     this.#options = { url, token, start };
+    this.#isLoading = isLoading;
     this.rate = start.audio.rate;
     this.live = live;
     this.#on = on;
@@ -88,8 +93,21 @@ export class Link {
     else if (type === "ack") this.#release();
     if (type === "close") this.#lost(message.code);
     else if (type === "done") this.#finish(message);
-    else if (type === "error" && message.fatal && message.code !== "internal") this.#fail(message.message);
+    else if (type === "error" && message.fatal && message.code !== "internal") this.#refused(message);
     else this.#on(type, message);
+  }
+
+  async #refused({ code, message, retry_after: seconds = LOADING_S }) {
+    this.#talk.close();
+    this.#talk = null;
+    const again = code === "over_capacity" && !this.#wasReady && !this.#stopping && (await this.#isLoading());
+    if (this.#over) return; // stopped meanwhile
+    if (!again) {
+      this.#fail(message);
+      return;
+    }
+    this.#on("loading", {});
+    this.#timer = setTimeout(() => this.#connect(), seconds * 1000);
   }
 
   #begin(ready) {

@@ -5,7 +5,7 @@ Does not know: any particular wire, sockets, clocks, engines. One adapter is one
 may go several sessions, one after another, each from a ``Start`` to ``Done`` or a fatal ``Error``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -68,8 +68,9 @@ class Adapter:
     """Base of a foreign wire, server side.
 
     The connection calls ``begin``, ``receive``, ``tell``, ``hang_up`` and collects
-    ``requests_to_serve`` and ``frames_to_send``; no call raises, whatever the peer sent. After
-    ``ending`` is set nothing more is taken. A wire overrides the methods that begin with ``on_``.
+    ``requests_to_serve``, ``more`` and ``frames_to_send``; no call raises, whatever the peer sent.
+    After ``ending`` is set nothing more is taken. A wire overrides the methods that begin with
+    ``on_``.
     """
 
     subprotocols: ClassVar[tuple[str, ...]] = ()
@@ -124,6 +125,10 @@ class Adapter:
         """Return what the session is to hear, once."""
         requests, self._requests = self._requests, []
         return requests
+
+    def more(self) -> list[Request]:
+        """Return the next of what is long known, once the session has had all before it."""
+        return []
 
     def frames_to_send(self) -> list[Frame]:
         """Return what the client is to hear, once."""
@@ -211,9 +216,7 @@ class Adapter:
             data = self._rest + data
         whole = len(data) // size * size
         self._rest = data[whole:]
-        piece = max(1, self.format.rate * PIECE_MS // 1_000) * size
-        for begin in range(0, whole, piece):
-            self._requests.append(Audio(data[begin : min(begin + piece, whole)]))
+        self._requests += pieces_of(data[:whole], self.format)
 
     def finalize(self, req: str = "") -> None:
         """Ask for all words so far."""
@@ -290,6 +293,13 @@ class Adapter:
                 self.on_mistake(message)
             case _:
                 pass  # a gap, a lag, a goaway: no foreign wire can say it
+
+
+def pieces_of(data: bytes, audio: native.AudioFormat) -> Iterator[Audio]:
+    """Yield whole sample frames a little at a time."""
+    piece = max(1, audio.rate * PIECE_MS // 1_000) * audio.frame_bytes
+    for begin in range(0, len(data), piece):
+        yield Audio(data[begin : begin + piece])
 
 
 class Growth:

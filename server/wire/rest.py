@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import Adapter, Hello, Request, pieces_of
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest
 from server.wire.values import to_json
@@ -181,6 +181,7 @@ class FileServer(Adapter):
     def __init__(self, hello: Hello, recording: Recording) -> None:
         super().__init__(hello)
         self.recording = recording
+        self._pieces = pieces_of(recording.samples, recording.audio)
         self.finals: list[native.Final] = []
         """In the order of time."""
 
@@ -189,7 +190,7 @@ class FileServer(Adapter):
         return "", []
 
     def on_open(self) -> None:
-        """Hand everything on."""
+        """Begin; the audio is handed on as it is heard, for a file may be hours."""
         language, phrases = self.wishes()
         self.start(
             self.recording.audio,
@@ -199,8 +200,18 @@ class FileServer(Adapter):
             phrases=phrases,
             latency=self.hello.get("latency"),
         )
-        self.audio(self.recording.samples)
+
+    def more(self) -> list[Request]:
+        """Return the next piece, at last the stop."""
+        if self.format is None or self.ending is not None:
+            return []
+        if (piece := next(self._pieces, None)) is not None:
+            return [piece]
         self.stop()
+        return self.requests_to_serve()
+
+    def on_end_of_input(self) -> None:
+        """Know that already."""
 
     def on_final(self, message: native.Final) -> None:
         """Keep a segment, in its place: those of two channels come as each is done."""

@@ -52,6 +52,8 @@ class FakeServer:
     script: list[Utterance]
     look_aheads: tuple[int, ...] = (6, 1, 13)
     refuse: dict[str, Any] | None = None
+    is_loading: bool = False
+    """Sessions are refused because there is no model yet."""
     drop_after_ms: int | None = None
     """Cut the first connection without a close frame once this much audio came."""
     away_for: int = 0
@@ -74,6 +76,8 @@ class FakeServer:
         return Site({"/v1/models": self.models}).respond("GET", request.path)
 
     def models(self) -> Answer:
+        if self.is_loading:
+            return json_answer({"models": []})
         model = {"id": "scripted", "precision": "fp32", "look_aheads": self.look_aheads}
         return json_answer({"models": [model]})
 
@@ -100,6 +104,16 @@ class _Session:
 
     async def run(self) -> None:
         start = json.loads(await self.socket.recv())
+        if self.server.is_loading:
+            await self.send(
+                type="error",
+                code="over_capacity",
+                message="the model is still loading",
+                fatal=True,
+                retry_after=0.2,
+            )
+            await self.socket.close(4429)
+            return
         index = len(self.server.starts)
         self.server.starts.append(start)
         self.server.received_ms.append(0.0)

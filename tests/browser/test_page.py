@@ -199,6 +199,47 @@ async def test_audio_from_before_the_server_was_ready_is_sent_too(
     assert told[-2:] == ["done", "ended"]
 
 
+async def test_a_start_before_the_model_is_loaded_goes_on_by_itself(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with opened(devtools, tmp_path, is_loading=True) as (page, server):
+        assert await page.text("#model") == ""
+        await page.click("#toggle")
+        await page.wait("document.querySelector('#notice').textContent.includes('loads its model')")
+        server.is_loading = False
+        await page.wait(f"{FINALS} === 2")
+        assert await page.text("#notice span") == ""
+        assert "scripted" in await page.text("#model")
+        assert len(server.starts) == 1
+
+
+async def test_a_wait_for_the_model_ends_with_stop(devtools: str, tmp_path: Path) -> None:
+    async with opened(devtools, tmp_path, is_loading=True) as (page, _server):
+        await page.click("#toggle")
+        await page.wait("document.querySelector('#notice').textContent.includes('loads its model')")
+        await page.click("#toggle")
+        await page.wait(f"{STATE} === 'idle'")
+
+
+async def test_what_is_empty_is_not_offered_for_download(devtools: str, tmp_path: Path) -> None:
+    async def offered(page: Page) -> bool:
+        await page.click("#save summary")
+        is_open = bool(await page.js("document.querySelector('#save').open"))
+        await page.js("document.querySelector('#save').open = false")
+        await page.key("d")
+        by_key = bool(await page.js("document.querySelector('#save').open"))
+        await page.js("document.querySelector('#save').open = false")
+        assert by_key == is_open
+        return is_open
+
+    async with opened(devtools, tmp_path) as (page, _server):
+        assert not await offered(page)
+        await listen_to_two_finals(page)
+        assert await offered(page)
+        await page.click("#clear")
+        assert not await offered(page)
+
+
 async def test_a_refusal_is_one_sentence(devtools: str, tmp_path: Path) -> None:
     async with opened(devtools, tmp_path, refuse=REFUSED) as (page, _server):
         await page.click("#toggle")

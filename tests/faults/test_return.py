@@ -17,6 +17,7 @@ from tests.io.serving import (
     Message,
     all_slots_free,
     dial,
+    figure,
     read_until,
     rest,
     serving,
@@ -75,6 +76,8 @@ async def test_a_session_goes_on_where_the_server_says() -> None:
             ready = await begun(socket, said[:30_000])
             cut(socket)
         await away(server, 1)
+        assert await figure(server, "rivulet_sessions_away") == 1
+        assert await figure(server, "rivulet_away_bytes") > 0
         async with dial(server) as socket:
             await socket.send(resume(ready["token"]))
             back = await read_until(socket, "ready")

@@ -1,16 +1,22 @@
 """The server as the command runs it: announced when ready, ended by a signal or a sentence."""
 
 import asyncio
+import json
 import os
 import signal
 import socket as sockets
+from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 
 from server import door
-from server.app import Addresses, StartError, serve
-from tests.io.serving import config, rest, speech, start
+from server.app import Addresses, Running, StartError, serve
+from server.gateways import serve as group
+from server.store.base import Outcome, StoreUnavailable
+from server.store.memory import MemoryStore
+from tests.io.serving import config, get, rest, speech, start
 from tests.io.serving import serving as running
 
 pytestmark = pytest.mark.io
@@ -55,11 +61,65 @@ async def test_a_port_in_use_is_said_in_one_sentence() -> None:
             await serve(config(port=port), on_ready=lambda _: None)
 
 
+@pytest.mark.parametrize("wire", ["wyoming", "vosk", "sherpa", "grpc"])
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_a_port_of_another_wire_in_use_is_the_one_that_is_named(
+    wire: str, gateways: int, tmp_path: Path
+) -> None:
+    if wire == "grpc":
+        pytest.importorskip("grpc", reason="needs the extra 'grpc'")
+    run = serve if gateways == 1 else group
+    with sockets.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = config(
+            gateways=gateways,
+            workers=gateways,
+            store=f"sqlite:{tmp_path / 'sessions.db'}",
+            **{f"{wire}_port": port},
+        )
+        with pytest.raises(StartError, match=f"127.0.0.1:{port}: .* or --{wire}-port$"):
+            await run(settings, on_ready=lambda _: None)
+
+
+async def test_a_store_that_is_away_at_the_start_is_said_and_so_is_its_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Store(MemoryStore):
+        is_there = False
+
+        def confirm(self, *values: Any) -> Outcome:
+            if self.is_there:
+                return super().confirm(*values)
+            raise StoreUnavailable("nobody listens")
+
+    store = Store()
+    monkeypatch.setattr("server.app.open_store", lambda *_: store)
+
+    async def told(server: Running) -> str:
+        return str(json.loads((await get(server, "/readyz"))["body"])["store"])
+
+    async with running() as server:
+        while await told(server) != "away":  # noqa: ASYNC110 - it is asked in a thread
+            await asyncio.sleep(0)
+        store.is_there = True
+        while await told(server) != "answers":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 async def test_a_model_that_is_not_there_ends_the_start() -> None:
     with pytest.raises(StartError, match="nowhere") as caught:
         await serve(config(backend="own", model="/nowhere/x.nemo"), on_ready=lambda _: None)
     assert "Error" not in str(caught.value)
     assert "Unreadable" not in str(caught.value)
+
+
+async def test_a_look_ahead_that_the_model_has_not_ends_the_start_and_those_it_has_are_named() -> (
+    None
+):
+    said = list[Addresses]()
+    with pytest.raises(StartError, match=r"scripted has no look-ahead 3; it has 0, 1, 6, 13$"):
+        await serve(config(look_ahead=3), on_ready=said.append)
+    assert not said
 
 
 async def test_a_stop_before_the_engine_is_ready_ends_at_once() -> None:

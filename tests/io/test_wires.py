@@ -220,6 +220,18 @@ async def test_a_posted_file_is_transcribed_in_the_form_asked_for() -> None:
         await all_slots_free(server)
 
 
+async def test_a_posted_file_may_be_longer_than_what_waits_for_a_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.talk.MAX_BACKLOG_BYTES", len(PCM) // 2)
+    async with serving() as server:
+        head = f"POST {LISTEN} HTTP/1.1\nHost: here\nContent-Length: {len(PCM)}"
+        status, answer = await post(server, head, PCM)
+        assert status == 200
+        channel = json.loads(answer)["results"]["channels"][0]
+        assert channel["alternatives"][0]["transcript"] == f"{FIRST} {SECOND}"
+
+
 async def test_deepgram_takes_a_posted_file_raw_or_contained() -> None:
     async with serving() as server:
         for path, body in (("/v1/listen", wav()), (LISTEN, PCM)):

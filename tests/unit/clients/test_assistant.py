@@ -24,7 +24,9 @@ def clip(folder: Path, *parts: Samples) -> Path:
     return path
 
 
-async def answered(path: Path, command: str, *options: str) -> tuple[list[str], str]:
+async def answered(
+    path: Path, command: str, *options: str, status: int = 0
+) -> tuple[list[str], str]:
     """What the command prints, line by line, and what it notes."""
     async with serving() as server:
         argv = ["assistant", str(path), "--run", command, "--url", server.addresses.websocket]
@@ -33,7 +35,7 @@ async def answered(path: Path, command: str, *options: str) -> tuple[list[str], 
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
+        assert process.returncode == status, err.decode()
         return out.decode().splitlines(), err.decode()
 
 
@@ -49,6 +51,13 @@ async def test_every_turn_of_a_file_is_answered_and_timed(
         "assistant: THANK YOU",
     ]
     assert len(re.findall(r"turn \d: could act \d+ ms after the end of speech", err)) == 2
+
+
+async def test_a_command_that_fails_is_told_of_and_so_is_the_exit_status(tmp_path: Path) -> None:
+    path = clip(tmp_path, utter("thank you"), silence(1_200))
+    out, err = await answered(path, "false", status=1)
+    assert out == ["you: thank you"]
+    assert "false failed: status 1" in err.splitlines()
 
 
 async def test_a_turn_is_readable_where_that_is_wanted(tmp_path: Path) -> None:
@@ -86,6 +95,12 @@ async def test_speech_over_an_answer_is_a_barge_in(
         (["assistant", "x.wav", "--run", "no-such-program"], "there is no program"),
         (["assistant", "x.wav", "--run", "'"], "--run"),
         (["assistant", "x.wav", "--run", "cat"], "there is no such file"),
+        (
+            ["assistant", "--microphone", "--run", "cat", "--silence-ms", "-5"],
+            "100 to 5000, not -5",
+        ),
+        (["assistant", "--microphone", "--run", "cat", "--eager-ms", "9"], "80 to 2000, not 9"),
+        (["assistant", "--microphone", "--run", "cat", "--language", "klingon"], "such as en"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

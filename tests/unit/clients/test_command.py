@@ -66,6 +66,10 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["captions", str(SAMPLES / "02-timer.ogg"), "--url", "ws://x:99999/"], "no address"),
         (["captions", str(SAMPLES / "02-timer.ogg"), "--latency", "99999"], "80 to 2000 ms"),
         (["captions", str(SAMPLES / "02-timer.ogg"), "--save", "/no/x.srt"], "no such folder"),
+        (
+            ["captions", str(SAMPLES / "02-timer.ogg"), "--language", "klingon"],
+            "--language is a tag",
+        ),
         (["captions", str(SAMPLES)], "a folder, not a sound file"),
         (["captions", str(SAMPLES / "README.md")], "ffmpeg -i"),
         (["meeting", f"={SAMPLES / '02-timer.ogg'}"], "a name has 1 to 64 characters"),
@@ -136,6 +140,31 @@ def test_output_that_cannot_be_written_is_said_and_is_a_failure(unbuffered: str)
         command = [sys.executable, "-m", "clients", "plan", "--sessions=9", "--a-ms=9", "--b-ms=9"]
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
     assert (run.returncode, run.stderr) == (1, b"rivulet: No space left on device\n")
+
+
+def test_what_a_lone_speaker_of_a_meeting_failed_of_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["meeting", str(SAMPLES / "02-timer.ogg"), "--url", "ws://127.0.0.1:9/v1/stream"]
+    assert main(argv) == 1
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("cannot connect") == 1
+
+
+@pytest.mark.parametrize("verb", ["captions", "transcribe"])
+def test_a_closed_output_is_said(verb: str) -> None:
+    command = f'exec "{sys.executable}" -m clients {verb} {SAMPLES / "02-timer.ogg"} >&-'
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "rivulet: standard output is closed: >/dev/null throws the words away\n"
+    )
+
+
+def test_nobody_needs_what_is_noted_beside() -> None:
+    command = f'exec "{sys.executable}" -m clients captions nothing.wav 2>&-'
+    ended = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
 
 
 def test_the_demo_hands_every_model_option_on() -> None:

@@ -49,6 +49,12 @@ def test_external_workers_have_nothing_beside_them(other: dict[str, Any]) -> Non
         ServerConfig(external=":8771", workers=2, **other)
 
 
+def test_a_secret_is_for_workers_that_others_start() -> None:
+    with pytest.raises(ConfigError, match="secret_file is for external_workers"):
+        ServerConfig(secret_file="nosuch")
+    assert ServerConfig(external=":8771", secret_file="secret").secret_file == "secret"
+
+
 def test_no_more_engine_processes_than_a_machine_can_take() -> None:
     with pytest.raises(ConfigError, match="100000 engine processes are too many"):
         ServerConfig(workers=100_000)

@@ -1,6 +1,7 @@
 """A connection over a socket that the test plays."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from server.manager import Manager
 from server.metrics import Metrics
 from server.rooms import Rooms
 from server.session import Identity, Session
+from server.store.base import Kept, Store
 from server.store.memory import MemoryStore
 from server.ticket import Ticket
 from server.worker import link
@@ -81,7 +83,9 @@ class Silent:
     async def close(self) -> None: ...
 
 
-async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manager]:
+async def connected(
+    *, start: str = START, store: Store | None = None, **settings: Any
+) -> tuple[Connection, Socket, Silent, Manager]:
     """A connection whose session is open."""
     config, metrics, worker = ServerConfig(**settings), Metrics(), Silent()
     manager = Manager(lambda _: worker, 1, observer=metrics)
@@ -91,7 +95,7 @@ async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manage
         Identity(number=1, name="s", token=Ticket.new("s").token), config, now=loop.time()
     )
     socket = Socket()
-    keeper = Keeper(manager, MemoryStore())
+    keeper = Keeper(manager, store or MemoryStore())
     connection = Connection(
         cast(ServerConnection, socket),
         session,
@@ -100,7 +104,7 @@ async def connected(**settings: Any) -> tuple[Connection, Socket, Silent, Manage
         metrics=metrics,
         rooms=Rooms(),
     )
-    socket.incoming.put_nowait(START)
+    socket.incoming.put_nowait(start)
     return connection, socket, worker, manager
 
 
@@ -153,3 +157,23 @@ async def test_a_client_that_vanishes_ends_the_writer_too() -> None:
     socket.abort()
     await running
     assert manager.sessions == 0
+
+
+async def test_who_comes_back_while_the_store_is_slow_is_not_told_of_an_idle_connection() -> None:
+    class Slow(MemoryStore):
+        is_answering = threading.Event()
+
+        def acquire(self, *values: Any) -> Kept | None:
+            self.is_answering.wait()
+            return super().acquire(*values)
+
+    start = START.replace("}}", '},"resume":{"token":"x.y","have":[-1]}}')
+    connection, socket, _, _ = await connected(start=start, store=Slow(), start_timeout_s=0.0)
+    running = asyncio.create_task(connection.run())
+    await asyncio.sleep(0)
+    while connection._timer is not None:  # noqa: ASYNC110 - a timer has no event
+        await asyncio.sleep(0)
+    Slow.is_answering.set()
+    await running
+    (error,) = [text for text in socket.sent if '"type":"error"' in text]
+    assert '"code":"resume_unknown"' in error

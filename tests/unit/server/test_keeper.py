@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from asr.events import Event, Final, Finalized, Partial, Stopped, TurnEnd, TurnStart
 from asr.scripted import silence, utter
+from server.keeper import Keeper
 from server.listener import LOST, POISON
 from server.lives import MAX_DEATHS, SUSPECT_DEATHS
 from server.store.base import Outcome, StoreUnavailable
 from server.store.memory import MemoryStore
+from server.ticket import Ticket
 from server.wire.errors import OverCapacity
 from server.worker import link
 from tests.unit.server.house import Client, House, opening
@@ -240,6 +242,21 @@ async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     assert client.notes[1] == ("internal", "the store of sessions does not answer")
 
 
+async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
+    class Away(MemoryStore):
+        def create(self, *values: Any) -> Outcome:
+            raise StoreUnavailable
+
+    house, client = await House(Away()).open(), Client()
+    house.keeper._clerk_()._give_up_s = 0.0
+    house.begin(client)
+    for packet in PACKETS:  # the store is back, and would refuse what is said
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await house.settle()
+    assert client.notes == ["opened", ("internal", "the store of sessions does not answer")]
+    assert house.slots_in_use == 0
+
+
 async def test_who_has_an_old_copy_of_a_session_goes_on_with_what_the_store_has() -> None:
     store, client = MemoryStore(), Client()
     first, second = await House(store).open(), await House(store).open()
@@ -291,12 +308,113 @@ async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> N
 
 async def test_a_session_away_is_forgotten_in_time() -> None:
     house, client = await House().open(), Client()
-    house.keeper._away_s = 0.0
+    house.keeper._away.seconds = 0.0
     ticket = house.begin(client)
     house.keeper.put_away(1, client)
     await house.settle()
     assert await house.keeper.come_back(ticket.token, client, 2) is None
     assert house.keeper.away == house.slots_in_use == 0
+
+
+async def left_behind(*, count: int, **settings: int) -> tuple[House, list[Ticket]]:
+    """Sessions whose clients are gone, in this order."""
+    house = await House(slots=8).open()
+    house.keeper = Keeper(house.manager, house.store, **settings)
+    tickets = list[Ticket]()
+    for number in range(1, count + 1):
+        client = Client()
+        tickets.append(house.begin(client, number))
+        for packet in PACKETS[:8]:
+            house.keeper.send(link.Audio(number, packet, 0.0), number)
+        house.run()
+        house.keeper._tenants[number].write_down()  # of the audio before it nothing is kept
+        await house.settle()
+        house.keeper.put_away(number, client)
+        await house.settle()
+    return house, tickets
+
+
+async def test_sessions_away_keep_to_their_bytes_and_the_oldest_is_forgotten_everywhere() -> None:
+    house, _ = await left_behind(count=1)
+    size = house.keeper.away_bytes
+    assert size > 0
+    house, tickets = await left_behind(count=5, away_bytes=3 * size + size // 2)
+    assert (house.keeper.away, house.keeper.away_bytes) == (3, 3 * size)
+    assert set(house.store._sessions) == {"s3", "s4", "s5"}  # type: ignore[attr-defined]
+    back = [await house.keeper.come_back(t.token, Client(), n) for n, t in enumerate(tickets, 9)]
+    assert [found is not None for found in back] == [False, False, True, True, True]
+    assert (house.keeper.away, house.keeper.away_bytes) == (0, 0)
+
+
+async def test_a_session_away_counts_with_what_its_snapshot_takes() -> None:
+    house, client = await House().open(), Client()
+    house.begin(client)
+    for packet in PACKETS[:8]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.put_away(1, client)
+    assert house.keeper.away_bytes == sum(map(len, PACKETS[:8]))  # the audio until then
+    await house.settle()
+    assert house.keeper.away_bytes == house.keeper._tenants[1].ledger.state_bytes
+    house.keeper.release(1)
+    assert house.keeper.away_bytes == 0
+
+
+async def test_of_too_many_sessions_away_the_oldest_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.away.MAX_AWAY", 2)
+    house, _ = await left_behind(count=3)
+    assert house.keeper.away == 2
+    assert set(house.store._sessions) == {"s2", "s3"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_session_that_is_forgotten_as_its_client_comes_back_is_the_clients(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, client = await House().open(), Client()
+    ticket = house.begin(client)
+    for packet in PACKETS[:8]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.put_away(1, client)
+    await house.settle()
+    loop, acquire, acquiring = (
+        asyncio.get_running_loop(),
+        house.store.acquire,
+        house.keeper._acquiring,
+    )
+
+    def forget() -> None:
+        async def release() -> None:
+            house.keeper.release(1)
+
+        asyncio.run_coroutine_threadsafe(release(), loop).result()
+
+    def acquired(*values: Any) -> Any:
+        forget()
+        return acquire(*values)
+
+    def acquiring_then(*values: Any) -> Any:
+        def act(store: Any) -> Any:
+            kept = acquiring(*values)(store)
+            forget()
+            return kept
+
+        return act
+
+    if when == "after":
+        monkeypatch.setattr(house.keeper, "_acquiring", acquiring_then)
+    else:
+        monkeypatch.setattr(house.store, "acquire", acquired)
+    found = await house.keeper.come_back(ticket.token, client, 2)
+    assert found is not None
+    house.keeper.resume(2)
+    for packet in PACKETS[8:]:
+        house.keeper.send(link.Audio(2, packet, 0.0), 2)
+    house.keeper.send(link.Stop(2), 2)
+    await house.settle()
+    assert client.finals() == EXPECTED
+    assert client.notes == ["opened"]
 
 
 @pytest.mark.parametrize("token", ["", "s1", "s1.", ".x", "s1.wrong", "s2.x", "x" * 300 + ".y"])

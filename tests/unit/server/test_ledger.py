@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.events import (
     EagerEnd,
@@ -16,7 +18,15 @@ from asr.events import (
     TurnStart,
 )
 from server.hush import SETTLED_S, skippable
-from server.ledger import RING_S, SNAPSHOT_EVERY_S, Ledger, LedgerFull, kept_from
+from server.ledger import (
+    MAX_COMMANDS,
+    RING_S,
+    SMALL_BYTES,
+    SNAPSHOT_EVERY_S,
+    Ledger,
+    LedgerFull,
+    kept_from,
+)
 from server.worker import link
 
 RATE = 8_000
@@ -49,6 +59,43 @@ def back(ledger: Ledger) -> tuple[link.Open, list[link.Command]]:
     assert isinstance(first, link.Open)
     assert first.session == 9
     return first, rest
+
+
+@given(
+    sizes=st.lists(st.integers(1, SMALL_BYTES + 9), min_size=1, max_size=40),
+    when=st.integers(0, 40),
+    channels=st.integers(1, 2),
+)
+def test_small_packets_are_kept_together_and_come_again_from_wherever_a_snapshot_was(
+    sizes: list[int], when: int, channels: int
+) -> None:
+    ledger, said, begins = Ledger(opening(channels)), b"", [0]
+    for size in sizes:
+        data = bytes((len(said) + n) % 251 for n in range(size * channels))
+        ledger.note(link.Audio(1, data, 5.0))
+        said += data
+        begins.append(ledger.at)
+    _, rest = back(ledger)
+    packets = [command.data for command in rest if isinstance(command, link.Audio)]
+    assert b"".join(packets) == said
+    assert all(len(packet) >= SMALL_BYTES for packet in packets[:-1])
+    at = begins[min(when, len(sizes))]
+    assert ledger.saved(link.Saved(1, at, (b"all",) * channels))
+    first, rest = back(ledger)
+    packets = [command.data for command in rest if isinstance(command, link.Audio)]
+    assert (first.at, b"".join(packets)) == (at, said[at * channels :])
+    assert ledger.unheard == ledger.at - at
+
+
+def test_a_session_that_is_told_too_much_between_snapshots_is_given_up() -> None:
+    ledger = Ledger(opening())
+    for _ in range(MAX_COMMANDS // 2):
+        ledger.note(audio(1))
+        ledger.note(link.Gap(1, 1))
+    assert len(back(ledger)[1]) == MAX_COMMANDS
+    ledger.note(audio(1))
+    with pytest.raises(LedgerFull):
+        ledger.revive(9, now=50.0)
 
 
 def test_a_session_without_a_state_begins_again_with_all_it_was_told() -> None:

@@ -11,6 +11,7 @@ from asr.events import Final, Progress, Stopped
 from server import talk as module
 from server.config import ServerConfig
 from server.keeper import Keeper
+from server.ledger import SMALL_BYTES
 from server.manager import Manager
 from server.metrics import Metrics
 from server.session import Identity
@@ -18,7 +19,7 @@ from server.store.memory import MemoryStore
 from server.talk import House, Talk
 from server.ticket import Ticket
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Frame, Hello
+from server.wire.adapter import Adapter, Frame, Hello, Request
 from server.wire.conversation import Audio
 from server.wire.messages import Limits
 from server.wire.values import audio_format
@@ -85,10 +86,20 @@ class Simple(Adapter):
         self.end(1011, error.message)
 
 
+class Endless(Simple):
+    """A file without an end."""
+
+    def on_open(self) -> None:
+        self.start(audio_format("pcm_s16le", RATE))
+
+    def more(self) -> list[Request]:
+        return [Audio(SECOND)]
+
+
 class Scene:
     """A talk that runs, its line, its worker."""
 
-    def __init__(self, line: Line, **settings: Any) -> None:
+    def __init__(self, line: Line, kind: type[Adapter] = Simple, **settings: Any) -> None:
         self.line, self.worker = line, Silent()
         limits = Limits(window_ms=2_000)
         config = ServerConfig(limits=limits, **settings)
@@ -101,7 +112,7 @@ class Scene:
             metrics=metrics,
             identify=lambda: Identity(number=next(numbers), name="s", token=Ticket.new("s").token),
         )
-        self.talk = Talk(Simple(Hello(name="n", born_s=0)), line, house)
+        self.talk = Talk(kind(Hello(name="n", born_s=0)), line, house)
 
     async def __aenter__(self) -> "Scene":
         await self.manager.start()
@@ -149,6 +160,19 @@ async def test_audio_beyond_the_window_waits_until_some_is_decoded() -> None:
         assert [type(command) for command in await scene.all_heard()] == [link.Audio, link.Stop]
 
 
+async def test_what_is_long_known_is_heard_as_it_is_decoded_until_the_server_goes() -> None:
+    async with Scene(Line(), Endless) as scene:
+        told = await scene.all_heard()
+        assert [type(command) for command in told] == [link.Open, link.Audio, link.Audio]
+        assert scene.talk._waiting_bytes == len(SECOND)
+        scene.talk.opened()
+        scene.talk.happened(0, Progress(RATE))
+        assert [type(command) for command in await scene.all_heard()] == [link.Audio]
+        scene.talk.leave()
+        scene.talk.happened(0, Progress(3 * RATE))
+        assert [type(command) for command in await scene.all_heard()] == [link.Stop]
+
+
 async def test_the_next_session_waits_for_the_end_of_the_one_before() -> None:
     async with Scene(Line()) as scene:
         scene.hear("start", SECOND, "stop", "start", SECOND)
@@ -183,7 +207,7 @@ async def test_audio_that_waits_takes_little_more_than_it_is() -> None:
         await scene.all_heard()
         waiting = [one.data for one in scene.talk._waiting if isinstance(one, Audio)]
         assert b"".join(waiting) == SECOND + b"ab" * 10_000
-        assert len(waiting) <= 2 + 20_000 // module.SMALL_BYTES
+        assert len(waiting) <= 2 + 20_000 // SMALL_BYTES
         scene.talk.opened()
         scene.talk.happened(0, Progress(3 * RATE))
         told = await scene.all_heard()

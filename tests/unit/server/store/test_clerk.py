@@ -41,6 +41,34 @@ async def test_all_that_wait_for_a_store_that_is_gone_give_up_together() -> None
     await clerk.close()
 
 
+async def test_a_store_that_goes_and_comes_back_is_told_of_once_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, is_there = Clock(), threading.Event()
+
+    def knock(_: Store) -> Outcome:
+        if is_there.is_set():
+            return Outcome.REFUSED
+        raise StoreUnavailable("nobody listens")
+
+    clerk = Clerk(MemoryStore(), give_up_s=GIVE_UP_S, clock=clock.read, sleep=clock.sleep)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await clerk.submit(knock)
+    told = [clerk.is_away]
+    is_there.set()
+    for _ in range(2):
+        await clerk.submit(knock)
+    told.append(clerk.is_away)
+    assert told == [True, False]
+    assert [record.message for record in caplog.records] == [
+        "the store of sessions does not answer",
+        "the store of sessions answers again",
+    ]
+    assert caplog.records[0].__dict__["reason"] == "nobody listens"
+    await clerk.close()
+
+
 async def test_who_waited_long_behind_others_is_still_tried_once() -> None:
     clock, may_begin = Clock(), threading.Event()
     clerk = Clerk(MemoryStore(), give_up_s=GIVE_UP_S, clock=clock.read, sleep=clock.sleep)

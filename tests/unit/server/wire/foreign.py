@@ -91,10 +91,11 @@ class Table:
         self._collect()
 
     def _collect(self) -> None:
-        for request in self.adapter.requests_to_serve():
-            if not isinstance(request, Audio):
-                encode(request)  # the session takes it: it keeps its own constraints
-            self.asked.append(request)
+        while requests := self.adapter.requests_to_serve() or self.adapter.more():
+            for request in requests:
+                if not isinstance(request, Audio):
+                    encode(request)  # the session takes it: it keeps its own constraints
+                self.asked.append(request)
         self.frames += self.adapter.frames_to_send()
 
     def hear(self, *data: Frame | dict[str, Any]) -> None:
