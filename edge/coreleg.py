@@ -311,11 +311,13 @@ class CoreLeg:
         return Credit(recogniser.safe, limit, self._inbox.newest)
 
     def _drop_old(self) -> None:
-        newest_ms = max((result.end_ms for result in self._results.values()), default=0)
-        for number in list(self._results):
-            if number >= self._acknowledged or self._results[number].end_ms > newest_ms - KEEP_MS:
+        """The results are in the order of their numbers, so of their times."""
+        while self._results:
+            oldest, newest = next(iter(self._results)), next(reversed(self._results))
+            is_old = self._results[oldest].end_ms <= self._results[newest].end_ms - KEEP_MS
+            if oldest >= self._acknowledged or not is_old:
                 return
-            del self._results[number]
+            del self._results[oldest]
 
     def _finish(self) -> None:
         if self.refusal:
