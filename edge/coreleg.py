@@ -311,7 +311,7 @@ class CoreLeg:
         return Credit(recogniser.safe, limit, self._inbox.newest)
 
     def _drop_old(self) -> None:
-        """The results are in the order of their numbers, so of their times."""
+        # in the order of their numbers, so of their times
         while self._results:
             oldest, newest = next(iter(self._results)), next(reversed(self._results))
             is_old = self._results[oldest].end_ms <= self._results[newest].end_ms - KEEP_MS

@@ -235,7 +235,8 @@ def main() -> int:
         except (Exception, SystemExit) as failed:  # noqa: BLE001 - the other rows are worth having
             say(traceback.format_exc())
             row = {"failed": f"{type(failed).__name__}: {failed}"}
-        row = {"case": name} | row | {"seconds": round(time.monotonic() - since, 1)}
+        took = {"seconds": round(time.monotonic() - since, 1), "machine": machine()}
+        row = {"case": name} | row | took
         rows = [other for other in rows if other["case"] != name] + [row]
         print(json.dumps({k: v for k, v in row.items() if k != "differences"}), flush=True)
         minutes = round((time.monotonic() - began) / 60, 1)
@@ -263,8 +264,11 @@ def summary(rows: Sequence[Row]) -> Row:
 
 
 def kept(path: Path) -> list[Row]:
-    """Return the rows of the last run."""
-    return list(json.loads(path.read_text())["cases"]) if path.exists() else []
+    """Return the rows measured before, each with its own machine."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    return [{"machine": before["machine"]} | row for row in before["cases"]]
 
 
 def arguments() -> argparse.Namespace:

@@ -24,9 +24,20 @@ def test_without_ray_its_rows_say_what_to_install_and_fail_nothing(
     monkeypatch.setattr(subprocess, "run", no_network)
     monkeypatch.setattr(faults, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["faults", "--row", "under Ray"])
+    blow = {"case": "slow reader"} | dict.fromkeys(("runs", "identical", "same_words"), 1)
+    blow |= dict.fromkeys(("duplicate_finals", "lost_finals", "errors"), 0)
+    before = {"machine": "another one", "cases": [blow]}
+    (tmp_path / "faults.json").write_text(json.dumps(before))
     assert faults.main() == 0
     result = json.loads((tmp_path / "faults.json").read_text())
     assert result["failed"] == []
+    assert [row["machine"] == "another one" for row in result["cases"]] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    del result["cases"][0]
     assert "node loss under Ray" in result["not_run"]
     for row in result["cases"]:
         assert "ray is not installed" in row["not_run"]
