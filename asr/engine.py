@@ -18,7 +18,7 @@ from asr.checkpoint import load_checkpoint
 from asr.checkpoint.spec import Checkpoint
 from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.encoder import Encoder, Parts
-from asr.encoder.linear import DTYPES
+from asr.encoder.linear import DTYPES, beside
 from asr.encoder.pool import SlotPool
 from asr.encoder.prompt import PromptKernel
 from asr.features import FFT, HOP, FrontEnd
@@ -60,7 +60,7 @@ class EngineConfig:
 
     slots: int = 16
     """Streams at once, forks included; memory grows linearly with it."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     decoder: Literal["auto", "rnnt", "ctc"] = "auto"
     """``auto``: RNN-T when the checkpoint has it."""
     device: str = "cpu"
@@ -112,13 +112,14 @@ class Engine:
         self._encoder = Encoder(
             tensors, spec, precision=self._precision, max_steps=widest, parts=config.parts
         )
-        self._prompt = PromptKernel(tensors, spec, self._precision) if spec.num_prompts else None
+        others = beside(self._precision)
+        self._prompt = PromptKernel(tensors, spec, others) if spec.num_prompts else None
         self._pool = SlotPool.allocate(
             spec, config.slots, dtype=DTYPES[self._precision], device=self._device
         )
         setup = Setup(
             slots=config.slots,
-            precision=self._precision,
+            precision=others,
             head=config.decoder,
             beam=config.beam,
             lm={"auto": checkpoint.lm, "none": ""}.get(config.lm, config.lm),

@@ -40,9 +40,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "int8"),
         default="auto",
-        help="auto: bf16 where the processor has it and the model's accuracy allows; fp32: exact",
+        help="auto: the fastest this processor has that the model's accuracy allows; fp32: exact",
     )
     group.add_argument(
         "--backend", choices=("own", "nemo"), default="own", help="nemo: NeMo 3.0.0 runs the model"

@@ -27,7 +27,7 @@ class ModelChoice:
     model: str = ""
     """Path or name; empty: the embedded model."""
     look_ahead: int | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     backend: Literal["own", "nemo"] = "own"
     lm: str = "auto"
     """File of a language model for the model's vocabulary; auto: the model's own, if any; none."""

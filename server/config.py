@@ -57,7 +57,7 @@ class ServerConfig:
     model: str = ""
     """Path or name of a checkpoint; empty: the embedded model."""
     backend: Literal["own", "nemo", "scripted"] = "own"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     look_ahead: int | None = None
     """Look-ahead of clients that name no latency; None: that of the class ``balanced``."""
     lm: str = "auto"

@@ -1,12 +1,12 @@
-// Attention over the ring cache in bf16 on a core with AMX, for one CPU thread.
+// Attention over the ring cache in bf16 on a core that multiplies it, for one CPU thread.
 //
-// Does: what attend in native.cpp does, for as many frames as a tile has rows; the ring lies as it
-// does there, and what tiles want (pairs of inputs side by side) is made of it row by row.
-// Does not know: weights' names, streams, Python. Without AMX nothing is here.
+// Does: what attend in native.cpp does, for up to sixteen frames; the ring lies as it does there,
+// and what such a core wants (pairs of inputs side by side) is made of it row by row.
+// Does not know: weights' names, streams, Python. Without AMX or AVX512-BF16 nothing is here.
 
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
+#include "pairs.h"
 #include "scores.h"
-#include "tiles.h"
 
 namespace {
 
@@ -20,32 +20,12 @@ inline void pair(const bf16 *even, const bf16 *odd, int64_t columns, uint32_t *p
   }
 }
 
-// out [rows of the configuration][columns] = left [..][inner] x pairs [inner / 2][columns].
-inline void multiply(const bf16 *left, int64_t inner, const uint32_t *pairs, int64_t stride,
-                     float *out, int64_t columns) {
-  for (int64_t c = 0; c < columns; c += 2 * COLUMNS) {
-    const bool is_two = c + COLUMNS < columns;
-    _tile_zero(0);
-    _tile_zero(1);
-    for (int64_t k = 0; k < inner; k += INNER) {
-      const uint32_t *right = pairs + k / 2 * stride + c;
-      _tile_loadd(4, left + k, inner * 2);
-      _tile_loadd(6, right, stride * 4);
-      _tile_dpbf16ps(0, 4, 6);
-      if (is_two) {
-        _tile_loadd(7, right + COLUMNS, stride * 4);
-        _tile_dpbf16ps(1, 4, 7);
-      }
-    }
-    _tile_stored(0, out + c, columns * 4);
-    if (is_two) _tile_stored(1, out + c + COLUMNS, columns * 4);
-  }
-}
-
 inline void round_row(const float *x, int64_t count, bf16 *out) {
   for (int64_t i = 0; i < count; i += LANES)
     _mm256_storeu_si256((__m256i *)(out + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i)));
 }
+
+inline int64_t whole(int64_t inner) { return (inner + TAKEN - 1) / TAKEN * TAKEN; }
 
 struct Room {
   float *score, *place, *mixed;
@@ -53,9 +33,9 @@ struct Room {
   uint32_t *key_pairs, *value_pairs;
   int64_t floats = 0;
 
-  // Values are paired over `inner`, whole tiles of it; keys over the width.
+  // Values are paired over `inner`, as much of it as is taken at once; keys over the width.
   Room(const Attention &a, float *scratch) {
-    const int64_t inner = (a.seen() + INNER - 1) / INNER * INNER;
+    const int64_t inner = whole(a.seen());
     auto take = [&](int64_t count) {
       float *at = scratch + floats;
       floats += padded(count);
@@ -74,12 +54,12 @@ struct Room {
 };
 
 // One head of one row.
-void attend_head(const Attention &a, const Room &room, const Head<bf16> &head, int64_t frames,
+void attend_head(const Attention &a, const Room &room, const Multiplier &multiply, const Head<bf16> &head, int64_t frames,
                  int64_t valid, const uint32_t *positions, const float *bias_u,
                  const float *bias_v, Ahead &ahead, bf16 *out) {
   const bf16 *qkv = head.qkv, *keys = head.keys, *values = head.values;
   const int64_t width = a.width, model = a.heads * width, across = 3 * model;
-  const int64_t ring = a.ring(), seen = a.seen(), inner = (seen + INNER - 1) / INNER * INNER;
+  const int64_t ring = a.ring(), seen = a.seen(), inner = whole(seen);
   const float scale = 1.0f / std::sqrt(float(width));
   for (int64_t t = 0; t < a.steps; t++) {
     const bf16 *q = qkv + t * across;
@@ -89,7 +69,7 @@ void attend_head(const Attention &a, const Room &room, const Head<bf16> &head, i
       room.query_v[t * width + i] = down<bf16>((up(q[i]) + bias_v[i]) * scale);
     }
   }
-  // Tiles wait for pairs to reach the cache: between making and taking them is other work.
+  // What was just written is not at once there to be read: between lies other work.
   for (int64_t i = 0; i < width; i += 2) {
     uint32_t *into = room.key_pairs + i / 2 * seen;
     pair(keys + i * a.left, keys + (i + 1) * a.left, ring, into, ahead);
@@ -97,20 +77,20 @@ void attend_head(const Attention &a, const Room &room, const Head<bf16> &head, i
       std::memcpy(into + ring + t, qkv + t * across + model + i, sizeof *into);
   }
   const uint32_t *from = positions + a.zero - (a.left + a.steps - 1);
-  multiply(room.query_v, width, from, a.stride, room.place, a.distances());
+  multiply(room.query_v, width, {from, a.stride}, room.place, a.distances());
   auto value = [&](int64_t n) {
     if (n < a.left) return values + n * width;
     return n >= ring && n < ring + a.steps ? qkv + 2 * model + (n - ring) * across : room.nothing;
   };
   for (int64_t n = 0; n < inner; n += 2)
     pair(value(n), value(n + 1), width, room.value_pairs + n / 2 * width, ahead);
-  multiply(room.query_u, width, room.key_pairs, seen, room.score, seen);
+  multiply(room.query_u, width, {room.key_pairs, seen}, room.score, seen);
   for (int64_t t = 0; t < a.steps; t++) {
     bf16 *weight = room.weight + t * inner;
     weigh(a, t, frames, valid, room.place + t * a.distances(), room.score + t * seen, weight);
     std::memset(weight + seen, 0, (inner - seen) * sizeof(bf16));
   }
-  multiply(room.weight, inner, room.value_pairs, width, room.mixed, width);
+  multiply(room.weight, inner, {room.value_pairs, width}, room.mixed, width);
   for (int64_t t = 0; t < a.steps; t++) round_row(room.mixed + t * width, width, out + t * model);
 }
 
@@ -123,6 +103,9 @@ extern "C" int64_t attend_scratch(const int64_t *shape) {
   return Room(a, nullptr).floats;
 }
 
+// Inputs that are taken at once: a head's width is a multiple of it.
+extern "C" int64_t attend_takes() { return TAKEN; }
+
 // `positions`: pairs of a head's rows side by side, [heads][width / 2][stride].
 extern "C" void attend_bf16(const int64_t *shape, const bf16 *qkv, bf16 *keys, bf16 *values,
                             const int64_t *slots, const int64_t *frames, const int64_t *valid,
@@ -132,14 +115,12 @@ extern "C" void attend_bf16(const int64_t *shape, const bf16 *qkv, bf16 *keys, b
   std::memcpy(&a, shape, sizeof a);
   const Room room(a, scratch);
   std::memset(room.nothing, 0, a.width * sizeof(bf16));
-  const Config config(a.steps);
-  _tile_loadconfig(&config);
+  const Multiplier multiply{a.steps};
   each_head(a, qkv, keys, values, slots, frames, [&](const Head<bf16> &head, Ahead &ahead) {
     const int64_t at = head.index * a.width;
-    attend_head(a, room, head, frames[head.row], valid[head.row], positions + at / 2 * a.stride,
+    attend_head(a, room, multiply, head, frames[head.row], valid[head.row], positions + at / 2 * a.stride,
                 bias_u + at, bias_v + at, ahead,
                 out + head.row * a.steps * a.heads * a.width + at);
   });
-  _tile_release();
 }
 #endif

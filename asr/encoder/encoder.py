@@ -15,7 +15,7 @@ from asr.checkpoint.spec import ModelSpec
 from asr.encoder.batch import StepInput
 from asr.encoder.kit import Kit, Place
 from asr.encoder.layer import ConformerLayer, Positions
-from asr.encoder.linear import DTYPES, Precision
+from asr.encoder.linear import DTYPES, Precision, beside
 from asr.encoder.native import SOURCE, NativeKit
 from asr.encoder.plain import PlainKit
 from asr.encoder.pool import SlotPool
@@ -48,7 +48,7 @@ class Encoder:
         self._scale = math.sqrt(spec.d_model) if spec.xscaling else 1.0
         device = tensors["encoder.pre_encode.out.weight"].device
         kit = choose_kit(parts, DTYPES[precision], device)
-        self._subsampling = Subsampling(tensors, precision, kit)
+        self._subsampling = Subsampling(tensors, beside(precision), kit)
         farthest = spec.left_context + max_steps - 1
         table = sinusoids(farthest, -max(spec.look_aheads), spec.d_model, device)
         positions = Positions(table, zero=farthest)

@@ -1,7 +1,7 @@
 """Linear layers prepared once for the precision they run in.
 
-Does: weights -> a callable that returns the compute type; weights are packed where that pays (bf16
-on AMX: by ``product``, else for oneDNN), an activation rides along.
+Does: weights -> a callable that returns the compute type; weights are packed where that pays (by
+``product`` where this core can, else for oneDNN), an activation rides along.
 Does not know: what the layer is for.
 """
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr.encoder.product import TiledLinear, can_tile
+from asr.encoder.product import PackedLinear, can_pack
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+"""int8: weights of the encoder's layers in 8 bits; all else is bf16."""
 Activation = Literal["none", "relu", "swish"]
 LinearFn = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[Activation, LinearFn] = {
@@ -23,7 +24,8 @@ ACTIVATIONS: dict[Activation, LinearFn] = {
     "relu": F.relu,
     "swish": F.silu,
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+"""What products take and give, and caches hold."""
 
 TYPICAL_ROWS = 64
 """Rows of a batch that oneDNN picks the packed layout for."""
@@ -40,19 +42,25 @@ def has_fast_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def beside(precision: Precision) -> Precision:
+    """Return what all but the layers' products run in: few weights, which want their bits."""
+    return "bf16" if precision == "int8" else precision
+
+
 def make_linear(
     weight: Tensor, bias: Tensor | None, precision: Precision, activation: Activation = "none"
 ) -> LinearFn:
     """Return y = act(x W^T + b) for x [..., in], in the precision's type.
 
-    ``weight`` is [out, in] (trailing 1s are dropped).
+    ``weight`` is [out, in] (trailing 1s are dropped). What 8 bits cannot hold here is bf16.
     """
+    weight = weight.flatten(1)
+    if can_pack(weight, precision):
+        return PackedLinear(weight, bias, precision, activation)
     dtype = DTYPES[precision]
-    weight = weight.flatten(1).to(dtype).contiguous()
+    weight = weight.to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
-    if precision == "bf16" and can_tile(weight):
-        return TiledLinear(weight, bias, activation)
-    is_worth_packing = precision == "bf16" or weight.numel() >= PACK_FROM
+    is_worth_packing = dtype == torch.bfloat16 or weight.numel() >= PACK_FROM
     if weight.is_cuda or not is_worth_packing:
         act = ACTIVATIONS[activation]
         return lambda x: act(F.linear(x.to(dtype), weight, bias))

@@ -29,7 +29,7 @@ from asr.encoder.product import INNER, ROWS, has_tiles
 from asr.native import library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-TILES = SOURCE.with_name("attention.cpp")
+PAIRS = SOURCE.with_name("attention.cpp")
 LANES = 16
 """Floats the C++ takes at once."""
 
@@ -82,7 +82,7 @@ class NativeKit:
         # Whole registers are read, so the table goes on by one.
         table = F.pad(weights.positions_HdP, (0, LANES)).contiguous()
         long = _Attention(self._functions, self._suffix, table)
-        short = self._in_tiles(table) or long
+        short = self._in_pairs(table) or long
         stride = table.shape[2]
         bias_u, bias_v = weights.bias_u_Hd, weights.bias_v_Hd
 
@@ -102,12 +102,14 @@ class NativeKit:
 
         return attend
 
-    def _in_tiles(self, table_HdP: Tensor) -> "_Attention | None":
-        """Return the way of a core with AMX, where this is one."""
-        heads, head, stride = table_HdP.shape
-        if self._dtype != torch.bfloat16 or head % INNER or not has_tiles():
+    def _in_pairs(self, table_HdP: Tensor) -> "_Attention | None":
+        """Return the way of a core that multiplies bf16, where this is one."""
+        functions = library(PAIRS) if self._dtype == torch.bfloat16 else None
+        if functions is None or not hasattr(functions, "attend_bf16"):
             return None
-        if (functions := library(TILES)) is None:
+        heads, head, stride = table_HdP.shape
+        takes = functions.attend_takes()
+        if head % takes or (takes == INNER and not has_tiles()):
             return None
         pairs = table_HdP.bfloat16().view(heads, head // 2, 2, stride).transpose(2, 3).contiguous()
         return _Attention(functions, self._suffix, pairs)

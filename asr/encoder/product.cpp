@@ -9,35 +9,13 @@
 
 #ifdef __AMX_BF16__
 #include <cstring>
-#include <initializer_list>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "results.h"
 #include "tiles.h"
 
 namespace {
-
-constexpr int64_t PANEL = 2 * COLUMNS;  // columns that are made at once
-
-enum Activation : int64_t { NONE, RELU, SWISH };
-
-// x / (1 + e^-x). What leaves is bf16, of which a step is 4e-3: degree 4 (4e-6) and a reciprocal of
-// 14 bits will do.
-inline __m512 swish(__m512 x) {
-  __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
-  y = _mm512_min_ps(y, _mm512_set1_ps(126.0f));
-  const __m512 r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 p = _mm512_set1_ps(9.6181291e-3f);
-  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  p = _mm512_scalef_ps(p, _mm512_sub_ps(y, r));
-  return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f))));
-}
-
-inline __m512 activated(__m512 x, int64_t activation) {
-  if (activation == RELU) return _mm512_max_ps(x, _mm512_setzero_ps());
-  return activation == SWISH ? swish(x) : x;
-}
 
 // Sums of some rows in a panel of columns, and how many of the rows have become results.
 struct Sums {
@@ -49,7 +27,7 @@ struct Product {
   int64_t rows, outer, inner, activation;
   const uint16_t *x;
   const float *bias;  // to whole panels
-  uint16_t *out;
+  bf16 *out;
 
   // One panel of columns for up to two tiles of rows. While tiles multiply, what the block before
   // left is finished, some rows with each tile.
@@ -86,20 +64,15 @@ struct Product {
     }
   }
 
-  // Whole cache lines: rows lie a power of two apart and drive each other out of the cache.
   inline void finish(Sums &sums, int64_t count) const {
     const float *low = bias + sums.column, *high = low + COLUMNS;
-    const int64_t left = outer - sums.column;
-    const __mmask32 mask = left >= PANEL ? ~0u : (1u << left) - 1;
     const int64_t until = sums.done + count < sums.rows ? sums.done + count : sums.rows;
     for (; sums.done < until; sums.done++) {
       const float *row = sums.at + sums.done * PANEL;
       const __m512 first = _mm512_add_ps(_mm512_load_ps(row), _mm512_loadu_ps(low));
       const __m512 second = _mm512_add_ps(_mm512_load_ps(row + COLUMNS), _mm512_loadu_ps(high));
-      const __m512bh both =
-          _mm512_cvtne2ps_pbh(activated(second, activation), activated(first, activation));
-      uint16_t *into = out + (sums.row + sums.done) * outer + sums.column;
-      _mm512_mask_storeu_epi16(into, mask, (__m512i)both);
+      bf16 *into = out + (sums.row + sums.done) * outer + sums.column;
+      put(into, outer - sums.column, first, second, activation);
     }
   }
 
@@ -141,7 +114,7 @@ extern "C" int64_t product_ready() {
 
 // weight [outer][inner] -> panels of 32 columns: for each 32 inputs two tiles, pairs of inputs
 // side by side; outer is filled up with zeros.
-extern "C" void product_pack(int64_t outer, int64_t inner, const uint16_t *weight,
+extern "C" void pack(int64_t outer, int64_t inner, const uint16_t *weight,
                              uint16_t *packed) {
   for (int64_t panel = 0; panel < outer; panel += PANEL)
     for (int64_t k = 0; k < inner; k += INNER)
@@ -154,7 +127,7 @@ extern "C" void product_pack(int64_t outer, int64_t inner, const uint16_t *weigh
 
 // `tail`: room for 16 rows of x, where rows are more than a tile and do not fill all.
 extern "C" void product(const int64_t *shape, const uint16_t *x, const uint16_t *weights,
-                        const float *bias, uint16_t *tail, uint16_t *out) {
+                        const float *bias, uint16_t *tail, bf16 *out) {
   const Product product{shape[0], shape[1], shape[2], shape[3], x, bias, out};
   const int64_t over = product.rows % ROWS, inner = product.inner;
   // What lies below the last row is never looked at: a row of a product comes from its own alone.

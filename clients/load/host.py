@@ -163,7 +163,7 @@ def machine() -> str:
         lines = (PROC / "cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         flags = next((line.split() for line in lines if line.startswith("flags")), [])
-        fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+        fast = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512_vnni") if flag in flags]
         if names:
-            return f"{names[0]} x {len(names)} ({', '.join(fast) or 'no bf16'})"
+            return f"{names[0]} x {len(names)} ({', '.join(fast) or 'neither bf16 nor VNNI'})"
     return f"{platform.machine()} x {os.cpu_count()}"

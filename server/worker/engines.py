@@ -12,7 +12,7 @@ from asr.interface import EngineError, StreamingEngine
 from asr.scripted import ScriptedEngine
 
 Backend = Literal["own", "nemo", "scripted"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 COST_OF_KIND = {"cuda": 1.0, "cpu": 4.0}
 """Of an audio hour where nobody says it. The numbers mean nothing but their order: beside GPU

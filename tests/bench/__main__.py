@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from asr.precision import fast_precisions
 from clients.console import table
 from clients.errors import CommandError
 from clients.load.host import machine
@@ -127,6 +128,7 @@ def _plan(large: str, *, quick: bool) -> list[Row]:
         Row("", "auto", 560),
         Row("", "auto", 160),
         Row(large, "fp32", 560, rival="nemo"),
+        *(Row(large, x, 560) for x in fast_precisions() if x != fastest),
         Row("", "fp32", 560),
         Row("", "auto", 1120),
         Row("", "auto", 80),

@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
-from asr.encoder.linear import has_fast_bf16
+from asr.encoder.linear import Precision
+from asr.precision import fast_precisions
 from clients.console import table
 from clients.load.host import machine
 from tests.bench import sherpa
@@ -163,6 +164,7 @@ def measure(
     """Visit all engines and batches in turn, so that a busy moment hits all of them alike."""
     times = {runner.name: Times() for runner in runners}
     rates = []
+    roof = next(x for x in runners if x.name in {"bf16", "fp32"})  # whose products are measured
     with ExitStack() as stack:
         links: dict[Spec, Connection] = {}
         for runner in runners:
@@ -176,7 +178,7 @@ def measure(
                     timing = Timing(*_ask(links[runner.spec], (rows, runner.matmul)))
                     if number >= 0:
                         times[runner.name].steps[rows].append(timing)
-            rates.append(_ask(links[runners[0].spec], ("gemm", gemm_rows)))
+            rates.append(_ask(links[roof.spec], ("gemm", gemm_rows)))
             _say(f"round {number + 1} of {rounds}: {time.monotonic() - began:.1f} s")
     return times, round(median(rates), 1)
 
@@ -202,28 +204,30 @@ def summary(result: dict[str, Any], *, is_known_shape: bool) -> dict[str, Any]:
     line: dict[str, Any] = {key: result[key] for key in ("machine", "load", "model", "by")}
     for period, look in result["periods"].items():
         engines = look["engines"]
-        ours = "bf16" if "bf16" in engines else "fp32"
-        line["precision"] = ours
+        mine = [name for name in engines if name in get_args(Precision)]  # the fastest first
+        ours = line["precision"] = mine[0]
         line[f"capacity_{period}"] = engines[ours]["capacity"]
         for rival in RIVALS:
             if rival in engines:
-                for name, suffix in ((ours, ""), ("fp32", "_fp32")):
-                    mine, theirs = engines[name]["capacity"], engines[rival]["capacity"]
-                    ratio = round(mine / theirs, 2) if theirs else None
+                theirs = engines[rival]["capacity"]
+                for name in mine:
+                    suffix = "" if name == ours else f"_{name}"
+                    ratio = round(engines[name]["capacity"] / theirs, 2) if theirs else None
                     line[f"ratio_{rival}_{period}{suffix}"] = ratio
         steps = engines[ours]["steps_ms"]
         line[f"step_b1_{period}_ms"] = steps.get("1")
         look_ahead = int(period) // 80 - 1
-        if is_known_shape and "16" in steps and look_ahead in GFLOP_PER_AUDIO_S:
+        known = engines.get("bf16", engines["fp32"])["steps_ms"].get("16")
+        if is_known_shape and known and look_ahead in GFLOP_PER_AUDIO_S:
             gflop = GFLOP_PER_AUDIO_S[look_ahead] * 16 * int(period) / 1000
-            share = gflop / (steps["16"] / 1000) / look["gemm_gflops"]
+            share = gflop / (known / 1000) / look["gemm_gflops"]
             line[f"gemm_share_{period}_b16"] = round(share, 3)
     return line
 
 
-def fastest() -> Literal["fp32", "bf16"]:
+def fastest() -> Precision:
     """Return what ours is measured in: random weights have no words that a gate could compare."""
-    return "bf16" if has_fast_bf16() else "fp32"
+    return (*fast_precisions(), "fp32")[0]
 
 
 def random_model(shape: str) -> Path:
@@ -246,9 +250,8 @@ def _runners(
 ) -> Iterator[Runner]:
     few = batches_up_to(batches, SLOW_MOST)
     common: dict[str, Any] = {"model": model, "look_ahead": look_ahead}
-    if has_fast_bf16():
-        yield Runner("bf16", Spec(kind="ours", precision="bf16", batches=batches, **common))
-    yield Runner("fp32", Spec(kind="ours", batches=batches, **common))
+    for precision in (*fast_precisions(), "fp32"):
+        yield Runner(precision, Spec(kind="ours", precision=precision, batches=batches, **common))
     cached = Spec(kind="nemo", batches=batches, **common)
     # Ways without cache re-encode 5.6 s in every step: at 160 ms nobody would run them.
     slow = look_ahead >= 6

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
 ENGINES = {
+    "int8": "rivulet, int8",
     "bf16": "rivulet, bf16",
     "fp32": "rivulet, fp32",
     "nemo": "NeMo 3.0.0 CacheAwareRNNTPipeline, as it ships",

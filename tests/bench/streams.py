@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one look-ahead, short runs")
     parser.add_argument("--model", action="append", help="checkpoint; may be given again")
     parser.add_argument("--backend", action="append", choices=["own", "nemo"])
-    parser.add_argument("--precision", action="append", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--precision", action="append", choices=["auto", "fp32", "bf16", "int8"])
     parser.add_argument("--chunk-ms", type=int, action="append", metavar="MS")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="measured a run (60; quick: 8)")

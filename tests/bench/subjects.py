@@ -35,7 +35,6 @@ GEMM_SHAPE = (512, 2048)
 GEMM_REPEATS = 20
 
 Mode = Literal["cache", "nocache", "buffered"]
-Numbers = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +45,8 @@ class Spec:
     model: str
     look_ahead: int
     batches: tuple[int, ...]
-    precision: Numbers = "fp32"
-    """Ours has no int8; NeMo computes in fp32 on a CPU whatever it is told."""
+    precision: Precision = "fp32"
+    """NeMo computes in fp32 on a CPU whatever it is told."""
     mode: Mode = "cache"
     core: int | None = None
     """The only core it may run on; None: any."""
@@ -84,8 +83,7 @@ class Ours:
 
     def __init__(self, spec: Spec) -> None:
         slots = sum(spec.batches) + 1
-        precision: Precision = "bf16" if spec.precision == "bf16" else "fp32"
-        engine = load_engine(spec.model, EngineConfig(slots=slots, precision=precision))
+        engine = load_engine(spec.model, EngineConfig(slots=slots, precision=spec.precision))
         engine.warm(spec.look_ahead)
         self._tokens = 0
         self._count_tokens(engine)
@@ -277,10 +275,9 @@ def pipeline_config(spec: Spec) -> dict[str, Any]:
     }
 
 
-def gemm_gflops(rows: int, numbers: Numbers) -> float:
+def gemm_gflops(rows: int, precision: Precision) -> float:
     """Return the rate of this core's own packed matrix product at so many rows."""
     inner, outer = GEMM_SHAPE
-    precision: Precision = "bf16" if numbers == "bf16" else "fp32"
     linear = make_linear(torch.randn(outer, inner), None, precision)
     x = torch.randn(rows, inner)
     for _ in range(3):
