@@ -208,7 +208,10 @@ class Engine:
         return copy
 
     def snapshot(self, stream: int) -> bytes:
-        """All that the stream is, for ``restore`` in any engine of the same model and precision."""
+        """All that the stream is, for ``restore`` in any engine of the same model and decoder.
+
+        Of another precision too: unlike machines hand streams to each other, and copying converts.
+        """
         state = self._get(stream).state()
         rows = self._pool.export_row(stream) | self._decoding.export_row(stream)
         return snapshot.pack(state | rows, self._identity())
@@ -356,7 +359,6 @@ class Engine:
     def _identity(self) -> dict[str, str]:
         return {
             "fingerprint": self._checkpoint.fingerprint,
-            "precision": self._precision,
             "decoder": self._decoding.name,
         }
 

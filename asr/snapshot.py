@@ -46,7 +46,7 @@ def unpack(blob: bytes, identity: Mapping[str, str]) -> dict[str, Tensor]:
         raise BadSnapshot("the snapshot is damaged (checksum)")
     size = int.from_bytes(body[:4], "little")
     if json.loads(body[4 : 4 + size]) != dict(identity):
-        raise BadSnapshot("the snapshot belongs to another model, precision or decoder")
+        raise BadSnapshot("the snapshot belongs to another model or decoder")
     try:
         tensors = load(body[4 + size :])
     except SafetensorError as error:

@@ -91,6 +91,34 @@ def test_company_changes_no_bit(
         assert torch.equal(heard.encoded, alone.encoded)
 
 
+@pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
+@pytest.mark.parametrize(("before", "behind"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_stream_goes_on_where_the_precision_is_another(
+    make_checkpoint: Callable[..., Checkpoint],
+    babble: Babble,
+    before: Precision,
+    behind: Precision,
+    decoder: str,
+) -> None:
+    checkpoint, audio, cut = make_checkpoint(d_model=32), babble(5.0, 2), 41_003
+    one, other = (Bench(checkpoint, precision=x, decoder=decoder) for x in (before, behind))
+    stream = one.open(6)
+    one.engine.feed(stream, audio[:cut])
+    one.run()
+    record = one.engine.record(stream)
+    moved = other.engine.restore(one.engine.snapshot(stream))
+    other.engine.install(moved, record)
+    other.heard[moved] = one.heard[stream]
+    other.engine.feed(moved, audio[cut:])
+    other.engine.finish(moved)
+    other.run()
+    whole = Bench(checkpoint, precision="fp32", decoder=decoder).whole(audio, 6).encoded
+    moved_on = other.heard[moved].encoded
+    assert moved_on.shape == whole.shape
+    away = (moved_on - whole).square().mean().sqrt() / whole.square().mean().sqrt()
+    assert away < 0.05
+
+
 def test_eight_bits_are_near_what_they_stand_for(
     make_checkpoint: Callable[..., Checkpoint], babble: Babble
 ) -> None:
