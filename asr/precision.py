@@ -12,6 +12,7 @@ from typing import Literal
 
 from asr.encoder.linear import Precision, has_fast_bf16
 from asr.encoder.product import has_tiles, way_of
+from asr.interface import EngineError
 
 GATES = Path(__file__).parent / "models" / "precision_gates.json"
 """fingerprint -> {precision: bool, "evidence": str}; a model without a record runs in fp32."""
@@ -20,10 +21,10 @@ GATES = Path(__file__).parent / "models" / "precision_gates.json"
 def choose_precision(
     wanted: Literal["auto", "fp32", "bf16", "int8"], fingerprint: str, device: str = "cpu"
 ) -> Precision:
-    """Return what to run in. Raises ValueError where that cannot be."""
+    """Return what to run in. Raises EngineError where that cannot be."""
     fast = fast_precisions(device)
     if wanted == "int8" and wanted not in fast:
-        raise ValueError(
+        raise EngineError(
             "int8 needs a CPU with AVX512-VNNI and a C++ compiler (apt install g++): use auto"
         )
     if wanted != "auto":

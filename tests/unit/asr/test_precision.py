@@ -11,7 +11,7 @@ from asr import precision
 from asr.checkpoint import Checkpoint
 from asr.encoder.linear import Precision, beside
 from asr.encoder.product import LARGEST, way_of
-from asr.interface import Samples
+from asr.interface import EngineError, Samples
 from tests.unit.asr.test_engine import Bench, Heard
 
 Babble = Callable[[float, int], NDArray[np.float32]]
@@ -59,7 +59,7 @@ def test_who_asks_gets_it_or_is_told_what_is_missing(choose: Callable[..., Preci
     assert choose(VNNI, "int8") == "int8"
     assert choose(OLD, "bf16") == "bf16"
     for machine in (OLD, GPU):
-        with pytest.raises(ValueError, match=r"AVX512-VNNI and a C\+\+ compiler .*: use auto"):
+        with pytest.raises(EngineError, match=r"AVX512-VNNI and a C\+\+ compiler .*: use auto"):
             choose(machine, "int8")
 
 
