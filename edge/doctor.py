@@ -8,11 +8,12 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from asr.interface import StreamingEngine
 from edge import g722, wire
 from edge.leg import Leg
 from edge.opus import is_available
@@ -62,9 +63,8 @@ def spill_mb_s(folder: Path, megabytes: int = 16) -> float:
     return megabytes / spent
 
 
-def local_streams(choice: ModelChoice, *, seconds: float = 4.0) -> tuple[float, int]:
-    """Measure how many streams one core decodes in time, and the bytes of one."""
-    engine = load(choice)
+def local_streams(engine: StreamingEngine, *, seconds: float = 4.0) -> float:
+    """Measure how many streams one core decodes in time."""
     look_ahead = engine.info.look_aheads[0]
     engine.warm(look_ahead)
     batch = min(8, engine.info.slots)
@@ -77,7 +77,7 @@ def local_streams(choice: ModelChoice, *, seconds: float = 4.0) -> tuple[float, 
         audio_s += batch
         while engine.is_ready():
             engine.step()
-    return audio_s / spent * _SHARE, engine.info.bytes_per_stream
+    return audio_s / spent * _SHARE
 
 
 def memory_bytes() -> int:
@@ -103,10 +103,24 @@ def examine(choice: ModelChoice | None, folder: Path | None) -> list[Finding]:
         Finding("G.722", "the package is here" if g722.is_available() else "no package G722"),
     ]
     findings += _spill(folder or Path(tempfile.gettempdir()), is_asked=folder is not None)
-    if choice is not None:
-        streams, size = local_streams(choice)
-        text = f"{streams:.0f} streams on one core, {size / 1e6:.1f} MB each"
-        findings.append(Finding("recognising here", text, streams >= 1))
+    return findings + (_recognising(choice) if choice else [])
+
+
+def _recognising(choice: ModelChoice) -> list[Finding]:
+    """Look at every precision of this processor, the one that ``auto`` takes first."""
+    from asr.precision import fast_precisions  # a node that only relays has no torch
+
+    def finding(name: str, engine: StreamingEngine, *, is_chosen: bool) -> Finding:
+        streams, size = local_streams(engine), engine.info.bytes_per_stream / 1e6
+        text = f"{streams:.0f} streams on one core in {engine.info.precision}, {size:.1f} MB each"
+        return Finding(name, text, streams >= 1 or not is_chosen)
+
+    engine = load(choice)
+    findings = [finding("recognising here", engine, is_chosen=True)]
+    for precision in (*fast_precisions(), "fp32"):
+        if precision != engine.info.precision:
+            other = load(replace(choice, precision=precision))
+            findings.append(finding(f"with {precision}", other, is_chosen=False))
     return findings
 
 

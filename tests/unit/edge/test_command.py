@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from asr.precision import fast_precisions
 from clients.__main__ import main
 
 
@@ -59,3 +60,15 @@ def test_the_doctor_of_a_relay_needs_no_model(
     assert "MB/s sealed" in report["spill"]
     assert "recognising here" not in report
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_of_a_recogniser_tries_every_precision_of_this_processor(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.doctor.local_streams", lambda _: 12.0)
+    assert main(["edge", "--doctor", "--json", "--policy", "edge", "--slots", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    said = {name: value for name, value in report.items() if "streams on one core" in value}
+    told = [value.split(" in ")[1].split(",")[0] for value in said.values()]
+    assert next(iter(said)) == "recognising here"
+    assert sorted(told) == sorted({*fast_precisions(), "fp32"})
