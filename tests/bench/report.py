@@ -124,19 +124,21 @@ def _tools(result: dict[str, Any]) -> list[str]:
 
 def _accuracy(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]
-    columns = sorted({(row["precision"], row["look_ahead"]) for row in rows})
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    looks = sorted({row["look_ahead"] for row in rows})
     wer = {(row["set"], row["precision"], row["look_ahead"]): row["wer"] for row in rows}
-    heads = [f"{precision}, look-ahead {look_ahead}" for precision, look_ahead in columns]
     lines = [
-        f"**Word error rate, %** of the embedded model through the streaming engine "
-        f"(`make accuracy`; {result['machine']}; evaluation sets that are not part of this "
-        "repository):",
+        f"**Word error rate, %** of the embedded model through the streaming engine, "
+        f"{' / '.join(precisions)} (`make accuracy`; {result['machine']}; evaluation sets that "
+        "are not part of this repository):",
         "",
-        "| set | " + " | ".join(heads) + " |",
-        "|---" * (len(columns) + 1) + "|",
+        "| set | " + " | ".join(f"look-ahead {look}" for look in looks) + " |",
+        "|---" * (len(looks) + 1) + "|",
     ]
     for name in sorted({row["set"] for row in rows}):
-        cells = [f"{100 * wer[name, *column]:.1f}" for column in columns]
+        cells = [
+            " / ".join(f"{100 * wer[name, p, look]:.1f}" for p in precisions) for look in looks
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
