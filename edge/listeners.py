@@ -11,7 +11,7 @@ import hmac
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -111,6 +111,8 @@ class Listeners:
         self.counters = Counters()
         self._config, self._node, self._respond = config, node, respond
         self._calls: set[asyncio.Task[None]] = set()
+        self._feeds: set[Feed] = set()
+        self._receiver: RtpReceiver | None = None
         self._native = NativeClients(node, fetch)
         secret = config.audiohook_secret
         self._signatures = Signatures(secret) if secret else None
@@ -140,14 +142,31 @@ class Listeners:
                 )
                 web = (await stack.enter_async_context(site)).sockets[0].getsockname()[1]
             if config.rtp_port is not None:
-                receiver = RtpReceiver(config, self._node, self.counters)
-                rtp = await stack.enter_async_context(receiver.receiving())
+                self._receiver = RtpReceiver(config, self._node, self.counters)
+                rtp = await stack.enter_async_context(self._receiver.receiving())
             try:
                 yield Listening(audiosocket, web, rtp)
             finally:
                 for call in self._calls:
                     call.cancel()
                 await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def end_calls(self) -> None:
+        """End every call as if its peer had: what is held of it is heard."""
+        for feed in self._feeds:
+            feed.end()
+        if self._receiver is not None:
+            self._receiver.end_calls()
+
+    @contextlib.contextmanager
+    def _feed(self) -> Iterator[Feed]:
+        feed = Feed(self._node)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            feed.end()
 
     # ---- AudioSocket
 
@@ -159,27 +178,27 @@ class Listeners:
         call.add_done_callback(self._calls.discard)
 
     async def _call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        feed, parser = Feed(self._node), AudioSocket()
+        parser, idle_s = AudioSocket(), self._config.idle_s
         try:
-            async for data in _until_idle(lambda: reader.read(_READ_BYTES), self._config.idle_s):
-                if data is None:
-                    writer.write(SILENCE)
-                    feed.take(parser.receive_nothing(HOLD_S))
-                    continue
-                events = parser.receive(data)
-                for event in events:
-                    if isinstance(event, Started):
-                        self._check(event.name)
-                feed.take(events)
-                if feed.is_over or not data:
-                    break
+            with self._feed() as feed:
+                async for data in _until_idle(lambda: reader.read(_READ_BYTES), idle_s):
+                    if data is None:
+                        writer.write(SILENCE)
+                        feed.take(parser.receive_nothing(HOLD_S))
+                        continue
+                    events = parser.receive(data)
+                    for event in events:
+                        if isinstance(event, Started):
+                            self._check(event.name)
+                    feed.take(events)
+                    if feed.is_over or not data:
+                        break
         except (FeedError, TooManyLegs) as error:
             self._refuse("audiosocket", error)
             writer.write(HANG_UP)
         except OSError:
             pass
         finally:
-            feed.end()
             writer.close()
 
     def _check(self, name: str) -> None:
@@ -236,23 +255,23 @@ class Listeners:
         if address.path == STREAM_PATH:
             await self._native.serve(socket)
             return
-        feed, query = Feed(self._node), parse_qs(address.query)
+        query = parse_qs(address.query)
         try:
-            if address.path == "/twilio":
-                await self._twilio(socket, feed)
-            elif address.path == "/audiohook":
-                await self._audiohook(socket, feed)
-            elif address.path == "/asterisk":
-                await self._samples(socket, feed, AsteriskSocket(name=query.get("name", [""])[0]))
-            else:
-                await self._samples(socket, feed, _l16(query))
+            with self._feed() as feed:
+                if address.path == "/twilio":
+                    await self._twilio(socket, feed)
+                elif address.path == "/audiohook":
+                    await self._audiohook(socket, feed)
+                elif address.path == "/asterisk":
+                    name = query.get("name", [""])[0]
+                    await self._samples(socket, feed, AsteriskSocket(name=name))
+                else:
+                    await self._samples(socket, feed, _l16(query))
         except (FeedError, TooManyLegs) as error:
             self._refuse(address.path, error)
             await socket.close(1008, str(error)[:120])
         except (ConnectionClosed, TimeoutError):
             pass
-        finally:
-            feed.end()
 
     async def _twilio(self, socket: ServerConnection, feed: Feed) -> None:
         parser = Twilio()
@@ -362,8 +381,12 @@ class RtpReceiver(asyncio.DatagramProtocol):
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             transport.close()
-            for sender in self._senders.values():
-                sender.end()
+            self.end_calls()
+
+    def end_calls(self) -> None:
+        """End every call; what comes of them afterwards is not heard."""
+        for sender in self._senders.values():
+            sender.end()
 
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
         """Take a datagram; one that is no audio of ours is counted only."""

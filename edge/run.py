@@ -225,6 +225,7 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]
             stopping.cancel()
             reason = type(here.task.exception()).__name__
             raise RunError(f"the node failed: {reason}") from here.task.exception()
+        here.listeners.end_calls()  # what they hold goes before the end
         for leg in list(here.node.legs.values()):
             leg.end()
         with contextlib.suppress(TimeoutError):
