@@ -83,9 +83,10 @@ class Counters:
 
     refused: dict[str, int] = field(default_factory=dict)
 
-    def refuse(self, reason: str) -> None:
-        """Count a refusal."""
-        self.refused[reason] = self.refused.get(reason, 0) + 1
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Count refusals."""
+        if count:
+            self.refused[reason] = self.refused.get(reason, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +358,7 @@ def _chosen(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol 
 
 
 class RtpReceiver(asyncio.DatagramProtocol):
-    """One port for many senders: each address is a call, whatever its SSRCs."""
+    """One port for many senders: each address is a call, of one SSRC at a time."""
 
     def __init__(self, config: FeedConfig, node: Node, counters: Counters) -> None:
         self._config, self._node, self._counters = config, node, counters
@@ -403,15 +404,16 @@ class RtpReceiver(asyncio.DatagramProtocol):
                 return
             self._senders[addr] = sender
         else:
-            bad = sender.stream.bad
-            sender.take(sender.stream.receive(data, now=now), now)
-            if sender.stream.has_switched:
+            stream = sender.stream
+            bad, other = stream.bad, stream.other_source
+            sender.take(stream.receive(data, now=now), now)
+            if stream.has_switched:
                 sender.end()
                 del self._senders[addr]
                 self.datagram_received(data, addr)
                 return
-            if sender.stream.bad > bad:
-                self._counters.refuse("rtp datagram")
+            self._counters.refuse("rtp datagram", stream.bad - bad)
+            self._counters.refuse("rtp source", stream.other_source - other)
         if sender.is_refused:
             self._counters.refuse("rtp")
             del self._senders[addr]

@@ -315,6 +315,28 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+async def test_of_two_rtp_sources_at_one_address_the_second_adds_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.adapters.rtp.TAKE_OVER_S", 60.0)  # however slow this machine is
+    async with rig() as r, feeding(r, idle_s=1.0, window_s=5.0) as (ports, listeners):
+        loop = asyncio.get_running_loop()
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        sent = datagrams(spoken(TEXTS))
+        for packet in sent:
+            transport.sendto(packet)
+            transport.sendto(packet[:8] + b"none" + packet[12:])
+            await asyncio.sleep(0.0005)
+        await r.until(lambda: bool(r.node.legs))
+        (leg,) = r.node.legs.values()
+        await told(r)
+        assert leg.leg.ring.head == len(sent) * PACKET + PACKET  # the last one of the second
+        assert listeners.counters.refused == {"rtp source": len(sent) - 1}
+        transport.close()
+
+
 @pytest.mark.parametrize(("network", "refused"), [("127.0.0.0/8", 0), ("10.0.0.0/8", 1)])
 async def test_rtp_is_a_call_from_known_networks_only(network: str, refused: int) -> None:
     async with rig() as r, feeding(r, rtp_from=(ip_network(network),)) as (ports, listeners):
