@@ -127,6 +127,12 @@ def _add_feeds(group: Any) -> None:
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
     )
     group.add_argument("--window-ms", type=int, default=60, help="wait for late RTP packets")
+    group.add_argument(
+        "--idle-s",
+        type=int,
+        default=60,
+        help="a call that says nothing for so long is over; RTP ends at once with RTCP's BYE",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -198,9 +204,12 @@ def _node_config(args: argparse.Namespace) -> Any:
 
 
 def _feeds(args: argparse.Namespace) -> Any:
+    from edge.adapters.rtcp import PAYLOAD_TYPES
     from edge.adapters.rtp import STATIC, codec_of
     from edge.listeners import FeedConfig
 
+    if args.idle_s <= 0:
+        raise CommandError("--idle-s is a number of seconds above 0")
     codecs = dict(STATIC)
     for given in args.codec:
         number, _, name = given.partition("=")
@@ -208,6 +217,8 @@ def _feeds(args: argparse.Namespace) -> Any:
             codecs[int(number)] = codec_of(name)
         except ValueError as error:
             raise CommandError(f"--codec {given}: {error}") from error
+        if int(number) in PAYLOAD_TYPES:
+            raise CommandError(f"--codec {given}: RTCP has the payload types 64 to 95")
     return FeedConfig(
         host=args.bind,
         audiosocket_port=args.audiosocket,
@@ -221,6 +232,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         rtp_from=_networks(args.rtp_from),
         codecs=codecs,
         window_s=args.window_ms / 1000,
+        idle_s=args.idle_s,
     )
 
 

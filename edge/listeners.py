@@ -1,4 +1,4 @@
-"""Where feeds arrive: sockets of AudioSocket, WebSockets of others, datagrams of RTP.
+"""Where feeds arrive: sockets of AudioSocket, WebSockets of others, datagrams of RTP and RTCP.
 
 Does: accept, read, hand what came to the parsers, end what goes silent; answer the status page on
 the WebSocket port.
@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -22,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from edge.adapters import twilio
+from edge.adapters import rtcp, twilio
 from edge.adapters.asterisk import AsteriskSocket
 from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import HANG_UP, SILENCE, AudioSocket
@@ -357,12 +358,16 @@ def _chosen(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol 
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
 
 
+Address = tuple[Any, ...]
+"""Host, port, and what IPv6 adds."""
+
+
 class RtpReceiver(asyncio.DatagramProtocol):
     """One port for many senders: each address is a call, of one SSRC at a time."""
 
     def __init__(self, config: FeedConfig, node: Node, counters: Counters) -> None:
         self._config, self._node, self._counters = config, node, counters
-        self._senders: dict[object, _Sender] = {}
+        self._senders: dict[Address, _Sender] = {}
 
     @contextlib.asynccontextmanager
     async def receiving(self) -> AsyncIterator[int]:
@@ -375,22 +380,40 @@ class RtpReceiver(asyncio.DatagramProtocol):
         transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES
         )
+        port = transport.get_extra_info("sockname")[1]
+        control = await self._control(port + 1)
         ticking = asyncio.create_task(self._tick())
         try:
-            yield transport.get_extra_info("sockname")[1]
+            yield port
         finally:
+            if control is not None:
+                control.close()
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             transport.close()
             self.end_calls()
+
+    async def _control(self, port: int) -> asyncio.DatagramTransport | None:
+        """Receive RTCP beside RTP; None: somebody has that port, and calls end by their silence."""
+        try:
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: _Control(self), local_addr=(self._config.host, port)
+            )
+        except (OSError, OverflowError):  # there is no port behind the last
+            logger.warning("no port for RTCP", extra={"port": port})
+            return None
+        return transport
 
     def end_calls(self) -> None:
         """End every call; what comes of them afterwards is not heard."""
         for sender in self._senders.values():
             sender.end()
 
-    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+    def datagram_received(self, data: bytes, addr: Address) -> None:
         """Take a datagram; one that is no audio of ours is counted only."""
+        if rtcp.is_control(data):
+            self.control_received(data, addr)
+            return
         now = asyncio.get_running_loop().time()
         sender = self._senders.get(addr)
         if sender is None:
@@ -418,6 +441,22 @@ class RtpReceiver(asyncio.DatagramProtocol):
             self._counters.refuse("rtp")
             del self._senders[addr]
 
+    def control_received(self, data: bytes, addr: Address) -> None:
+        """End a call whose source says BYE, from its own port or the next one."""
+        if not self._is_known(addr[0]):
+            self._counters.refuse("rtp address")
+            return
+        try:
+            sources = rtcp.leaving(data)
+        except FeedError:
+            self._counters.refuse("rtcp datagram")
+            return
+        now = asyncio.get_running_loop().time()
+        for port in (addr[1], addr[1] - 1):
+            sender = self._senders.get((addr[0], port, *addr[2:]))
+            if sender is not None:
+                sender.stream.leave(sources, now=now)
+
     def _is_known(self, host: str | object) -> bool:
         networks = self._config.rtp_from
         return not networks or any(ip_address(str(host)) in network for network in networks)
@@ -429,9 +468,19 @@ class RtpReceiver(asyncio.DatagramProtocol):
             now = loop.time()
             for addr, sender in list(self._senders.items()):
                 sender.take(sender.stream.handle_timer(now=now), None)
-                if now - sender.heard > self._config.idle_s:
+                if now - sender.heard > self._config.idle_s or now >= sender.stream.over_at:
                     sender.end()
                     del self._senders[addr]
+
+
+@dataclass(slots=True)
+class _Control(asyncio.DatagramProtocol):
+    """The port behind that of RTP."""
+
+    receiver: RtpReceiver
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        self.receiver.control_received(data, addr)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ Does not know: sockets, SDP, RTCP, SRTP.
 
 import math
 import struct
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -125,6 +126,8 @@ class RtpStream:
     other_source: int = 0
     """Packets of another source that spoke beside ours: both together would double the time."""
     source_changes: int = 0
+    over_at: float = math.inf
+    """When the call is over: its source said so, and its last packets had their time to come."""
     window: ReorderWindow | None = None
     _source: int | None = None
     _source_heard: float = 0.0
@@ -168,6 +171,11 @@ class RtpStream:
             self._strays += 1
             self.has_switched = self._strays >= SWITCH_PACKETS
 
+    def leave(self, sources: Set[int], *, now: float) -> None:
+        """Note who said BYE; another source may still go on with the call."""
+        if self._source in sources:
+            self.over_at = now + self.window_s
+
     def handle_timer(self, *, now: float) -> list[Piece]:
         """Give up on packets, and on a source, that did not come."""
         if self.window is None:
@@ -184,10 +192,11 @@ class RtpStream:
         """Go on with the source that waits, from its first packet on, if ours is silent."""
         assert self.window is not None
         waiting = self._waiting
-        if not waiting or now - self._source_heard < TAKE_OVER_S:
+        is_silent = now - self._source_heard >= TAKE_OVER_S or self.over_at < math.inf
+        if not waiting or not is_silent:
             return []
         (packet, _, _, arrived), self._waiting = waiting[0], []
-        self.source_changes += 1
+        self.source_changes, self.over_at = self.source_changes + 1, math.inf
         self._source, self._source_heard, self._stamp = packet.source, waiting[-1].arrived, None
         pieces = self.window.restart(self._stamp_of(packet), now=arrived)
         return pieces + [piece for heard in waiting for piece in self._place(heard)]

@@ -315,6 +315,42 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+@pytest.mark.parametrize("beside", [0, 1], ids=["on the port of RTP", "on the next one"])
+async def test_an_rtp_call_is_over_when_its_source_says_bye(beside: int) -> None:
+    async with rig() as r, feeding(r) as (ports, listeners):
+        loop = asyncio.get_running_loop()
+        host, rtp = "127.0.0.1", ports.rtp or 0
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=(host, 0)
+        )
+        control, own = transport, transport.get_extra_info("sockname")[1]
+        if beside:
+            control, _protocol = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, local_addr=(host, own + beside)
+            )
+        sent = datagrams(spoken(TEXTS))
+        half = len(sent) // 2
+        for part, source in ((sent[:half], 8), (sent[half:], 7)):  # the first one is no source here
+            for packet in part:
+                transport.sendto(packet, (host, rtp))
+                await asyncio.sleep(0.0005)
+            control.sendto(b"\x81\xcb\0\0", (host, rtp + beside))
+            bye = struct.pack(">BBHI", 0x81, 203, 1, source)
+            control.sendto(bye, (host, rtp + beside))
+        await told(r)
+        assert r.node.closed == {"done": 1}
+        assert listeners.counters.refused == {"rtcp datagram": 2}
+        transport.close()
+        control.close()
+
+
+async def test_an_rtp_port_whose_next_one_is_taken_does_without_rtcp() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        config = FeedConfig(rtp_port=(ports.rtp or 0) - 1)
+        async with Listeners(config, r.node, respond=lambda _: None).listening() as others:
+            assert others.rtp == (ports.rtp or 0) - 1
+
+
 async def test_of_two_rtp_sources_at_one_address_the_second_adds_no_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -19,6 +19,8 @@ from clients.__main__ import main
         (["--core", "tls://x:1"], "TLS needs --cert, --key and --ca"),
         (["--core", "tcp://x:1", "--codec", "96=g729"], "known are PCMU"),
         (["--core", "tcp://x:1", "--codec", "opus"], "--codec opus"),
+        (["--core", "tcp://x:1", "--codec", "72=opus"], "RTCP has the payload types"),
+        (["--core", "tcp://x:1", "--idle-s", "0"], "--idle-s is"),
         (["--core", "tcp://x:1", "--spill", "/nowhere/at/all"], "there is no such folder"),
         (["--core", "tcp://x:1", "--token-file", "/nowhere"], "No such file"),
         (["core", "--listen", "8770"], "HOST:PORT"),

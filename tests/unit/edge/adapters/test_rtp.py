@@ -1,5 +1,6 @@
 """RTP: headers, wrapping counters, byte order, and what is counted instead of heard."""
 
+import math
 import struct
 
 import pytest
@@ -92,6 +93,26 @@ def test_of_two_sources_at_once_the_first_is_heard_and_the_others_are_counted() 
             heard += b"".join(piece.data or b"" for piece in pieces)
     assert heard == b"a" * 100 * UNIT
     assert (stream.source_changes, stream.other_source) == (0, 2 * 99 + 1)
+
+
+def test_a_call_is_over_when_its_source_left_and_late_packets_had_their_time() -> None:
+    stream = RtpStream(window_s=0.06)
+    stream.receive(rtp(0), now=0.0)
+    stream.leave({8}, now=0.02)
+    assert stream.over_at == math.inf
+    stream.leave({7, 8}, now=0.02)
+    assert stream.over_at == pytest.approx(0.08)
+    (piece,) = stream.receive(rtp(1, b"l" * UNIT), now=0.04)
+    assert piece.data == b"l" * UNIT
+
+
+def test_a_call_whose_source_left_goes_on_with_another_at_once() -> None:
+    stream = RtpStream()
+    stream.receive(rtp(0), now=0.0)
+    stream.leave({7}, now=0.02)
+    pieces = stream.receive(rtp(900, b"b" * UNIT, source=8, stamp=5), now=0.03)
+    assert [piece.data for piece in pieces] == [b"b" * UNIT]
+    assert stream.over_at == math.inf
 
 
 def test_l16_is_turned_to_little_endian() -> None:
