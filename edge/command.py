@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core.add_argument(
         "--store", default="", help="the server's --store: sessions that nodes leave go on there"
     )
+    core.add_argument(
+        "--keys", type=Path, metavar="FILE", help="of the server: /place asks for one"
+    )
     core.add_argument("--camara", metavar="URL", help="operator's Simple Edge Discovery v2")
     core.add_argument("--camara-token-file", type=Path, help="access token, read each time")
     core.add_argument("--zones", type=Path, help='JSON: {"zone name": "our URL there"}')
@@ -334,6 +337,7 @@ def _core(args: argparse.Namespace) -> int:
             out=args.out,
             web_port=args.web,
             zones=_zones(args),
+            keyring=_keyring(args),
             store=args.store,
         )
         asyncio.run(run_core(settings, announce))
@@ -354,6 +358,15 @@ def _zones(args: argparse.Namespace) -> Any:
     except (OSError, ValueError) as error:
         raise CommandError(f"--zones {args.zones}: {error}") from error
     return Zones(root=args.camara, token_file=args.camara_token_file, urls=urls)
+
+
+def _keyring(args: argparse.Namespace) -> Any:
+    from server.keys import KeyFileError, Keyring
+
+    try:
+        return None if args.keys is None else Keyring(args.keys)
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
 
 
 # ---- status and doctor

@@ -36,6 +36,7 @@ from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
 from server.http import json_response
+from server.keys import Keyring
 from server.store.base import StoreUnavailable
 from server.store.choice import open_store
 from server.store.clerk import Clerk
@@ -256,6 +257,8 @@ class CoreSettings:
     """The page with the map of nodes and the question where to go; None: no page."""
     zones: Zones | None = None
     """The operator's zones, where there is one to ask."""
+    keyring: Keyring | None = None
+    """Of those who may ask where to go; None: whoever reaches the page."""
 
 
 async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> None:
@@ -282,12 +285,14 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
 
 def pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContextManager[Server]:
     """Answer plain HTTP with the state of the core; there is no WebSocket."""
-    places = Places(core.registry, clock=asyncio.get_running_loop().time, zones=settings.zones)
+    clock = asyncio.get_running_loop().time
+    places = Places(core.registry, clock=clock, zones=settings.zones, keyring=settings.keyring)
 
     async def answer(_: ServerConnection, request: Request) -> Response:
         address = urlsplit(request.path)
         if address.path == "/place":
-            return await places.answer(address.query)
+            headers = {name.lower(): value for name, value in request.headers.raw_items()}
+            return await places.answer(address.query, headers)
         state = status.of_core(core, places.counts)
         return status.respond(address.path, state) or json_response(
             {"error": "nothing is here; try /, /status, /metrics or /place"}, HTTPStatus.NOT_FOUND
