@@ -32,7 +32,8 @@ examples:
   curl 'http://CORE:8771/place?codec=mulaw&rtt=n1:4.5'             which node for this user
   rivulet edge --doctor                                           what this machine can carry
 
-Secrets come from files: --token-file (join token), --twilio-token-file (Twilio's auth token)."""
+Secrets come from files: --token-file (join token), --server-key-file (of `rivulet keys`),
+--twilio-token-file (Twilio's auth token)."""
 
 STATUS_PORT = 8771
 TIMEOUT_S = 5.0
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core.add_argument(
         "--server", default="ws://127.0.0.1:8765/v1/stream", metavar="URL", help="who recognises"
     )
+    core.add_argument("--server-key-file", type=Path, metavar="FILE", help="a key of that server")
     core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
     core.add_argument(
         "--store", default="", help="the server's --store: sessions that nodes leave go on there"
@@ -321,6 +323,7 @@ def _core(args: argparse.Namespace) -> int:
         raise CommandError(f"--listen is HOST:PORT, not {args.listen}")
     config = CoreConfig(
         url=args.server,
+        key=_secret(args.server_key_file),
         host=host,
         port=int(port),
         tls=_tls(args, is_server=True) if args.cert else None,

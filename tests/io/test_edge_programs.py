@@ -20,6 +20,7 @@ from edge.listeners import FeedConfig
 from edge.node import NodeConfig
 from edge.run import NodeSettings, RunError, run_node
 from edge.uplink import CoreAddress
+from server.keys import add_key
 from tests.edge_rig import PACKET, sentences, spoken
 from tests.io.serving import serving, speech
 from tests.io.test_edge_node import CALL, datagrams, frame
@@ -48,15 +49,17 @@ def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-async def test_a_call_through_both_programs(
+async def test_a_call_through_both_programs_to_a_server_with_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (text,) = sentences(1)
     said, here, there = speech(text, silence_ms=960), tmp_path / "node", tmp_path / "core"
-    async with serving() as server:
+    keys, key = tmp_path / "keys.json", tmp_path / "key"
+    key.write_text(add_key(keys, "edge", ("stream",), None) + "\n")
+    async with serving(keys=str(keys)) as server:
         door = program(
-            "core", "--server", server.addresses.websocket, "--listen", "127.0.0.1:0",
-            "--out", str(there),
+            "core", "--server", server.addresses.websocket, "--server-key-file", str(key),
+            "--listen", "127.0.0.1:0", "--out", str(there),
         )  # fmt: skip
         async with door as (_, told):
             (port,) = re.findall(r"dial 127\.0\.0\.1:(\d+)", told)
