@@ -11,12 +11,12 @@ import hmac
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -214,22 +214,22 @@ class Listeners:
     # ---- WebSockets
 
     def _process(self, socket: ServerConnection, request: Request) -> Response | None:
-        path = urlsplit(request.path).path
-        if "websocket" not in request.headers.get("Upgrade", "").lower():
+        path, headers = request.path.partition("?")[0], headers_of(request)
+        if "websocket" not in headers.get("upgrade", "").lower():
             found = self._respond(path)
             return found or json_response({"error": "nothing is here"}, HTTPStatus.NOT_FOUND)
         if path == "/twilio":
-            return self._signed(request)
+            return self._signed(headers)
         if path == "/audiohook":
-            return self._keyed(request)
+            return self._keyed(request.path, headers)
         if path in ("/asterisk", "/l16", STREAM_PATH):
             return None
         text = f"feeds are /twilio, /audiohook, /asterisk, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
-    def _signed(self, request: Request) -> Response | None:
+    def _signed(self, headers: Mapping[str, str]) -> Response | None:
         config = self._config
-        given = request.headers.get("X-Twilio-Signature", "")
+        given = headers.get("x-twilio-signature", "")
         if config.twilio_secret and twilio.is_signed(
             config.twilio_url, given, config.twilio_secret
         ):
@@ -237,15 +237,14 @@ class Listeners:
         self.counters.refuse("twilio signature")
         return json_response({"error": "the signature is not ours"}, HTTPStatus.FORBIDDEN)
 
-    def _keyed(self, request: Request) -> Response | None:
-        given, key = request.headers.get("X-API-KEY", ""), self._config.audiohook_key
+    def _keyed(self, path: str, headers: Mapping[str, str]) -> Response | None:
+        given, key = headers.get("x-api-key", ""), self._config.audiohook_key
         if not key or not hmac.compare_digest(given.encode(), key.encode()):
             self.counters.refuse("audiohook key")
             return json_response({"error": "the API key is not ours"}, HTTPStatus.UNAUTHORIZED)
         if self._signatures is None:
             return None
-        headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        refusal = self._signatures.refusal(request.path, headers, now=time.time())
+        refusal = self._signatures.refusal(path, headers, now=time.time())
         if not refusal:
             return None
         self.counters.refuse("audiohook signature")
@@ -253,24 +252,24 @@ class Listeners:
 
     async def _websocket(self, socket: ServerConnection) -> None:
         assert socket.request is not None
-        address = urlsplit(socket.request.path)
-        if address.path == STREAM_PATH:
+        path, _, asked = socket.request.path.partition("?")
+        if path == STREAM_PATH:
             await self._native.serve(socket)
             return
-        query = parse_qs(address.query)
+        query = parse_qs(asked)
         try:
             with self._feed() as feed:
-                if address.path == "/twilio":
+                if path == "/twilio":
                     await self._twilio(socket, feed)
-                elif address.path == "/audiohook":
+                elif path == "/audiohook":
                     await self._audiohook(socket, feed)
-                elif address.path == "/asterisk":
+                elif path == "/asterisk":
                     name = query.get("name", [""])[0]
                     await self._samples(socket, feed, AsteriskSocket(name=name))
                 else:
                     await self._samples(socket, feed, _l16(query))
         except (FeedError, TooManyLegs) as error:
-            self._refuse(address.path, error)
+            self._refuse(path, error)
             await socket.close(1008, str(error)[:120])
         except (ConnectionClosed, TimeoutError):
             pass
@@ -324,6 +323,11 @@ class Listeners:
                 feed.take(parser.receive_text(message))
             else:
                 feed.take(parser.receive_binary(message))
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """Return the headers by their names in lower case; of one that came twice, the last."""
+    return {name.lower(): value for name, value in request.headers.raw_items()}
 
 
 def _l16(query: dict[str, list[str]]) -> L16:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO, get_args
-from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -24,7 +23,7 @@ from websockets.http11 import Request, Response
 from edge import status
 from edge.camara import Zones
 from edge.core import Core, CoreConfig, accepting
-from edge.listeners import FeedConfig, Listeners, Listening
+from edge.listeners import FeedConfig, Listeners, Listening, headers_of
 from edge.moves import Moves, all_to_core
 from edge.node import EventKind, Node, NodeConfig, NodeLeg
 from edge.packets import decodable
@@ -289,12 +288,11 @@ def pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContext
     places = Places(core.registry, clock=clock, zones=settings.zones, keyring=settings.keyring)
 
     async def answer(_: ServerConnection, request: Request) -> Response:
-        address = urlsplit(request.path)
-        if address.path == "/place":
-            headers = {name.lower(): value for name, value in request.headers.raw_items()}
-            return await places.answer(address.query, headers)
+        path, query = request.path.partition("?")[::2]
+        if path == "/place":
+            return await places.answer(query, headers_of(request))
         state = status.of_core(core, places.counts)
-        return status.respond(address.path, state) or json_response(
+        return status.respond(path, state) or json_response(
             {"error": "nothing is here; try /, /status, /metrics or /place"}, HTTPStatus.NOT_FOUND
         )
 

@@ -169,6 +169,31 @@ async def test_an_audiohook_call_must_be_signed_where_a_secret_is_known() -> Non
         assert listeners.counters.refused == {"audiohook signature": 2}
 
 
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+KEY = f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET //[ HTTP/1.1\r\n", 404),
+        ("GET / HTTP/1.1\r\nUpgrade: h2c\r\nUpgrade: x\r\n", 200),
+        (f"GET /audiohook HTTP/1.1\r\n{UPGRADE}{KEY}X-API-KEY: a\r\nX-API-KEY: b\r\n", 401),
+        (f"GET /twilio HTTP/1.1\r\n{UPGRADE}{KEY}" + 2 * "X-Twilio-Signature: a\r\n", 403),
+    ],
+    ids=["no address", "Upgrade twice", "a key twice", "a signature twice"],
+)
+async def test_a_request_that_is_odd_is_answered_and_makes_no_error(
+    request_: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig() as r, feeding(r, audiohook_key=SECRET) as (ports, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.web)
+        writer.write(f"{request_}Host: x\r\n\r\n".encode())
+        assert int((await reader.readline()).split()[1]) == status
+        writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def signed(url: str = URL, secret: str = SECRET) -> dict[str, str]:
     return {"X-Twilio-Signature": twilio.signature(url, secret)}
 

@@ -348,6 +348,7 @@ async def test_the_core_answers_over_http() -> None:
     async with core_pages() as get:
         assert (await get("/place?codec=mulaw"))[0] == 503
         assert (await get("/place?policy=x"))[0] == 400
+        assert (await get("//[/place"))[0] == 404
         status, body = await get("/metrics")
         assert status == 200 and 'rivulet_edge_core_places_total{outcome="none"} 1' in body
 
