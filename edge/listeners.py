@@ -437,7 +437,8 @@ class RtpReceiver(asyncio.DatagramProtocol):
             if stream.has_switched:
                 sender.end()
                 del self._senders[addr]
-                self.datagram_received(data, addr)
+                for stray in stream.strays:
+                    self.datagram_received(stray, addr)
                 return
             self._counters.refuse("rtp datagram", stream.bad - bad)
             self._counters.refuse("rtp source", stream.other_source - other)

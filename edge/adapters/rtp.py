@@ -121,8 +121,9 @@ class RtpStream:
     bad: int = 0
     other_codec: int = 0
     """Packets of another codec than the first one: telephone events, comfort noise, strays."""
-    has_switched: bool = False
-    """The sender speaks another codec now, for good: another stream begins."""
+    strays: list[bytes] = field(default_factory=list)
+    """Datagrams of another known codec since ours was heard: after so many the sender has switched,
+    and another stream begins with them."""
     other_source: int = 0
     """Packets of another source that spoke beside ours: both together would double the time."""
     source_changes: int = 0
@@ -135,7 +136,6 @@ class RtpStream:
     _waiting: list[_Heard] = field(default_factory=list)
     """What another source said since."""
     _stamp: int | None = None
-    _strays: int = 0
 
     def receive(self, datagram: bytes, *, now: float) -> list[Piece]:
         """Take a datagram; one that is no audio of ours is counted, never fatal."""
@@ -143,10 +143,12 @@ class RtpStream:
             packet = parse(datagram)
             codec = self.codecs.get(packet.payload_type)
             if codec is None or (self.codec is not None and codec != self.codec):
-                self._other(codec)
+                self.other_codec += 1
+                if codec is not None:
+                    self.strays.append(datagram)
                 return []
             samples, data = _audio(packet, codec)
-            self._strays = 0
+            self.strays.clear()
         except (FeedError, OpusError, g722.G722Error, ValueError):
             self.bad += 1
             return []
@@ -165,11 +167,10 @@ class RtpStream:
             self.other_source += 1
         return self._taken_over(now)
 
-    def _other(self, codec: Codec | None) -> None:
-        self.other_codec += 1
-        if codec is not None:
-            self._strays += 1
-            self.has_switched = self._strays >= SWITCH_PACKETS
+    @property
+    def has_switched(self) -> bool:
+        """Whether the sender speaks another codec now, for good."""
+        return len(self.strays) >= SWITCH_PACKETS
 
     def leave(self, sources: Set[int], *, now: float) -> None:
         """Note who said BYE; another source may still go on with the call."""

@@ -419,10 +419,13 @@ async def test_an_rtp_call_that_changes_its_codec_goes_on_as_another_leg() -> No
             asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
         )
         before = [struct.pack(">BBHII", 0x80, 96, n, 320 * n, 7) + bytes(640) for n in range(10)]
-        for packet in [*before, *datagrams(b"\xff" * 10 * PACKET + spoken(TEXTS))]:
+        for packet in [*before, *datagrams(b"\xff" * 8 * PACKET + spoken(TEXTS))]:
             transport.sendto(packet)
             await asyncio.sleep(0.0005)
+        await r.until(lambda: len(r.node.legs) == 1 and 2 in r.node.legs)
+        after = r.node.legs[2]
         await told(r)
+        assert after.leg.ring.head == 8 * PACKET + len(spoken(TEXTS))  # from its first packet on
         assert r.node.closed == {"done": 2}
         transport.close()
 
