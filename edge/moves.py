@@ -80,8 +80,7 @@ class Moves:
 
     def gave(self, leg: NodeLeg) -> None:
         """Note that the other side has it."""
-        leg.leg.closed = Close(reason="fenced", text="another node goes on with this session")
-        self._node.over(leg, leg.leg.closed)
+        self._node.over(leg, Close(reason="fenced", text="another node goes on with this session"))
 
     async def take_back(self, leg: NodeLeg, given: Handover) -> None:
         """Go on here: the other side did not take it."""

@@ -153,8 +153,8 @@ class _Client:
         if not hmac.compare_digest(leg.leg.opening.secret.encode(), token.secret.encode()):
             raise ResumeUnknown("the token names no session of this node")
         if token.epoch > leg.leg.opening.epoch:  # another node had it since, and we were cut off
-            leg.leg.closed = Close(reason="fenced", text="another node goes on with this session")
-            self._node.over(leg, leg.leg.closed)
+            fenced = Close(reason="fenced", text="another node goes on with this session")
+            self._node.over(leg, fenced)
             return None
         return leg
 
