@@ -89,6 +89,7 @@ class Moves:
     async def take(self, given: Handover) -> NodeLeg:
         """Go on with a session of another node. Raises TooManyLegs."""
         opening = msgspec.structs.replace(given.opening, policy=self._node.config.policy)
+        number = self._node.next_number()
         ring = self._node.ring(opening)
         ring.begin_at(given.base)
         for samples, data in given.audio:
@@ -96,7 +97,7 @@ class Moves:
         if given.is_ended:
             ring.end()
         inner = Leg(
-            number=self._node.next_number(),
+            number=number,
             opening=opening,
             ring=ring,
             transcript=Transcript(finals=list(given.finals)),
