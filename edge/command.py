@@ -222,8 +222,8 @@ def _feeds(args: argparse.Namespace) -> Any:
             codecs[int(number)] = codec_of(name)
         except ValueError as error:
             raise CommandError(f"--codec {given}: {error}") from error
-        if int(number) in PAYLOAD_TYPES:
-            raise CommandError(f"--codec {given}: RTCP has the payload types 64 to 95")
+        if int(number) not in range(128) or int(number) in PAYLOAD_TYPES:
+            raise CommandError(f"--codec {given}: PT is 0 to 127, less the 64 to 95 that RTCP has")
     return FeedConfig(
         host=args.bind,
         audiosocket_port=args.audiosocket,

@@ -24,6 +24,7 @@ _EXTENSION = struct.Struct(">HH")
 OPUS_CLOCK_HZ = 48_000
 OPUS_RATE_HZ = 16_000
 """Opus is decoded at this rate; its RTP clock always says 48000."""
+RATES_HZ = range(8_000, 48_001)
 SWITCH_PACKETS = 3
 """So many packets of another codec in a row are no strays: the call was negotiated anew."""
 TAKE_OVER_S = 0.2
@@ -100,6 +101,8 @@ def codec_of(name: str) -> Codec:
     encodings: dict[str, Encoding] = {"pcmu": "mulaw", "pcma": "alaw", "l16": "pcm_s16le"}
     if kind not in encodings or not (rate or "8000").isdecimal():
         raise ValueError(f"{name}: known are PCMU, PCMA, G722, L16/RATE and opus")
+    if int(rate or 8_000) not in RATES_HZ:
+        raise ValueError(f"{name}: RATE is {RATES_HZ[0]} to {RATES_HZ[-1]}")
     return Codec(encodings[kind], int(rate or 8_000), is_big_endian=kind == "l16")
 
 
