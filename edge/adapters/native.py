@@ -170,8 +170,7 @@ class NativeFeed:
         token, finals = None, 0
         if start.resume is not None:
             token = Token.parse(start.resume.token)
-            last = start.resume.last_final
-            finals = 0 if last is None else last + 1
+            (finals,) = start.resume.have(1)
         self._next_final = finals
         encoding: Encoding = "pcm_s16le" if audio.encoding == "pcm_f32le" else audio.encoding
         return Begin(encoding, audio.rate, token, finals)

@@ -519,7 +519,10 @@ async def test_a_client_takes_its_session_to_another_node() -> None:
             assert messages[-1]["type"] == "done"
 
 
-async def test_a_client_takes_its_session_and_its_state_to_another_node_that_recognises() -> None:
+@pytest.mark.parametrize("has", ["last_final", "finals"])
+async def test_a_client_takes_its_session_and_its_state_to_another_node_that_recognises(
+    has: str,
+) -> None:
     async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
         fetch = fetching(second.moves, second.uplink)
         other = Listeners(FeedConfig(web_port=0), second.node, respond=lambda _: None, fetch=fetch)
@@ -530,7 +533,10 @@ async def test_a_client_takes_its_session_and_its_state_to_another_node_that_rec
             async with dial(url, **options) as connection:
                 await connection.send(audio[:half])
                 first, last = await first_final(connection)
-                resume = ResumeFrom(token=connection.ready.token, last_final=last)
+                token = connection.ready.token
+                resume = ResumeFrom(token=token, finals=(last + 1,))
+                if has == "last_final":
+                    resume = ResumeFrom(token=token, last_final=last)
                 address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
                 async with dial(address, **options, resume=resume) as again:  # make before break
                     assert again.ready.resumed and 0 < again.ready.at <= half
