@@ -32,7 +32,8 @@ examples:
   curl 'http://CORE:8771/place?codec=mulaw&rtt=n1:4.5'             which node for this user
   rivulet edge --doctor                                           what this machine can carry
 
-Secrets come from files: --token-file (join token), --twilio-token-file (Twilio's auth token)."""
+Secrets come from files: --token-file (join token), --server-key-file (of `rivulet keys`),
+--twilio-token-file (Twilio's auth token)."""
 
 STATUS_PORT = 8771
 TIMEOUT_S = 5.0
@@ -53,9 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core.add_argument(
         "--server", default="ws://127.0.0.1:8765/v1/stream", metavar="URL", help="who recognises"
     )
+    core.add_argument("--server-key-file", type=Path, metavar="FILE", help="a key of that server")
     core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
     core.add_argument(
         "--store", default="", help="the server's --store: sessions that nodes leave go on there"
+    )
+    core.add_argument(
+        "--keys", type=Path, metavar="FILE", help="of the server: /place asks for one"
     )
     core.add_argument("--camara", metavar="URL", help="operator's Simple Edge Discovery v2")
     core.add_argument("--camara-token-file", type=Path, help="access token, read each time")
@@ -127,6 +132,12 @@ def _add_feeds(group: Any) -> None:
         "--codec", action="append", default=[], metavar="PT=NAME", help="96=L16/16000, 111=opus"
     )
     group.add_argument("--window-ms", type=int, default=60, help="wait for late RTP packets")
+    group.add_argument(
+        "--idle-s",
+        type=int,
+        default=60,
+        help="a call that says nothing for so long is over; RTP ends at once with RTCP's BYE",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -198,9 +209,12 @@ def _node_config(args: argparse.Namespace) -> Any:
 
 
 def _feeds(args: argparse.Namespace) -> Any:
+    from edge.adapters.rtcp import PAYLOAD_TYPES
     from edge.adapters.rtp import STATIC, codec_of
     from edge.listeners import FeedConfig
 
+    if args.idle_s <= 0:
+        raise CommandError("--idle-s is a number of seconds above 0")
     codecs = dict(STATIC)
     for given in args.codec:
         number, _, name = given.partition("=")
@@ -208,6 +222,8 @@ def _feeds(args: argparse.Namespace) -> Any:
             codecs[int(number)] = codec_of(name)
         except ValueError as error:
             raise CommandError(f"--codec {given}: {error}") from error
+        if int(number) not in range(128) or int(number) in PAYLOAD_TYPES:
+            raise CommandError(f"--codec {given}: PT is 0 to 127, less the 64 to 95 that RTCP has")
     return FeedConfig(
         host=args.bind,
         audiosocket_port=args.audiosocket,
@@ -221,6 +237,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         rtp_from=_networks(args.rtp_from),
         codecs=codecs,
         window_s=args.window_ms / 1000,
+        idle_s=args.idle_s,
     )
 
 
@@ -306,6 +323,7 @@ def _core(args: argparse.Namespace) -> int:
         raise CommandError(f"--listen is HOST:PORT, not {args.listen}")
     config = CoreConfig(
         url=args.server,
+        key=_secret(args.server_key_file),
         host=host,
         port=int(port),
         tls=_tls(args, is_server=True) if args.cert else None,
@@ -322,6 +340,7 @@ def _core(args: argparse.Namespace) -> int:
             out=args.out,
             web_port=args.web,
             zones=_zones(args),
+            keyring=_keyring(args),
             store=args.store,
         )
         asyncio.run(run_core(settings, announce))
@@ -342,6 +361,15 @@ def _zones(args: argparse.Namespace) -> Any:
     except (OSError, ValueError) as error:
         raise CommandError(f"--zones {args.zones}: {error}") from error
     return Zones(root=args.camara, token_file=args.camara_token_file, urls=urls)
+
+
+def _keyring(args: argparse.Namespace) -> Any:
+    from server.keys import KeyFileError, Keyring
+
+    try:
+        return None if args.keys is None else Keyring(args.keys)
+    except KeyFileError as error:
+        raise CommandError(str(error)) from error
 
 
 # ---- status and doctor

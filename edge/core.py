@@ -53,6 +53,8 @@ class CoreConfig:
 
     url: str
     """Stream URL of the server that recognises."""
+    key: str = ""
+    """Of that server, where it asks for one."""
     host: str = "127.0.0.1"
     port: int = 8770
     tls: ssl.SSLContext | None = None
@@ -173,6 +175,7 @@ class Core:
             opening,
             base,
             url=self.config.url,
+            key=self.config.key,
             window_ms=self.config.window_ms,
             on_final=self.on_final,
         )

@@ -42,7 +42,14 @@ class CoreLeg:
     """``attach`` connects it to a node, ``detach`` leaves it waiting for one."""
 
     def __init__(
-        self, opening: Open, base: int, *, url: str, window_ms: int, on_final: OnFinal
+        self,
+        opening: Open,
+        base: int,
+        *,
+        url: str,
+        window_ms: int,
+        on_final: OnFinal,
+        key: str = "",
     ) -> None:
         self.opening = opening
         self.is_complete = False
@@ -67,7 +74,7 @@ class CoreLeg:
         self._number = 0
         self._told: tuple[int, Credit] | None = None
         self._finals = opening.finals if opening.policy != "edge" else 0
-        self._url = url
+        self._url, self._key = url, key
         self._assembly: Assembly | None = None
         """Where the state comes together that the leg waits for."""
         self._adopt: Adopt | None = None
@@ -113,7 +120,8 @@ class CoreLeg:
     # ---- life
 
     def _begin(self, start: Start) -> Recogniser:
-        return Recogniser(self._url, LegAudio.of(self.opening), self._ring, self, start)
+        audio = LegAudio.of(self.opening)
+        return Recogniser(self._url, audio, self._ring, self, start, key=self._key)
 
     def wait_for_state(self, adopt: Adopt | None, before: "CoreLeg | None") -> None:
         """Go on from a node's state, when all is here; some may have come to the leg ``before``."""

@@ -21,7 +21,7 @@ MAX_MISSING_S = 600.0
 """A clock that is further ahead has jumped: audio goes on where it is."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Feed:
     """One call's legs, by track."""
 

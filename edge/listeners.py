@@ -1,4 +1,4 @@
-"""Where feeds arrive: sockets of AudioSocket, WebSockets of others, datagrams of RTP.
+"""Where feeds arrive: sockets of AudioSocket, WebSockets of others, datagrams of RTP and RTCP.
 
 Does: accept, read, hand what came to the parsers, end what goes silent; answer the status page on
 the WebSocket port.
@@ -11,18 +11,19 @@ import hmac
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from edge.adapters import twilio
+from edge.adapters import rtcp, twilio
 from edge.adapters.asterisk import AsteriskSocket
 from edge.adapters.audiohook import AudioHook
 from edge.adapters.audiosocket import HANG_UP, SILENCE, AudioSocket
@@ -83,9 +84,10 @@ class Counters:
 
     refused: dict[str, int] = field(default_factory=dict)
 
-    def refuse(self, reason: str) -> None:
-        """Count a refusal."""
-        self.refused[reason] = self.refused.get(reason, 0) + 1
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Count refusals."""
+        if count:
+            self.refused[reason] = self.refused.get(reason, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class Listeners:
         self.counters = Counters()
         self._config, self._node, self._respond = config, node, respond
         self._calls: set[asyncio.Task[None]] = set()
+        self._feeds: set[Feed] = set()
+        self._receiver: RtpReceiver | None = None
         self._native = NativeClients(node, fetch)
         secret = config.audiohook_secret
         self._signatures = Signatures(secret) if secret else None
@@ -140,14 +144,31 @@ class Listeners:
                 )
                 web = (await stack.enter_async_context(site)).sockets[0].getsockname()[1]
             if config.rtp_port is not None:
-                receiver = RtpReceiver(config, self._node, self.counters)
-                rtp = await stack.enter_async_context(receiver.receiving())
+                self._receiver = RtpReceiver(config, self._node, self.counters)
+                rtp = await stack.enter_async_context(self._receiver.receiving())
             try:
                 yield Listening(audiosocket, web, rtp)
             finally:
                 for call in self._calls:
                     call.cancel()
                 await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def end_calls(self) -> None:
+        """End every call as if its peer had: what is held of it is heard."""
+        for feed in self._feeds:
+            feed.end()
+        if self._receiver is not None:
+            self._receiver.end_calls()
+
+    @contextlib.contextmanager
+    def _feed(self) -> Iterator[Feed]:
+        feed = Feed(self._node)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            feed.end()
 
     # ---- AudioSocket
 
@@ -159,27 +180,27 @@ class Listeners:
         call.add_done_callback(self._calls.discard)
 
     async def _call(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        feed, parser = Feed(self._node), AudioSocket()
+        parser, idle_s = AudioSocket(), self._config.idle_s
         try:
-            async for data in _until_idle(lambda: reader.read(_READ_BYTES), self._config.idle_s):
-                if data is None:
-                    writer.write(SILENCE)
-                    feed.take(parser.receive_nothing(HOLD_S))
-                    continue
-                events = parser.receive(data)
-                for event in events:
-                    if isinstance(event, Started):
-                        self._check(event.name)
-                feed.take(events)
-                if feed.is_over or not data:
-                    break
+            with self._feed() as feed:
+                async for data in _until_idle(lambda: reader.read(_READ_BYTES), idle_s):
+                    if data is None:
+                        writer.write(SILENCE)
+                        feed.take(parser.receive_nothing(HOLD_S))
+                        continue
+                    events = parser.receive(data)
+                    for event in events:
+                        if isinstance(event, Started):
+                            self._check(event.name)
+                    feed.take(events)
+                    if feed.is_over or not data:
+                        break
         except (FeedError, TooManyLegs) as error:
             self._refuse("audiosocket", error)
             writer.write(HANG_UP)
         except OSError:
             pass
         finally:
-            feed.end()
             writer.close()
 
     def _check(self, name: str) -> None:
@@ -193,22 +214,22 @@ class Listeners:
     # ---- WebSockets
 
     def _process(self, socket: ServerConnection, request: Request) -> Response | None:
-        path = urlsplit(request.path).path
-        if "websocket" not in request.headers.get("Upgrade", "").lower():
+        path, headers = request.path.partition("?")[0], headers_of(request)
+        if "websocket" not in headers.get("upgrade", "").lower():
             found = self._respond(path)
             return found or json_response({"error": "nothing is here"}, HTTPStatus.NOT_FOUND)
         if path == "/twilio":
-            return self._signed(request)
+            return self._signed(headers)
         if path == "/audiohook":
-            return self._keyed(request)
+            return self._keyed(request.path, headers)
         if path in ("/asterisk", "/l16", STREAM_PATH):
             return None
         text = f"feeds are /twilio, /audiohook, /asterisk, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
-    def _signed(self, request: Request) -> Response | None:
+    def _signed(self, headers: Mapping[str, str]) -> Response | None:
         config = self._config
-        given = request.headers.get("X-Twilio-Signature", "")
+        given = headers.get("x-twilio-signature", "")
         if config.twilio_secret and twilio.is_signed(
             config.twilio_url, given, config.twilio_secret
         ):
@@ -216,15 +237,14 @@ class Listeners:
         self.counters.refuse("twilio signature")
         return json_response({"error": "the signature is not ours"}, HTTPStatus.FORBIDDEN)
 
-    def _keyed(self, request: Request) -> Response | None:
-        given, key = request.headers.get("X-API-KEY", ""), self._config.audiohook_key
+    def _keyed(self, path: str, headers: Mapping[str, str]) -> Response | None:
+        given, key = headers.get("x-api-key", ""), self._config.audiohook_key
         if not key or not hmac.compare_digest(given.encode(), key.encode()):
             self.counters.refuse("audiohook key")
             return json_response({"error": "the API key is not ours"}, HTTPStatus.UNAUTHORIZED)
         if self._signatures is None:
             return None
-        headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        refusal = self._signatures.refusal(request.path, headers, now=time.time())
+        refusal = self._signatures.refusal(path, headers, now=time.time())
         if not refusal:
             return None
         self.counters.refuse("audiohook signature")
@@ -232,27 +252,27 @@ class Listeners:
 
     async def _websocket(self, socket: ServerConnection) -> None:
         assert socket.request is not None
-        address = urlsplit(socket.request.path)
-        if address.path == STREAM_PATH:
+        path, _, asked = socket.request.path.partition("?")
+        if path == STREAM_PATH:
             await self._native.serve(socket)
             return
-        feed, query = Feed(self._node), parse_qs(address.query)
+        query = parse_qs(asked)
         try:
-            if address.path == "/twilio":
-                await self._twilio(socket, feed)
-            elif address.path == "/audiohook":
-                await self._audiohook(socket, feed)
-            elif address.path == "/asterisk":
-                await self._samples(socket, feed, AsteriskSocket(name=query.get("name", [""])[0]))
-            else:
-                await self._samples(socket, feed, _l16(query))
+            with self._feed() as feed:
+                if path == "/twilio":
+                    await self._twilio(socket, feed)
+                elif path == "/audiohook":
+                    await self._audiohook(socket, feed)
+                elif path == "/asterisk":
+                    name = query.get("name", [""])[0]
+                    await self._samples(socket, feed, AsteriskSocket(name=name))
+                else:
+                    await self._samples(socket, feed, _l16(query))
         except (FeedError, TooManyLegs) as error:
-            self._refuse(address.path, error)
+            self._refuse(path, error)
             await socket.close(1008, str(error)[:120])
         except (ConnectionClosed, TimeoutError):
             pass
-        finally:
-            feed.end()
 
     async def _twilio(self, socket: ServerConnection, feed: Feed) -> None:
         parser = Twilio()
@@ -305,6 +325,11 @@ class Listeners:
                 feed.take(parser.receive_binary(message))
 
 
+def headers_of(request: Request) -> dict[str, str]:
+    """Return the headers by their names in lower case; of one that came twice, the last."""
+    return {name.lower(): value for name, value in request.headers.raw_items()}
+
+
 def _l16(query: dict[str, list[str]]) -> L16:
     return L16(rate=_number(query, "rate", 16_000), channels=_number(query, "channels", 1))
 
@@ -337,12 +362,16 @@ def _chosen(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol 
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
 
 
+Address = tuple[Any, ...]
+"""Host, port, and what IPv6 adds."""
+
+
 class RtpReceiver(asyncio.DatagramProtocol):
-    """One port for many senders: each address is a call, whatever its SSRCs."""
+    """One port for many senders: each address is a call, of one SSRC at a time."""
 
     def __init__(self, config: FeedConfig, node: Node, counters: Counters) -> None:
         self._config, self._node, self._counters = config, node, counters
-        self._senders: dict[object, _Sender] = {}
+        self._senders: dict[Address, _Sender] = {}
 
     @contextlib.asynccontextmanager
     async def receiving(self) -> AsyncIterator[int]:
@@ -355,18 +384,40 @@ class RtpReceiver(asyncio.DatagramProtocol):
         transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES
         )
+        port = transport.get_extra_info("sockname")[1]
+        control = await self._control(port + 1)
         ticking = asyncio.create_task(self._tick())
         try:
-            yield transport.get_extra_info("sockname")[1]
+            yield port
         finally:
+            if control is not None:
+                control.close()
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             transport.close()
-            for sender in self._senders.values():
-                sender.end()
+            self.end_calls()
 
-    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+    async def _control(self, port: int) -> asyncio.DatagramTransport | None:
+        """Receive RTCP beside RTP; None: somebody has that port, and calls end by their silence."""
+        try:
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: _Control(self), local_addr=(self._config.host, port)
+            )
+        except (OSError, OverflowError):  # there is no port behind the last
+            logger.warning("no port for RTCP", extra={"port": port})
+            return None
+        return transport
+
+    def end_calls(self) -> None:
+        """End every call; what comes of them afterwards is not heard."""
+        for sender in self._senders.values():
+            sender.end()
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
         """Take a datagram; one that is no audio of ours is counted only."""
+        if rtcp.is_control(data):
+            self.control_received(data, addr)
+            return
         now = asyncio.get_running_loop().time()
         sender = self._senders.get(addr)
         if sender is None:
@@ -380,18 +431,36 @@ class RtpReceiver(asyncio.DatagramProtocol):
                 return
             self._senders[addr] = sender
         else:
-            bad = sender.stream.bad
-            sender.take(sender.stream.receive(data, now=now), now)
-            if sender.stream.has_switched:
+            stream = sender.stream
+            bad, other = stream.bad, stream.other_source
+            sender.take(stream.receive(data, now=now), now)
+            if stream.has_switched:
                 sender.end()
                 del self._senders[addr]
-                self.datagram_received(data, addr)
+                for stray in stream.strays:
+                    self.datagram_received(stray, addr)
                 return
-            if sender.stream.bad > bad:
-                self._counters.refuse("rtp datagram")
+            self._counters.refuse("rtp datagram", stream.bad - bad)
+            self._counters.refuse("rtp source", stream.other_source - other)
         if sender.is_refused:
             self._counters.refuse("rtp")
             del self._senders[addr]
+
+    def control_received(self, data: bytes, addr: Address) -> None:
+        """End a call whose source says BYE, from its own port or the next one."""
+        if not self._is_known(addr[0]):
+            self._counters.refuse("rtp address")
+            return
+        try:
+            sources = rtcp.leaving(data)
+        except FeedError:
+            self._counters.refuse("rtcp datagram")
+            return
+        now = asyncio.get_running_loop().time()
+        for port in (addr[1], addr[1] - 1):
+            sender = self._senders.get((addr[0], port, *addr[2:]))
+            if sender is not None:
+                sender.stream.leave(sources, now=now)
 
     def _is_known(self, host: str | object) -> bool:
         networks = self._config.rtp_from
@@ -404,9 +473,19 @@ class RtpReceiver(asyncio.DatagramProtocol):
             now = loop.time()
             for addr, sender in list(self._senders.items()):
                 sender.take(sender.stream.handle_timer(now=now), None)
-                if now - sender.heard > self._config.idle_s:
+                if now - sender.heard > self._config.idle_s or now >= sender.stream.over_at:
                     sender.end()
                     del self._senders[addr]
+
+
+@dataclass(slots=True)
+class _Control(asyncio.DatagramProtocol):
+    """The port behind that of RTP."""
+
+    receiver: RtpReceiver
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        self.receiver.control_received(data, addr)
 
 
 @dataclass(slots=True)

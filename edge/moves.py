@@ -80,8 +80,7 @@ class Moves:
 
     def gave(self, leg: NodeLeg) -> None:
         """Note that the other side has it."""
-        leg.leg.closed = Close(reason="fenced", text="another node goes on with this session")
-        self._node.over(leg, leg.leg.closed)
+        self._node.over(leg, Close(reason="fenced", text="another node goes on with this session"))
 
     async def take_back(self, leg: NodeLeg, given: Handover) -> None:
         """Go on here: the other side did not take it."""
@@ -90,6 +89,7 @@ class Moves:
     async def take(self, given: Handover) -> NodeLeg:
         """Go on with a session of another node. Raises TooManyLegs."""
         opening = msgspec.structs.replace(given.opening, policy=self._node.config.policy)
+        number = self._node.next_number()
         ring = self._node.ring(opening)
         ring.begin_at(given.base)
         for samples, data in given.audio:
@@ -97,7 +97,7 @@ class Moves:
         if given.is_ended:
             ring.end()
         inner = Leg(
-            number=self._node.next_number(),
+            number=number,
             opening=opening,
             ring=ring,
             transcript=Transcript(finals=list(given.finals)),

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 LINGER_S = 600.0
 PLACE_S = 10.0
 """A core that does not say where a moved session stands within this is not reached."""
-IDLE_S = 60.0
 ACK_S = 0.25
 
 
@@ -91,7 +90,7 @@ class _Client:
 
     async def _read(self) -> None:
         while self._feed.close_code is None:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(self._feed.patience_s):
                 message = await self._socket.recv()
             if isinstance(message, str):
                 events = self._feed.receive_text(message)
@@ -153,8 +152,8 @@ class _Client:
         if not hmac.compare_digest(leg.leg.opening.secret.encode(), token.secret.encode()):
             raise ResumeUnknown("the token names no session of this node")
         if token.epoch > leg.leg.opening.epoch:  # another node had it since, and we were cut off
-            leg.leg.closed = Close(reason="fenced", text="another node goes on with this session")
-            self._node.over(leg, leg.leg.closed)
+            fenced = Close(reason="fenced", text="another node goes on with this session")
+            self._node.over(leg, fenced)
             return None
         return leg
 

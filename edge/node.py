@@ -166,9 +166,10 @@ class Node:
         return next((x for x in self.legs.values() if x.leg.opening.session == session), None)
 
     def over(self, leg: "NodeLeg", closed: Close) -> None:
-        """Forget a leg."""
+        """Forget a leg, and say why it is over."""
         if self.legs.pop(leg.leg.number, None) is None:
             return
+        leg.leg.closed = closed
         leg.let_go()
         if self.uplink is not None:
             self.uplink.legs.pop(leg.leg.number, None)
@@ -340,6 +341,8 @@ class NodeLeg:
             return
         self.leg.is_complete = True
         self._changed()
+        if closed.reason != "done" and self.node.uplink is not None:
+            self.node.uplink.give_up(self.leg)
         if self.node.uplink is None or self.leg.is_over or closed.reason != "done":
             self.node.over(self, closed)
 

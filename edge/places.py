@@ -1,13 +1,14 @@
 """The core's HTTP question "which node for this user", and the operator's answer where he has one.
 
-Does: read the question, ask the operator for the zone of a device where that is set up (CAMARA),
-choose a node, answer with its address.
+Does: read the question, look at the key of who asks where there are keys, ask the operator for the
+zone of a device where that is set up (CAMARA), choose a node, answer with its address.
 Does not know: sockets, how a node is chosen (edge.registry) or a zone found (edge.camara).
 """
 
 import math
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, get_args
@@ -18,10 +19,13 @@ from websockets.http11 import Response
 from edge.camara import Device, DiscoveryError, Zones
 from edge.registry import NoNode, Question, Registry
 from edge.wire import Policy
+from server.guard import query_of
 from server.http import json_response
+from server.keys import Keyring
+from server.wire.credentials import presented
 
 RETRY_AFTER_S = 5
-_KNOWN = {"policy", "codec", "model", "zone", "rtt", "phone", "ipv4", "port", "ipv6"}
+_KNOWN = {"policy", "codec", "model", "zone", "rtt", "phone", "ipv4", "port", "ipv6", "token"}
 _POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
@@ -35,6 +39,7 @@ def question_of(query: str) -> tuple[Question, Device]:
     if unknown := sorted(set(given) - _KNOWN):
         raise BadQuestion(f"{unknown[0]} is not asked here; known are {', '.join(sorted(_KNOWN))}")
     rtts = dict(_rtt(text) for text in given.pop("rtt", []))
+    given.pop("token", None)  # of who asks
     one = {name: values[-1] for name, values in given.items()}
     asked = one.pop("policy", None)
     policy = next((known for known in _POLICIES if known == asked), None)
@@ -71,12 +76,19 @@ class Places:
     clock: Callable[[], float]
     zones: Zones | None = None
     """The operator's zones; None: nobody is asked, devices are not looked at."""
+    keyring: Keyring | None = None
+    """Of who may ask: the operator tells where a telephone is, and each answer counts as a user on
+    its way. None: whoever reaches the port."""
+    calendar: Callable[[], float] = time.time
     rng: random.Random = field(default_factory=random.Random)
     counts: dict[str, int] = field(default_factory=dict)
     """Answers, by outcome."""
 
-    async def answer(self, query: str) -> Response:
-        """Answer a question."""
+    async def answer(self, query: str, headers: Mapping[str, str]) -> Response:
+        """Answer a question; header names in lower case."""
+        if not self._may_ask(query, headers):
+            text = "a key for streams, or a token made with one, is asked for here"
+            return self._said("unauthorized", {"error": text}, HTTPStatus.UNAUTHORIZED)
         try:
             question, device = question_of(query)
         except BadQuestion as error:
@@ -86,6 +98,15 @@ class Places:
             extra = {"Retry-After": str(RETRY_AFTER_S)}
             return self._said("none", {"error": found}, HTTPStatus.SERVICE_UNAVAILABLE, extra)
         return self._said("placed", found, HTTPStatus.OK)
+
+    def _may_ask(self, query: str, headers: Mapping[str, str]) -> bool:
+        if self.keyring is None:
+            return True
+        shown = presented(headers, query_of(query))
+        if shown is None:
+            return False
+        account = self.keyring.account_of(shown, now_s=self.calendar())
+        return account is not None and "stream" in account.scopes
 
     async def _place(self, question: Question, device: Device) -> dict[str, Any] | str:
         """Return the node to go to, or why there is none."""

@@ -119,7 +119,14 @@ class Recogniser:
     """Paired with a ring: call ``changed`` whenever the ring grew or ended."""
 
     def __init__(
-        self, url: str, audio: LegAudio, ring: AudioRing, listener: Listener, start: Start
+        self,
+        url: str,
+        audio: LegAudio,
+        ring: AudioRing,
+        listener: Listener,
+        start: Start,
+        *,
+        key: str = "",
     ) -> None:
         self.finals = start.finals
         """The number of the next final."""
@@ -134,6 +141,7 @@ class Recogniser:
         self.sessions = 0
         """Sessions begun: more than one means that some failed."""
         self._url, self._audio, self._ring, self._listener = url, audio, ring, listener
+        self._key = key
         self._more = asyncio.Event()
         self._resume = start.past
         self._is_open = False
@@ -177,6 +185,7 @@ class Recogniser:
             resume = ResumeFrom(token=past.token, finals=(self.finals - before,))
         async with connect(
             self._url,
+            token=self._key or None,
             audio=self._audio.format,
             latency=self._audio.latency,
             language=self._audio.language,

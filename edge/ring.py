@@ -215,7 +215,7 @@ class AudioRing:
     def _forget(self, block: _Block) -> None:
         if block.place is not None:
             assert self._spill is not None
-            self._spill.free()
+            self._spill.free(block.place)
         elif block.data is not None:
             self._memory_bytes -= len(block.data)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TextIO, get_args
-from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -24,7 +23,7 @@ from websockets.http11 import Request, Response
 from edge import status
 from edge.camara import Zones
 from edge.core import Core, CoreConfig, accepting
-from edge.listeners import FeedConfig, Listeners, Listening
+from edge.listeners import FeedConfig, Listeners, Listening, headers_of
 from edge.moves import Moves, all_to_core
 from edge.node import EventKind, Node, NodeConfig, NodeLeg
 from edge.packets import decodable
@@ -36,6 +35,7 @@ from edge.wire import Encoding, Hello, Open, Result
 from server.app import running
 from server.config import ServerConfig
 from server.http import json_response
+from server.keys import Keyring
 from server.store.base import StoreUnavailable
 from server.store.choice import open_store
 from server.store.clerk import Clerk
@@ -225,6 +225,7 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]
             stopping.cancel()
             reason = type(here.task.exception()).__name__
             raise RunError(f"the node failed: {reason}") from here.task.exception()
+        here.listeners.end_calls()  # what they hold goes before the end
         for leg in list(here.node.legs.values()):
             leg.end()
         with contextlib.suppress(TimeoutError):
@@ -255,6 +256,8 @@ class CoreSettings:
     """The page with the map of nodes and the question where to go; None: no page."""
     zones: Zones | None = None
     """The operator's zones, where there is one to ask."""
+    keyring: Keyring | None = None
+    """Of those who may ask where to go; None: whoever reaches the page."""
 
 
 async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> None:
@@ -281,14 +284,15 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
 
 def pages(core: Core, settings: CoreSettings) -> contextlib.AbstractAsyncContextManager[Server]:
     """Answer plain HTTP with the state of the core; there is no WebSocket."""
-    places = Places(core.registry, clock=asyncio.get_running_loop().time, zones=settings.zones)
+    clock = asyncio.get_running_loop().time
+    places = Places(core.registry, clock=clock, zones=settings.zones, keyring=settings.keyring)
 
     async def answer(_: ServerConnection, request: Request) -> Response:
-        address = urlsplit(request.path)
-        if address.path == "/place":
-            return await places.answer(address.query)
+        path, query = request.path.partition("?")[::2]
+        if path == "/place":
+            return await places.answer(query, headers_of(request))
         state = status.of_core(core, places.counts)
-        return status.respond(address.path, state) or json_response(
+        return status.respond(path, state) or json_response(
             {"error": "nothing is here; try /, /status, /metrics or /place"}, HTTPStatus.NOT_FOUND
         )
 

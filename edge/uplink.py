@@ -21,6 +21,7 @@ from edge.leg import Leg
 from edge.tls import Context
 from edge.wire import (
     ANSWER,
+    MAX_PAYLOAD_BYTES,
     Beat,
     Close,
     Frame,
@@ -141,6 +142,14 @@ class Uplink:
         if self._writer is not None and self.state.is_up:
             self._write([leg.open_frame(is_fresh=False)])
         self.changed()
+
+    def give_up(self, leg: Leg) -> None:
+        """Have the core forget a leg that failed here, once it has the finals that there are.
+
+        Without a connection it forgets the leg by itself.
+        """
+        if self.legs.pop(leg.number, None) is not None:
+            self._write([*leg.frames_to_send(MAX_PAYLOAD_BYTES), leg.goodbye()])
 
     def changed(self) -> None:
         """Look at the legs again."""

@@ -40,6 +40,7 @@ from server.wire.messages import (
 from server.wire.native import NativeServer
 
 LIMITS = Limits()
+IDLE_S = 60.0
 CHUNK_MS = 80
 """Nominal: the chunk is decided where the leg is recognised."""
 
@@ -102,6 +103,8 @@ class NativeFeed:
     def __init__(self) -> None:
         self.close_code: int | None = None
         """Set once all is said."""
+        self.patience_s: float | None = IDLE_S
+        """The client may say nothing for so long; None: it said all, and waits for its words."""
         self._wire = NativeServer(limits=LIMITS)
         self._out: list[str] = []
         self._audio: AudioFormat | None = None
@@ -152,10 +155,13 @@ class NativeFeed:
                 self._say(Gap(at=self._wire.at - samples, samples=samples, reason="client"))
                 return [Heard(samples, None)]
             case Pause():
+                self.patience_s = LIMITS.pause_ms / 1000
                 self._say(StateChanged(state="paused", at=self._wire.at))
             case Resume():
+                self.patience_s = IDLE_S
                 self._say(StateChanged(state="streaming", at=self._wire.at))
             case Stop():
+                self.patience_s = None
                 return [Over()]
             case Finalize(req=req) | Configure(req=req):
                 text = "an edge node does not take this; the core does"
@@ -170,8 +176,7 @@ class NativeFeed:
         token, finals = None, 0
         if start.resume is not None:
             token = Token.parse(start.resume.token)
-            last = start.resume.last_final
-            finals = 0 if last is None else last + 1
+            (finals,) = start.resume.have(1)
         self._next_final = finals
         encoding: Encoding = "pcm_s16le" if audio.encoding == "pcm_f32le" else audio.encoding
         return Begin(encoding, audio.rate, token, finals)

@@ -2,11 +2,13 @@
 
 Does: parse headers, unwrap sequence numbers and time stamps, G.711 and L16 as they came (L16 turned
 to little endian), packets of Opus and G.722 whole, reorder and conceal; a new SSRC goes on in the
-same leg.
+same leg once the old one is silent, and is not heard beside it.
 Does not know: sockets, SDP, RTCP, SRTP.
 """
 
+import math
 import struct
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,8 +24,11 @@ _EXTENSION = struct.Struct(">HH")
 OPUS_CLOCK_HZ = 48_000
 OPUS_RATE_HZ = 16_000
 """Opus is decoded at this rate; its RTP clock always says 48000."""
+RATES_HZ = range(8_000, 48_001)
 SWITCH_PACKETS = 3
 """So many packets of another codec in a row are no strays: the call was negotiated anew."""
+TAKE_OVER_S = 0.2
+"""Another SSRC goes on with the call when the one before it was silent for so long."""
 G722_CLOCK_HZ = 8_000
 """An error of RFC 1890 that was kept: the audio has 16000 samples a second."""
 
@@ -96,12 +101,21 @@ def codec_of(name: str) -> Codec:
     encodings: dict[str, Encoding] = {"pcmu": "mulaw", "pcma": "alaw", "l16": "pcm_s16le"}
     if kind not in encodings or not (rate or "8000").isdecimal():
         raise ValueError(f"{name}: known are PCMU, PCMA, G722, L16/RATE and opus")
+    if int(rate or 8_000) not in RATES_HZ:
+        raise ValueError(f"{name}: RATE is {RATES_HZ[0]} to {RATES_HZ[-1]}")
     return Codec(encodings[kind], int(rate or 8_000), is_big_endian=kind == "l16")
+
+
+class _Heard(NamedTuple):
+    packet: Packet
+    samples: int
+    data: bytes
+    arrived: float
 
 
 @dataclass(slots=True)
 class RtpStream:
-    """Datagrams of one sender."""
+    """Datagrams of one address."""
 
     codecs: dict[int, Codec] = field(default_factory=lambda: dict(STATIC))
     window_s: float = 0.06
@@ -110,13 +124,21 @@ class RtpStream:
     bad: int = 0
     other_codec: int = 0
     """Packets of another codec than the first one: telephone events, comfort noise, strays."""
-    has_switched: bool = False
-    """The sender speaks another codec now, for good: another stream begins."""
+    strays: list[bytes] = field(default_factory=list)
+    """Datagrams of another known codec since ours was heard: after so many the sender has switched,
+    and another stream begins with them."""
+    other_source: int = 0
+    """Packets of another source that spoke beside ours: both together would double the time."""
     source_changes: int = 0
+    over_at: float = math.inf
+    """When the call is over: its source said so, and its last packets had their time to come."""
     window: ReorderWindow | None = None
     _source: int | None = None
+    _source_heard: float = 0.0
+    """When its last packet came."""
+    _waiting: list[_Heard] = field(default_factory=list)
+    """What another source said since."""
     _stamp: int | None = None
-    _strays: int = 0
 
     def receive(self, datagram: bytes, *, now: float) -> list[Piece]:
         """Take a datagram; one that is no audio of ours is counted, never fatal."""
@@ -124,49 +146,77 @@ class RtpStream:
             packet = parse(datagram)
             codec = self.codecs.get(packet.payload_type)
             if codec is None or (self.codec is not None and codec != self.codec):
-                self._other(codec)
+                self.other_codec += 1
+                if codec is not None:
+                    self.strays.append(datagram)
                 return []
             samples, data = _audio(packet, codec)
-            self._strays = 0
+            self.strays.clear()
         except (FeedError, OpusError, g722.G722Error, ValueError):
             self.bad += 1
             return []
         if self.window is None:
             self.codec = codec
             self.window = ReorderWindow(codec.encoding, codec.rate, self.window_s)
-        return self._place(packet, samples, data, now)
+        heard = _Heard(packet, samples, data, now)
+        if self._source in (None, packet.source):
+            self.other_source += len(self._waiting)
+            self._waiting.clear()
+            self._source, self._source_heard = packet.source, now
+            return self._place(heard)
+        if (self._waiting or [heard])[0].packet.source == packet.source:
+            self._waiting.append(heard)
+        else:
+            self.other_source += 1
+        return self._taken_over(now)
 
-    def _other(self, codec: Codec | None) -> None:
-        self.other_codec += 1
-        if codec is not None:
-            self._strays += 1
-            self.has_switched = self._strays >= SWITCH_PACKETS
+    @property
+    def has_switched(self) -> bool:
+        """Whether the sender speaks another codec now, for good."""
+        return len(self.strays) >= SWITCH_PACKETS
 
-    def next_deadline(self) -> float:
-        """When ``handle_timer`` has something to do."""
-        return float("inf") if self.window is None else self.window.next_deadline()
+    def leave(self, sources: Set[int], *, now: float) -> None:
+        """Note who said BYE; another source may still go on with the call."""
+        if self._source in sources:
+            self.over_at = now + self.window_s
 
     def handle_timer(self, *, now: float) -> list[Piece]:
-        """Give up on packets that did not come."""
-        return [] if self.window is None else self.window.handle_timer(now=now)
+        """Give up on packets, and on a source, that did not come."""
+        if self.window is None:
+            return []
+        return self._taken_over(now) + self.window.handle_timer(now=now)
 
     def flush(self) -> list[Piece]:
         """Give everything that is held."""
-        return [] if self.window is None else self.window.flush()
+        if self.window is None:
+            return []
+        return self._taken_over(math.inf) + self.window.flush()
 
-    def _place(self, packet: Packet, samples: int, data: bytes, now: float) -> list[Piece]:
-        assert self.window is not None and self.codec is not None
-        pieces = list[Piece]()
-        is_new = self._source is not None and packet.source != self._source
-        self._stamp = unwrap(None if is_new else self._stamp, packet.stamp, 32)
-        stamp = self._stamp
-        if self.codec.clock_hz is not None:
-            stamp = stamp * self.codec.rate // self.codec.clock_hz
-        if is_new:
-            self.source_changes += 1
-            pieces = self.window.restart(stamp, now=now)
-        self._source = packet.source
-        return pieces + self.window.receive(stamp, samples, data, now=now)
+    def _taken_over(self, now: float) -> list[Piece]:
+        """Go on with the source that waits, from its first packet on, if ours is silent."""
+        assert self.window is not None
+        waiting = self._waiting
+        is_silent = now - self._source_heard >= TAKE_OVER_S or self.over_at < math.inf
+        if not waiting or not is_silent:
+            return []
+        (packet, _, _, arrived), self._waiting = waiting[0], []
+        self.source_changes, self.over_at = self.source_changes + 1, math.inf
+        self._source, self._source_heard, self._stamp = packet.source, waiting[-1].arrived, None
+        pieces = self.window.restart(self._stamp_of(packet), now=arrived)
+        return pieces + [piece for heard in waiting for piece in self._place(heard)]
+
+    def _place(self, heard: _Heard) -> list[Piece]:
+        assert self.window is not None
+        packet, samples, data, arrived = heard
+        return self.window.receive(self._stamp_of(packet), samples, data, now=arrived)
+
+    def _stamp_of(self, packet: Packet) -> int:
+        """Return the time stamp of a packet of our source, unwrapped, in samples."""
+        assert self.codec is not None
+        self._stamp = unwrap(self._stamp, packet.stamp, 32)
+        if self.codec.clock_hz is None:
+            return self._stamp
+        return self._stamp * self.codec.rate // self.codec.clock_hz
 
 
 def _audio(packet: Packet, codec: Codec) -> tuple[int, bytes]:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import io
+import json
 import os
 import struct
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 from edge.adapters.events import Audio, Started
 from edge.feeds import Feed
 from edge.listeners import FeedConfig, Listeners
+from edge.recogniser import Recogniser
 from edge.run import Transcripts
 from edge.uplink import Timing
+from server.wire.messages import Final
 from tests.edge_rig import (
     PACKET,
     another_edge_node,
@@ -168,6 +172,29 @@ async def test_of_two_nodes_that_both_recognise_a_session_the_later_owner_is_hea
         assert await words_of(taken) == SAID
         assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
         assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
+
+
+async def test_a_leg_that_fails_at_its_node_is_told_as_failed_and_leaves_none_at_the_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hear = Recogniser._hear
+
+    def hear_one(self: Recogniser, message: object, origin: int) -> None:
+        hear(self, message, origin)
+        if isinstance(message, Final) and message.text:
+            raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(Recogniser, "_hear", hear_one)
+    async with rig("edge") as r:
+        leg, out = r.open(), io.StringIO()
+        await r.until(lambda: bool(r.core.legs))
+        r.node._on_event = Transcripts(out).event
+        feed(leg, AUDIO)
+        await r.until(leg.is_over.is_set)
+        assert leg.leg.closed is not None and leg.leg.closed.reason == "failed"
+        assert json.loads(out.getvalue().splitlines()[-1])["reason"] == "failed"
+        await r.until(lambda: not r.core.legs)
+        assert [x.text for _, _, x in r.finals if x.text] == TEXTS[:1]
 
 
 async def test_a_session_that_comes_back_with_other_audio_is_refused_alone() -> None:

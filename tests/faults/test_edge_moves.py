@@ -1,7 +1,10 @@
 """A session that is recognised on a node moves with its state: to another node, to the core."""
 
 import asyncio
+import dataclasses
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge import moves, wire
@@ -9,7 +12,7 @@ from edge.coreleg import CoreLeg
 from edge.handover import Ahead, Handover
 from edge.leg import Leg
 from edge.moves import Moves, NotMovable
-from edge.node import NodeLeg
+from edge.node import NodeLeg, TooManyLegs
 from edge.peers import NotGiven, fetch
 from edge.uplink import Uplink
 from edge.wire import Close, Frame, FrameError, Kind, Where
@@ -60,6 +63,26 @@ async def test_a_session_moves_to_another_node_in_mid_word_and_its_words_are_the
         assert " ".join(x.text for _, _, x in r.finals if x.text) == SAID
         assert [number for _, number, _ in r.finals] == list(range(len(r.finals)))
         assert leg.leg.audio_frames == moved.leg.audio_frames == 0
+
+
+async def test_a_node_that_is_full_keeps_nothing_of_a_session_that_comes_and_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
+        second.node.config = dataclasses.replace(
+            second.node.config, max_legs=0, memory_ms=100, spill_folder=tmp_path
+        )
+        leg = r.open()
+        feed(leg, AUDIO[:HALF])
+        await heard(leg, HALF - 8_000)
+        given = await r.moves.give(leg)
+        with pytest.raises(TooManyLegs):
+            await second.moves.take(msgspec.structs.replace(given, audio=((len(AUDIO), AUDIO),)))
+        assert second.node.spilled_bytes == 0
+        await r.moves.take_back(leg, given)
+        feed(leg, AUDIO[HALF:])
+        leg.end()
+        assert await words_of(leg) == SAID
 
 
 async def test_a_session_goes_to_and_fro_many_times_and_no_word_is_lost_or_doubled() -> None:

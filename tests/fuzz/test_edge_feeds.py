@@ -14,6 +14,7 @@ from edge.adapters.audiosocket import AudioSocket
 from edge.adapters.events import Audio, Event, FeedError, Started
 from edge.adapters.l16 import L16
 from edge.adapters.native import Begin, Heard, NativeFeed, Token
+from edge.adapters.rtcp import leaving
 from edge.adapters.rtp import RtpStream
 from edge.adapters.twilio import Twilio
 from edge.g722 import G722Decoder, is_available
@@ -116,6 +117,13 @@ def test_rtp_never_raises_and_never_gives_an_empty_piece(datagrams: list[bytes])
     assert all(piece.samples > 0 for piece in pieces)
 
 
+@settings(UNHURRIED, max_examples=50)
+@given(st.binary(max_size=60).map(lambda rest: b"\x81\xcb\0" + rest))
+def test_rtcp_names_sources_or_an_error(datagram: bytes) -> None:
+    with contextlib.suppress(FeedError):
+        assert len(leaving(datagram)) <= len(datagram) // 4
+
+
 HOOK_MEDIA = st.fixed_dictionaries(
     {
         "format": st.sampled_from(["PCMU", "L16", "opus"]),
@@ -216,6 +224,7 @@ def test_g722_makes_exactly_the_samples_that_were_asked_for(
         test_asterisk,
         test_l16,
         test_rtp_never_raises_and_never_gives_an_empty_piece,
+        test_rtcp_names_sources_or_an_error,
         test_audiohook,
         test_native_clients_are_answered_and_never_raise,
     ],

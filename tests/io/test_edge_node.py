@@ -169,6 +169,31 @@ async def test_an_audiohook_call_must_be_signed_where_a_secret_is_known() -> Non
         assert listeners.counters.refused == {"audiohook signature": 2}
 
 
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+KEY = f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET //[ HTTP/1.1\r\n", 404),
+        ("GET / HTTP/1.1\r\nUpgrade: h2c\r\nUpgrade: x\r\n", 200),
+        (f"GET /audiohook HTTP/1.1\r\n{UPGRADE}{KEY}X-API-KEY: a\r\nX-API-KEY: b\r\n", 401),
+        (f"GET /twilio HTTP/1.1\r\n{UPGRADE}{KEY}" + 2 * "X-Twilio-Signature: a\r\n", 403),
+    ],
+    ids=["no address", "Upgrade twice", "a key twice", "a signature twice"],
+)
+async def test_a_request_that_is_odd_is_answered_and_makes_no_error(
+    request_: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig() as r, feeding(r, audiohook_key=SECRET) as (ports, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports.web)
+        writer.write(f"{request_}Host: x\r\n\r\n".encode())
+        assert int((await reader.readline()).split()[1]) == status
+        writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def signed(url: str = URL, secret: str = SECRET) -> dict[str, str]:
     return {"X-Twilio-Signature": twilio.signature(url, secret)}
 
@@ -315,6 +340,64 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+@pytest.mark.parametrize("beside", [0, 1], ids=["on the port of RTP", "on the next one"])
+async def test_an_rtp_call_is_over_when_its_source_says_bye(beside: int) -> None:
+    async with rig() as r, feeding(r) as (ports, listeners):
+        loop = asyncio.get_running_loop()
+        host, rtp = "127.0.0.1", ports.rtp or 0
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=(host, 0)
+        )
+        control, own = transport, transport.get_extra_info("sockname")[1]
+        if beside:
+            control, _protocol = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, local_addr=(host, own + beside)
+            )
+        sent = datagrams(spoken(TEXTS))
+        half = len(sent) // 2
+        for part, source in ((sent[:half], 8), (sent[half:], 7)):  # the first one is no source here
+            for packet in part:
+                transport.sendto(packet, (host, rtp))
+                await asyncio.sleep(0.0005)
+            control.sendto(b"\x81\xcb\0\0", (host, rtp + beside))
+            bye = struct.pack(">BBHI", 0x81, 203, 1, source)
+            control.sendto(bye, (host, rtp + beside))
+        await told(r)
+        assert r.node.closed == {"done": 1}
+        assert listeners.counters.refused == {"rtcp datagram": 2}
+        transport.close()
+        control.close()
+
+
+async def test_an_rtp_port_whose_next_one_is_taken_does_without_rtcp() -> None:
+    async with rig() as r, feeding(r) as (ports, _):
+        config = FeedConfig(rtp_port=(ports.rtp or 0) - 1)
+        async with Listeners(config, r.node, respond=lambda _: None).listening() as others:
+            assert others.rtp == (ports.rtp or 0) - 1
+
+
+async def test_of_two_rtp_sources_at_one_address_the_second_adds_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.adapters.rtp.TAKE_OVER_S", 60.0)  # however slow this machine is
+    async with rig() as r, feeding(r, idle_s=1.0, window_s=5.0) as (ports, listeners):
+        loop = asyncio.get_running_loop()
+        transport, _protocol = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        sent = datagrams(spoken(TEXTS))
+        for packet in sent:
+            transport.sendto(packet)
+            transport.sendto(packet[:8] + b"none" + packet[12:])
+            await asyncio.sleep(0.0005)
+        await r.until(lambda: bool(r.node.legs))
+        (leg,) = r.node.legs.values()
+        await told(r)
+        assert leg.leg.ring.head == len(sent) * PACKET + PACKET  # the last one of the second
+        assert listeners.counters.refused == {"rtp source": len(sent) - 1}
+        transport.close()
+
+
 @pytest.mark.parametrize(("network", "refused"), [("127.0.0.0/8", 0), ("10.0.0.0/8", 1)])
 async def test_rtp_is_a_call_from_known_networks_only(network: str, refused: int) -> None:
     async with rig() as r, feeding(r, rtp_from=(ip_network(network),)) as (ports, listeners):
@@ -336,10 +419,13 @@ async def test_an_rtp_call_that_changes_its_codec_goes_on_as_another_leg() -> No
             asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
         )
         before = [struct.pack(">BBHII", 0x80, 96, n, 320 * n, 7) + bytes(640) for n in range(10)]
-        for packet in [*before, *datagrams(b"\xff" * 10 * PACKET + spoken(TEXTS))]:
+        for packet in [*before, *datagrams(b"\xff" * 8 * PACKET + spoken(TEXTS))]:
             transport.sendto(packet)
             await asyncio.sleep(0.0005)
+        await r.until(lambda: len(r.node.legs) == 1 and 2 in r.node.legs)
+        after = r.node.legs[2]
         await told(r)
+        assert after.leg.ring.head == 8 * PACKET + len(spoken(TEXTS))  # from its first packet on
         assert r.node.closed == {"done": 2}
         transport.close()
 
@@ -433,7 +519,10 @@ async def test_a_client_takes_its_session_to_another_node() -> None:
             assert messages[-1]["type"] == "done"
 
 
-async def test_a_client_takes_its_session_and_its_state_to_another_node_that_recognises() -> None:
+@pytest.mark.parametrize("has", ["last_final", "finals"])
+async def test_a_client_takes_its_session_and_its_state_to_another_node_that_recognises(
+    has: str,
+) -> None:
     async with rig("edge", is_apart=True) as r, another_edge_node(r, "n2") as second:
         fetch = fetching(second.moves, second.uplink)
         other = Listeners(FeedConfig(web_port=0), second.node, respond=lambda _: None, fetch=fetch)
@@ -444,7 +533,10 @@ async def test_a_client_takes_its_session_and_its_state_to_another_node_that_rec
             async with dial(url, **options) as connection:
                 await connection.send(audio[:half])
                 first, last = await first_final(connection)
-                resume = ResumeFrom(token=connection.ready.token, last_final=last)
+                token = connection.ready.token
+                resume = ResumeFrom(token=token, finals=(last + 1,))
+                if has == "last_final":
+                    resume = ResumeFrom(token=token, last_final=last)
                 address = f"ws://127.0.0.1:{elsewhere.web}/v1/stream"
                 async with dial(address, **options, resume=resume) as again:  # make before break
                     assert again.ready.resumed and 0 < again.ready.at <= half

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 from websockets.http11 import Response
 
 from edge.camara import PATH, Device, DiscoveryError, Zones, read_urls, zone_of
+from edge.core import Core, CoreConfig
 from edge.places import BadQuestion, Places, question_of
 from edge.registry import Registry
 from edge.run import CoreSettings, pages
 from edge.wire import Beat, Hello, Policy
+from server.keys import Keyring, add_key, remove_key
+from server.wire.credentials import Presented
 
 pytestmark = pytest.mark.io
 
@@ -270,10 +274,10 @@ async def test_a_user_is_sent_to_the_node_in_the_zone_that_the_operator_names(
     operator: str, token: Path
 ) -> None:
     here = places(Zones(root=operator, token_file=token))
-    status, told = said(await here.answer("codec=mulaw&phone=+491701234567"))
+    status, told = said(await here.answer("codec=mulaw&phone=+491701234567", {}))
     assert (status, told["node"], told["operator_zone"]) == (200, "n1", "DE-EAST")
     assert told["url"] == "ws://n1.example/v1/stream"
-    status, told = said(await here.answer("phone=%2B491707654321"))
+    status, told = said(await here.answer("phone=%2B491707654321", {}))
     assert (told["node"], told["operator_zone"]) == ("n2", "DE-WEST")
 
 
@@ -282,22 +286,22 @@ async def test_without_a_zone_or_a_node_in_it_the_round_trip_decides(
 ) -> None:
     here = places(Zones(root=operator, token_file=token))
     for query in ("", "phone=%2B4917000000"):
-        assert said(await here.answer(query))[1]["node"] == "n2"
+        assert said(await here.answer(query, {}))[1]["node"] == "n2"
     assert here.counts == {"placed": 2, "zone unknown": 1}
     del here.registry.nodes["n1"]
-    _, told = said(await here.answer("phone=%2B491701234567"))
+    _, told = said(await here.answer("phone=%2B491701234567", {}))
     assert (told["node"], told["operator_zone"]) == ("n2", "DE-EAST")
 
 
 async def test_a_zone_of_our_map_needs_no_registered_node(operator: str, token: Path) -> None:
     urls = {"DE-EAST": "wss://east.example/v1/stream"}
     here = places(Zones(root=operator, token_file=token, urls=urls))
-    _, told = said(await here.answer("phone=%2B491701234567"))
+    _, told = said(await here.answer("phone=%2B491701234567", {}))
     assert told["url"] == urls["DE-EAST"] and "node" not in told
 
 
 async def test_nobody_to_send_a_user_to_is_503_and_says_when_to_ask_again() -> None:
-    response = await places().answer("policy=edge")
+    response = await places().answer("policy=edge", {})
     assert said(response) == (503, {"error": "no node has this policy"})
     assert response.headers["Retry-After"]
 
@@ -306,7 +310,7 @@ async def test_nobody_to_send_a_user_to_is_503_and_says_when_to_ask_again() -> N
     "query", ["policy=cloud", "rtt=n1", "rtt=n1:-1", "rtt=n1:nan", "rtt=:5", "port=x", "who=me"]
 )
 async def test_a_question_that_cannot_be_read_is_400(query: str) -> None:
-    assert said(await places().answer(query))[0] == 400
+    assert said(await places().answer(query, {}))[0] == 400
     with pytest.raises(BadQuestion):
         question_of(query)
 
@@ -318,28 +322,60 @@ def test_a_question_is_read_whole() -> None:
     assert device == Device(ipv4="1.2.3.4", port=5_000)
 
 
+async def test_where_there_are_keys_who_asks_shows_one_for_streams(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key = add_key(file, "shop", ("stream", "tokens"), None)
+    files = add_key(file, "archive", ("files",), None)
+    keyring = Keyring(file)
+    here = dataclasses.replace(places(), keyring=keyring, calendar=lambda: 0.0)
+    account = keyring.account_of(Presented(key), now_s=0)
+    assert account is not None
+    token, over = (keyring.token(account, lasts_s=lasts, now_s=0) for lasts in (60, -1))
+    for query, shown in (
+        ("", ""), ("", "Bearer guess"), ("", f"Bearer {files}"), ("", f"Bearer {over}"),
+        (f"token={key}", ""), ("policy=cloud", ""),
+    ):  # fmt: skip
+        assert said(await here.answer(query, {"authorization": shown}))[0] == 401
+    assert not here.registry.nodes["n2"].promised
+    assert said(await here.answer("codec=mulaw", {"authorization": f"Bearer {key}"}))[0] == 200
+    assert said(await here.answer(f"codec=mulaw&token={token}", {}))[0] == 200
+    assert here.counts == {"unauthorized": 6, "placed": 2}
+    remove_key(file, "shop")
+    assert said(await here.answer(f"token={token}", {}))[0] == 401
+
+
 async def test_the_core_answers_over_http() -> None:
-    async with core_pages() as (port, get):
-        assert port
+    async with core_pages() as get:
         assert (await get("/place?codec=mulaw"))[0] == 503
         assert (await get("/place?policy=x"))[0] == 400
+        assert (await get("//[/place"))[0] == 404
         status, body = await get("/metrics")
         assert status == 200 and 'rivulet_edge_core_places_total{outcome="none"} 1' in body
 
 
-@contextlib.asynccontextmanager
-async def core_pages() -> AsyncIterator[tuple[int, Any]]:
-    from edge.core import Core, CoreConfig
+async def test_the_core_asks_for_keys_over_http(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.json", "shop", ("stream",), None)
+    async with core_pages(keyring=Keyring(tmp_path / "keys.json")) as get:
+        assert (await get("/place"))[0] == 401
+        assert (await get("/place", f"Authorization: Bearer {key}\r\n"))[0] == 503
+        assert (await get("/metrics"))[0] == 200
 
+
+Get = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@contextlib.asynccontextmanager
+async def core_pages(**settings: Any) -> AsyncIterator[Get]:
     core = Core(CoreConfig(url="ws://127.0.0.1:1", port=0))
-    async with pages(core, CoreSettings(core=core.config, web_port=0)) as server:
+    async with pages(core, CoreSettings(core=core.config, web_port=0, **settings)) as server:
         port = server.sockets[0].getsockname()[1]
 
-        async def get(path: str) -> tuple[int, str]:
+        async def get(path: str, headers: str = "") -> tuple[int, str]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+            head = f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n"
+            writer.write(head.encode())
+            answer, _, body = (await reader.read()).decode().partition("\r\n\r\n")
             writer.close()
-            return int(head.split()[1]), body
+            return int(answer.split()[1]), body
 
-        yield port, get
+        yield get

@@ -7,8 +7,10 @@ import json
 import re
 import signal
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +20,10 @@ from edge.listeners import FeedConfig
 from edge.node import NodeConfig
 from edge.run import NodeSettings, RunError, run_node
 from edge.uplink import CoreAddress
-from tests.edge_rig import PACKET, sentences
+from server.keys import add_key
+from tests.edge_rig import PACKET, sentences, spoken
 from tests.io.serving import serving, speech
-from tests.io.test_edge_node import CALL, frame
+from tests.io.test_edge_node import CALL, datagrams, frame
 
 pytestmark = pytest.mark.io
 
@@ -46,15 +49,17 @@ def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-async def test_a_call_through_both_programs(
+async def test_a_call_through_both_programs_to_a_server_with_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (text,) = sentences(1)
     said, here, there = speech(text, silence_ms=960), tmp_path / "node", tmp_path / "core"
-    async with serving() as server:
+    keys, key = tmp_path / "keys.json", tmp_path / "key"
+    key.write_text(add_key(keys, "edge", ("stream",), None) + "\n")
+    async with serving(keys=str(keys)) as server:
         door = program(
-            "core", "--server", server.addresses.websocket, "--listen", "127.0.0.1:0",
-            "--out", str(there),
+            "core", "--server", server.addresses.websocket, "--server-key-file", str(key),
+            "--listen", "127.0.0.1:0", "--out", str(there),
         )  # fmt: skip
         async with door as (_, told):
             (port,) = re.findall(r"dial 127\.0\.0\.1:(\d+)", told)
@@ -79,6 +84,41 @@ async def test_a_call_through_both_programs(
         finals = [line["text"] for line in lines(path) if line["kind"] == "final"]
         assert " ".join(filter(None, finals)) == text
         assert {line["name"] for line in lines(path)} == {str(CALL)}
+
+
+async def test_what_a_node_that_ends_still_holds_for_packets_that_are_late_becomes_words(
+    tmp_path: Path,
+) -> None:
+    texts, out = sentences(2, words=3), tmp_path / "out"
+    sent = datagrams(spoken(texts, pause_ms=480))[:-24]  # without the pause at the end
+    del sent[-30]  # in the pause between them
+    async with serving() as server:
+        core = Core(CoreConfig(url=server.addresses.websocket, port=0))
+        async with accepting(core) as port:
+            node = program(
+                "--core", f"tcp://127.0.0.1:{port}", "--name", "n1", "--web", "0",
+                "--rtp", "0", "--window-ms", "60000", "--out", str(out),
+            )  # fmt: skip
+            async with node as (_, ready):
+                (rtp,) = re.findall(r"RTP (\d+)", ready)
+                (web,) = re.findall(r"web (\d+)", ready)
+                transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                    asyncio.DatagramProtocol, remote_addr=("127.0.0.1", int(rtp))
+                )
+                for packet in [*sent, b"no RTP"]:
+                    transport.sendto(packet)
+                    await asyncio.sleep(0.0005)
+                status = f"http://127.0.0.1:{web}/status"
+                while not (await asyncio.to_thread(read, status))["refused"]:
+                    pass
+                transport.close()
+    assert " ".join(line["text"] for line in lines(out) if line.get("text")) == " ".join(texts)
+
+
+def read(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url) as reply:
+        found: dict[str, Any] = json.load(reply)
+    return found
 
 
 async def test_a_node_that_failed_takes_no_calls_any_more() -> None:

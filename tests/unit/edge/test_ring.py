@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.ring import MAX_BLOCK_SAMPLES, AudioRing, Loss
-from edge.spill import SpillBudget, SpillDamaged, SpillFile, SpillFull
+from edge.spill import Place, SpillBudget, SpillDamaged, SpillFile, SpillFull
 
 SECOND = 8_000
 
@@ -148,6 +149,57 @@ def test_disk_and_budget_come_back_when_all_is_released(tmp_path: Path) -> None:
     assert budget.used_bytes == ring.spilled_bytes == 0
     ring.append(10 * SECOND, bytes(10 * SECOND))
     ring.close()
+    assert budget.used_bytes == 0
+
+
+@pytest.mark.parametrize("sizes", [(1_000,), (40, 160, 90, 61)], ids=["equal", "packets"])
+def test_a_leg_that_is_always_in_arrears_goes_round_in_its_file(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    budget, waiting = SpillBudget(10**9), deque[bytes]()
+    ring = AudioRing(
+        sample_bytes=0, memory_bytes=2_000, open_spill=lambda: SpillFile(tmp_path, budget)
+    )
+    behind, peak = 0, 0
+    for number in range(3_000):
+        waiting.append(secrets.token_bytes(sizes[number % len(sizes)]))
+        ring.append(10, waiting[-1])
+        if len(waiting) > 200:
+            behind += 10
+            ring.release(behind)
+            waiting.popleft()
+        peak = max(peak, ring.spilled_bytes)
+        assert ring.spilled_bytes == budget.used_bytes
+    held = sum(len(packet) + 16 for packet in waiting)
+    assert peak < 1.1 * held
+    spans = [ring.read(behind + 10 * number, 10) for number in range(len(waiting))]
+    assert [span.data for span in spans if span] == list(waiting)
+    ring.release(ring.head - 20)
+    assert ring.spilled_bytes == budget.used_bytes == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(st.integers(1, 99).map(bytes), st.integers(0, 30)), min_size=1, max_size=60
+    )
+)
+def test_no_block_is_written_over_whatever_is_freed_in_whatever_order(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[bytes | int]
+) -> None:
+    spill = SpillFile(tmp_path_factory.getbasetemp(), budget := SpillBudget(10**6))
+    kept = list[tuple[Place, bytes]]()
+    for step in steps:
+        if isinstance(step, bytes):
+            block = secrets.token_bytes(len(step))
+            kept.append((spill.write(block), block))
+        elif kept:
+            spill.free(kept.pop(step % len(kept))[0])
+        assert all(spill.read(place) == block for place, block in kept)
+        end = max((place.at + place.size for place, _ in kept), default=0)
+        assert spill.size_bytes == budget.used_bytes == end
+        assert os.fstat(spill._file.fileno()).st_size == end
+    spill.close()
     assert budget.used_bytes == 0
 
 

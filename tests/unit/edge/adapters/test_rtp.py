@@ -1,11 +1,12 @@
 """RTP: headers, wrapping counters, byte order, and what is counted instead of heard."""
 
+import math
 import struct
 
 import pytest
 
 from edge.adapters.events import FeedError
-from edge.adapters.rtp import Codec, RtpStream, codec_of, parse, unwrap
+from edge.adapters.rtp import TAKE_OVER_S, Codec, RtpStream, codec_of, parse, unwrap
 
 UNIT = 160
 
@@ -61,12 +62,57 @@ def test_time_stamps_wrap_in_mid_call_without_a_hole() -> None:
     assert stream.window is not None and stream.window.counts.clock_jumps == 0
 
 
-def test_another_source_goes_on_in_the_same_stream() -> None:
+def test_another_source_goes_on_in_the_same_stream_from_its_first_packet_on() -> None:
     stream = RtpStream()
     stream.receive(rtp(0), now=0.0)
-    pieces = stream.receive(rtp(900, b"b" * UNIT, source=8, stamp=5), now=0.02)
+    for number in range(3):
+        packet = rtp(900 + number, bytes([number]) * UNIT, source=8, stamp=5 + number * UNIT)
+        assert stream.receive(packet, now=0.02 + number * 0.02) == []
+    assert stream.handle_timer(now=TAKE_OVER_S - 0.01) == []
+    pieces = stream.handle_timer(now=TAKE_OVER_S)
+    assert (
+        b"".join(piece.data or b"" for piece in pieces)
+        == b"\0" * UNIT + b"\1" * UNIT + b"\2" * UNIT
+    )
+    assert (stream.source_changes, stream.other_source) == (1, 0)
+
+
+def test_another_source_that_speaks_just_before_the_end_is_heard() -> None:
+    stream = RtpStream()
+    stream.receive(rtp(0), now=0.0)
+    assert stream.receive(rtp(900, b"b" * UNIT, source=8, stamp=5), now=0.02) == []
+    assert [piece.data for piece in stream.flush()] == [b"b" * UNIT]
+
+
+def test_of_two_sources_at_once_the_first_is_heard_and_the_others_are_counted() -> None:
+    stream, heard = RtpStream(), b""
+    for number in range(100):
+        for source, sound in ((7, b"a"), (8, b"b"), (9, b"c")):
+            packet = rtp(number, sound * UNIT, source=source, stamp=number * UNIT + source)
+            pieces = stream.receive(packet, now=number * 0.02)
+            heard += b"".join(piece.data or b"" for piece in pieces)
+    assert heard == b"a" * 100 * UNIT
+    assert (stream.source_changes, stream.other_source) == (0, 2 * 99 + 1)
+
+
+def test_a_call_is_over_when_its_source_left_and_late_packets_had_their_time() -> None:
+    stream = RtpStream(window_s=0.06)
+    stream.receive(rtp(0), now=0.0)
+    stream.leave({8}, now=0.02)
+    assert stream.over_at == math.inf
+    stream.leave({7, 8}, now=0.02)
+    assert stream.over_at == pytest.approx(0.08)
+    (piece,) = stream.receive(rtp(1, b"l" * UNIT), now=0.04)
+    assert piece.data == b"l" * UNIT
+
+
+def test_a_call_whose_source_left_goes_on_with_another_at_once() -> None:
+    stream = RtpStream()
+    stream.receive(rtp(0), now=0.0)
+    stream.leave({7}, now=0.02)
+    pieces = stream.receive(rtp(900, b"b" * UNIT, source=8, stamp=5), now=0.03)
     assert [piece.data for piece in pieces] == [b"b" * UNIT]
-    assert stream.source_changes == 1
+    assert stream.over_at == math.inf
 
 
 def test_l16_is_turned_to_little_endian() -> None:
