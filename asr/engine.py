@@ -5,7 +5,7 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,6 +159,10 @@ class Engine:
     def slots_in_use(self) -> int:
         """Streams and forks alive."""
         return len(self._streams)
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Compile phrases, a little with each step."""
+        return self._decoding.prepare(biasing)
 
     def open(
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING

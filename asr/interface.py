@@ -5,6 +5,7 @@ Does not know: how an engine computes, turns, words, sessions, sockets, wall-clo
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,6 +167,13 @@ class StreamingEngine(Protocol):
     @property
     def last_step(self) -> StepStats | None:
         """Cost of the last batch, None before the first."""
+        ...
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Make ready to favour this, a little with each step of the iterator.
+
+        ``open`` and ``bias`` take no time then; else many phrases take a second. Raises BadBiasing.
+        """
         ...
 
     def open(

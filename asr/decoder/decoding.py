@@ -4,7 +4,7 @@ Does: build the decoder of a checkpoint's head; keep it and the tools in step ov
 Does not know: encoders, chunks, files of streams.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,10 @@ class Decoding:
     def alphabet(self) -> str:
         """Characters that boosted phrases may have."""
         return self._fusion.alphabet
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Make ready to favour this, a little with each step; raises BadBiasing."""
+        return self._fusion.prepare(biasing)
 
     def check(self, biasing: Biasing) -> None:
         """Raise BadBiasing when it holds what cannot be favoured."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from asr.checkpoint.spec import Checkpoint
+from asr.decoder import fusion
 from asr.decoder.counting import estimate
 from asr.engine import Engine, EngineConfig
 from asr.interface import NO_BIASING, BadBiasing, Biasing, EngineError, Phrase, Samples
@@ -181,3 +182,20 @@ def test_a_channel_hands_its_phrases_to_the_engine(
     assert given == [(0, NO_BIASING)]
     with pytest.raises(BadBiasing):
         recognizer.configure(channel, biasing=Biasing(phrases=(Phrase("7"),)))
+
+
+def test_phrases_are_compiled_in_small_steps_and_a_fork_needs_no_compiling(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "KEPT_AUTOMATA", 1)
+    engine = make_engine()
+    assert len(list(engine.prepare(FAVOURED))) > len(FAVOURED.phrases)
+    compiled = list[Biasing]()
+    monkeypatch.setattr(fusion, "spellings", compiled.append)  # finds nothing
+    first = engine.open(1, biasing=FAVOURED)
+    monkeypatch.undo()
+    monkeypatch.setattr(fusion, "KEPT_AUTOMATA", 1)
+    engine.open(1, biasing=Biasing(phrases=(Phrase("li", 2.0),)))
+    monkeypatch.setattr(fusion, "spellings", compiled.append)
+    engine.fork(first)
+    assert not compiled
