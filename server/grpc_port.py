@@ -26,6 +26,7 @@ from server.wire.riva import (
     RESOURCE_EXHAUSTED,
     RivaFile,
     RivaServer,
+    configurations,
     read_config,
 )
 
@@ -91,6 +92,7 @@ class GrpcPort:
         methods = {
             "StreamingRecognize": grpc.stream_stream_rpc_method_handler(self._stream),
             "Recognize": grpc.unary_unary_rpc_method_handler(self._file),
+            "GetRivaSpeechRecognitionConfig": grpc.unary_unary_rpc_method_handler(self._about),
         }
         handler = grpc.method_handlers_generic_handler(SERVICE, methods)
         self._server.add_generic_rpc_handlers((handler,))
@@ -140,6 +142,17 @@ class GrpcPort:
         if line.status[0]:
             await context.abort(_STATUSES[line.status[0]], line.status[1])
         return line.answer
+
+    async def _about(self, request: bytes, context: Any) -> bytes:
+        await self._admit(context, "stream")
+        hello = self._dropins.hello("", {})
+        if not hello.model:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is loading")
+        try:
+            return configurations(request, hello)
+        except RemoteProtocolError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            raise
 
     async def _heard(self, request: bytes) -> RivaFile:
         fields = pb.Fields(request)

@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 
 from asr.scripted import silence, utter
 from server.app import Running
+from server.wire import protobuf as pb
 from server.wire.wyoming import Event, Reader, encode
 from tests.io.serving import all_slots_free, pcm, serving, talk, transcript
 
@@ -27,6 +28,7 @@ SAID = np.concatenate([utter(FIRST), silence(880), utter(SECOND), silence(880)])
 PCM = pcm(SAID)
 LISTEN = "/v1/listen?encoding=linear16&sample_rate=16000"
 PACKET = 3_200
+RIVA = "nvidia.riva.asr.RivaSpeechRecognition"
 
 
 def pieces(data: bytes = PCM, size: int = PACKET) -> list[bytes]:
@@ -348,13 +350,26 @@ async def test_files_over_grpc_wait_for_their_turn_with_those_that_are_posted() 
             await heard.enter_async_context(hearing)
         where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
         async with grpc.aio.insecure_channel(where) as channel:
-            call = channel.unary_unary("/nvidia.riva.asr.RivaSpeechRecognition/Recognize")(b"")
+            call = channel.unary_unary(f"/{RIVA}/Recognize")(b"")
             waiting = asyncio.ensure_future(call.code())
             while not hearing._waiters:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert not waiting.done()
             await heard.aclose()
             assert await waiting is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_over_grpc_it_tells_what_model_it_has() -> None:
+    grpc = pytest.importorskip("grpc")
+    async with serving(grpc_port=0) as server:
+        where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
+        async with grpc.aio.insecure_channel(where) as channel:
+            method = f"/{RIVA}/GetRivaSpeechRecognitionConfig"
+            told = pb.Fields(await channel.unary_unary(method)(b""))
+            assert [one.text(1) for one in told.messages(1)] == ["scripted"] * 2
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary(method)(b"\xff")
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_port_that_is_taken_stops_the_start() -> None:
