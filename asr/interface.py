@@ -202,7 +202,11 @@ class StreamingEngine(Protocol):
         ...
 
     def fork(self, stream: int) -> int:
-        """Copy a stream into another slot, what both heard so far settled. Raises NoFreeSlot."""
+        """Copy a stream into another slot. Raises NoFreeSlot.
+
+        A copy that is finished before the stream moves on speaks for it: the stream waits until the
+        copy is flushed, and takes nothing otherwise that both have heard.
+        """
         ...
 
     def snapshot(self, stream: int) -> bytes:

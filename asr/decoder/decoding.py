@@ -99,10 +99,13 @@ class Decoding:
         self._decoder.clear(slot)
 
     def copy(self, source: int, target: int) -> None:
-        """Copy a slot; what both have heard is settled, so that neither takes it otherwise."""
-        self._decoder.settle(source)
+        """Copy a slot."""
         self._fusion.copy(source, target)
         self._decoder.copy(source, target)
+
+    def agree(self, slot: int, copy: int) -> None:
+        """Hold to what a copy said that was taken where the slot still stands, and flushed."""
+        self._decoder.agree(slot, copy)
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a slot out, with what it favours."""
