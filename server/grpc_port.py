@@ -31,7 +31,8 @@ from server.wire.riva import (
 )
 
 SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
-MAX_FILE_BYTES = 64 * 1024 * 1024
+_MOST_MESSAGE_BYTES = 2**31 - 1
+"""gRPC knows no larger ones."""
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS")
 _DENIED: dict[str, grpc.StatusCode] = {
     "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
@@ -85,8 +86,9 @@ class GrpcPort:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
+        most = min(self._config.file_mb << 20, _MOST_MESSAGE_BYTES)
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", MAX_FILE_BYTES)],
+            options=[("grpc.max_receive_message_length", most)],
             maximum_concurrent_rpcs=self._config.max_connections,
         )
         methods = {
