@@ -45,6 +45,9 @@ everybody's steps up until they are heard. It is more than a catch-up pass takes
 PREPARE_S = 0.01
 """A turn compiles phrases for no longer: many take a second, which nobody else waits for."""
 
+MOST_CHANGES = 64
+"""Changes of phrases of one session that may wait: each holds a thousand phrases at most."""
+
 
 class MailboxClosed(Exception):
     """The gateway is gone."""
@@ -206,7 +209,9 @@ class Host:
 
     def _take(self, command: link.Command, number: int, session: _Session) -> None:
         is_at_once = isinstance(command, link.Drop | link.Checkpoint)
-        if not is_at_once and (session.held or self._must_wait(command, session)):
+        if _phrases(command) and sum(bool(_phrases(c)) for c in session.held) >= MOST_CHANGES:
+            self._fail(number, "bad_request", f"{MOST_CHANGES} changes of phrases wait already")
+        elif not is_at_once and (session.held or self._must_wait(command, session)):
             session.hold(command)
             self._holding.add(number)
         else:

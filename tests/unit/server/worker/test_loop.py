@@ -20,7 +20,7 @@ from asr.interface import (
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.heart import Activity
-from server.worker.loop import MOST_UNDECODED_S, PREPARE_S, Host, MailboxClosed
+from server.worker.loop import MOST_CHANGES, MOST_UNDECODED_S, PREPARE_S, Host, MailboxClosed
 
 
 class Letterbox:
@@ -469,6 +469,18 @@ def test_other_phrases_count_from_the_audio_behind_them_on() -> None:
     while host._has_work():
         host.turn([])
     assert text_of(box.events(1)) == "sun" and len(engine.favoured) == 2
+
+
+def test_changes_of_phrases_cannot_pile_up() -> None:
+    host, box, engine = compiling_host()
+    change = link.Configure(1, None, None, (("sun", 3.0),))
+    host.turn([opening(1), opening(2), *[change] * MOST_CHANGES, saying(1, "sun")])
+    assert not box.failures()
+    host.turn([change, change, saying(2, "moon"), link.Stop(2)])
+    assert box.failures() == {1: "bad_request"}
+    while host._has_work():
+        host.turn([])
+    assert text_of(box.events(2)) == "moon" and not engine.slots_in_use
 
 
 def test_a_session_that_goes_while_its_phrases_are_compiled_leaves_nothing() -> None:
