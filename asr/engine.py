@@ -5,7 +5,7 @@ Does not know: words, turns, sessions, sockets, processes. Time enters as ``now`
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ from asr.interface import (
     Samples,
     StepStats,
     StreamingEngine,
+    Token,
     UnknownStream,
     UnsupportedLookAhead,
 )
@@ -161,6 +162,10 @@ class Engine:
         """Streams and forks alive."""
         return len(self._streams)
 
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Compile phrases, a little with each step."""
+        return self._decoding.prepare(biasing)
+
     def open(
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
     ) -> int:
@@ -192,11 +197,17 @@ class Engine:
 
     def finish(self, stream: int) -> None:
         """Flush what remains in the next steps."""
-        self._get(stream).finish()
+        state = self._get(stream)
+        state.finish()
+        if state.source is not None and self._streams[state.source].frames != state.frames:
+            state.source = None
 
     def drop(self, stream: int) -> None:
         """Free the slot."""
         if self._streams.pop(stream, None) is not None:
+            for copy in self._streams.values():
+                if copy.source == stream:
+                    copy.source = None
             self._decoding.clear(stream)
             self._free.append(stream)
 
@@ -205,6 +216,7 @@ class Engine:
         copy = self._place(self._get(stream).fork())
         self._pool.copy(stream, copy)
         self._decoding.copy(stream, copy)
+        self._streams[copy].source = stream
         return copy
 
     def snapshot(self, stream: int) -> bytes:
@@ -244,16 +256,16 @@ class Engine:
 
     def is_ready(self) -> bool:
         """Whether a step has something to do."""
-        return any(s.chunks_ready() or s.is_done() for s in self._streams.values())
+        return any(s.chunks_ready() or s.is_done() for s in self._going().values())
 
     @torch.inference_mode()
     def step(self) -> list[Emission]:
         """Plan a batch, run it, commit."""
-        done = [self._end(slot) for slot, s in list(self._streams.items()) if s.is_done()]
+        done = [self._end(slot) for slot, s in self._going().items() if s.is_done()]
         plan = plan_step(
             [
                 Ready(slot, stream.look_ahead, chunks, stream.due)
-                for slot, stream in self._streams.items()
+                for slot, stream in self._going().items()
                 if (chunks := stream.chunks_ready())
             ],
             self._limits,
@@ -298,7 +310,7 @@ class Engine:
         for slot, stream, heard in zip(plan.streams, streams, rows, strict=False):
             tokens, is_done = heard.decided, stream.is_done()
             if is_done:
-                tokens += self._decoding.flush(slot)
+                tokens += self._flush(slot)
             open_ = () if is_done else tuple(heard.open)
             emissions.append(Emission(slot, stream.frames, tuple(tokens), is_done, open_))
         for emission in emissions:
@@ -328,9 +340,21 @@ class Engine:
         return GraphRunner(machine, recorder(self._device)) if is_fixed else EagerRunner(machine)
 
     def _end(self, slot: int) -> Emission:
-        frames, tokens = self._streams[slot].frames, self._decoding.flush(slot)
+        frames, tokens = self._streams[slot].frames, self._flush(slot)
         self.drop(slot)
         return Emission(slot, frames, tuple(tokens), finished=True)
+
+    def _going(self) -> dict[int, Stream]:
+        """Return the streams that do not wait for what a copy says for them."""
+        waiting = {s.source for s in self._streams.values() if s.is_finishing}
+        return {slot: s for slot, s in self._streams.items() if slot not in waiting}
+
+    def _flush(self, slot: int) -> list[Token]:
+        """Return what a stream that ends had not told; whom it speaks for holds to it."""
+        tokens, source = self._decoding.flush(slot), self._streams[slot].source
+        if source is not None:
+            self._decoding.agree(source, slot)
+        return tokens
 
     def _place(self, stream: Stream) -> int:
         if not self._free:

@@ -5,6 +5,7 @@ Does not know: how an engine computes, turns, words, sessions, sockets, wall-clo
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -168,6 +169,13 @@ class StreamingEngine(Protocol):
         """Cost of the last batch, None before the first."""
         ...
 
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Make ready to favour this, a little with each step of the iterator.
+
+        ``open`` and ``bias`` take no time then; else many phrases take a second. Raises BadBiasing.
+        """
+        ...
+
     def open(
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING
     ) -> int:
@@ -194,7 +202,11 @@ class StreamingEngine(Protocol):
         ...
 
     def fork(self, stream: int) -> int:
-        """Copy a stream into another slot, what both heard so far settled. Raises NoFreeSlot."""
+        """Copy a stream into another slot. Raises NoFreeSlot.
+
+        A copy that is finished before the stream moves on speaks for it: the stream waits until the
+        copy is flushed, and takes nothing otherwise that both have heard.
+        """
         ...
 
     def snapshot(self, stream: int) -> bytes:

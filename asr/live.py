@@ -2,9 +2,10 @@
 
 Does: open, feed, gap, configure, finalize, stop and drop channels; own every slot they use.
 Does not know: sessions, sockets, threads, wall-clock time. Single-threaded like its engine;
-``step`` is the only call that takes time.
+``step`` is the only call that takes time (with phrases that were prepared).
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from asr import state
@@ -80,6 +81,10 @@ class Recognizer:
     def channels(self) -> int:
         """Channels that are open."""
         return len(self._channels)
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Make ready to favour this, a little with each step; raises BadBiasing."""
+        return self._engine.prepare(biasing)
 
     def open(self, options: ChannelOptions) -> int:
         """Open a channel. Raises NoFreeSlot, UnsupportedLookAhead, AudioError (bad rate)."""

@@ -9,7 +9,7 @@ each; they survive 16-bit, G.711 and resampling. Real speech and noise mostly de
 import json
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -190,6 +190,10 @@ class ScriptedEngine:
     def last_step(self) -> StepStats | None:
         """Cost of the last step (always 0 s)."""
         return self._last_step
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Nothing can be favoured here: ``open`` says so."""
+        return iter(())
 
     def open(
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING

@@ -73,6 +73,8 @@ class Stream:
     prompt: int | None = None
     decode_from: int = 0
     """Frames before it are only encoded: a record of the decoder waits there."""
+    source: int | None = None
+    """Whom it was copied from, while it may still speak for that stream."""
     chunk_s: float = field(init=False)
 
     def __post_init__(self) -> None:

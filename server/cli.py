@@ -203,7 +203,7 @@ def work(choice: ModelChoice, hardware: Hardware, where: str, secret_file: str) 
     """Serve a gateway elsewhere until it says that we are of no use."""
     from asr.checkpoint import CheckpointError
     from server import logs
-    from server.config import LOOK_AHEAD_OF_CLASS
+    from server.config import LOOK_AHEAD_OF_CLASS, ConfigError, check_look_ahead
     from server.worker import join
     from server.worker.engines import EngineSpec, build
     from server.worker.registration import SecretError, shared_secret
@@ -225,8 +225,10 @@ def work(choice: ModelChoice, hardware: Hardware, where: str, secret_file: str) 
     )
     try:
         address, secret = join.Address.of(where), shared_secret(secret_file)
-        join.serve(build(spec), spec, address, secret)
-    except (join.JoinError, SecretError, CheckpointError, EngineError) as error:
+        engine = build(spec)
+        check_look_ahead(choice.look_ahead, engine.info.model, engine.info.look_aheads)
+        join.serve(engine, spec, address, secret)
+    except (join.JoinError, SecretError, CheckpointError, EngineError, ConfigError) as error:
         raise CliError(str(error)) from error
 
 

@@ -17,7 +17,10 @@ LOOK_AHEAD_OF_CLASS: dict[str, int] = {"low": 1, "balanced": 6, "accurate": 13}
 
 DEVICE = re.compile(r"cpu(:\d+)?|cuda(:\d+)?")
 PORTS = ("port", "wyoming_port", "vosk_port", "sherpa_port", "grpc_port")
-COUNTS = ("workers", "max_connections", "opens_per_minute", "overcommit", "gateways", "away_mb")
+COUNTS = (
+    "workers", "max_connections", "opens_per_minute", "overcommit", "gateways", "away_mb",
+    "file_mb",
+)  # fmt: skip
 EXTERNAL = re.compile(r"([^:\[\]]*|\[[0-9a-fA-F:]+\]):\d{1,5}")
 STORES = ("auto", "memory", "sqlite:", "redis://", "rediss://", "unix://")
 
@@ -103,6 +106,8 @@ class ServerConfig:
     """cost: refuse a session that would make the words of others late, as measured while running;
     slots: as long as there are slots."""
     max_connections: int = 1_000
+    file_mb: int = 64
+    """The largest file that may be posted, in MiB; it lies in memory while it is heard."""
     wyoming_port: int | None = None
     """Home Assistant's wire, for instance on 10300; None: off, as with the ports below."""
     announce: bool = False

@@ -18,10 +18,12 @@ from server.wire.rest import Head, json_answer, read_head
 
 OPEN_S = 10.0
 BODY_S = 120.0
+"""For a body, and as much again for each further 64 MiB."""
 CLOSE_S = 10.0
 MAX_HEAD_BYTES = 32 * 1024
-MAX_BODY_BYTES = 64 * 1024 * 1024
 _METHODS = (b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ")
+
+_TOO_BIG = "a body has {} bytes at most"
 
 Answering = Callable[["Door", Head], Awaitable[None]]
 
@@ -106,28 +108,28 @@ class Door(ServerConnection):
 
     # ---- requests with a body
 
-    def size_of(self, head: Head) -> int:
-        """Return how long a body may be; raises BadRequest, MessageTooBig."""
-        return (
-            MAX_BODY_BYTES if "transfer-encoding" in head.headers else _length(head, MAX_BODY_BYTES)
-        )
+    def size_of(self, head: Head, *, most: int) -> int:
+        """Return how long a body may be; raises BadRequest."""
+        return most if "transfer-encoding" in head.headers else min(most, _length(head))
 
     async def answer(self, head: Head) -> None:
         """Answer a request."""
         raise NotImplementedError
 
-    async def body(self, head: Head, *, most: int = MAX_BODY_BYTES) -> bytes:
+    async def body(self, head: Head, *, most: int) -> bytes:
         """Read the body of a request; raises RemoteProtocolError, ConnectionError."""
+        coding = head.headers.get("transfer-encoding", "").lower()
+        if (length := 0 if coding else _length(head)) > most:
+            raise MessageTooBig(_TOO_BIG.format(most))
         if head.headers.get("expect", "").lower() == "100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        coding = head.headers.get("transfer-encoding", "").lower()
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(BODY_S * max(1, most >> 26)):
                 if coding == "chunked":
                     return await self._chunks(most)
                 if coding:
                     raise BadRequest("this transfer-encoding is not taken")
-                return await self._reader.readexactly(_length(head, most))
+                return await self._reader.readexactly(length)
         except TimeoutError as error:
             raise BadRequest("the body did not come in time") from error
         except asyncio.IncompleteReadError as error:
@@ -172,21 +174,18 @@ class Door(ServerConnection):
         body = bytearray()
         while size := int((await self._reader.readuntil(b"\r\n")).partition(b";")[0], 16):
             if size < 0 or len(body) + size > most:
-                raise MessageTooBig(f"a body is at most {most} bytes")
+                raise MessageTooBig(_TOO_BIG.format(most))
             body += (await self._reader.readexactly(size + 2))[:-2]
         while await self._reader.readuntil(b"\r\n") != b"\r\n":
             pass  # trailers say nothing to us
         return bytes(body)
 
 
-def _length(head: Head, most: int) -> int:
+def _length(head: Head) -> int:
     text = head.headers.get("content-length", "0")
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise BadRequest("content-length is no number")
-    length = int(text)
-    if length > most:
-        raise MessageTooBig(f"a body is at most {most} bytes")
-    return length
+    return int(text)
 
 
 class PostLine:

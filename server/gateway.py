@@ -91,7 +91,7 @@ class Gateway:
     async def start(self) -> None:
         """Listen; raises ListenError."""
         number = self._config.gateway
-        posts = Posts(self._dropins, self._site, self._guard)
+        posts = Posts(self._dropins, self._site, self._guard, file_mb=self._config.file_mb)
         open_port = serve(
             self._serve,
             self._config.host,

@@ -26,11 +26,13 @@ from server.wire.riva import (
     RESOURCE_EXHAUSTED,
     RivaFile,
     RivaServer,
+    configurations,
     read_config,
 )
 
 SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
-MAX_FILE_BYTES = 64 * 1024 * 1024
+_MOST_MESSAGE_BYTES = 2**31 - 1
+"""gRPC knows no larger ones."""
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS")
 _DENIED: dict[str, grpc.StatusCode] = {
     "unauthorized": grpc.StatusCode.UNAUTHENTICATED,
@@ -84,13 +86,15 @@ class GrpcPort:
 
     async def start(self) -> None:
         """Listen; raises OSError."""
+        most = min(self._config.file_mb << 20, _MOST_MESSAGE_BYTES)
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", MAX_FILE_BYTES)],
+            options=[("grpc.max_receive_message_length", most)],
             maximum_concurrent_rpcs=self._config.max_connections,
         )
         methods = {
             "StreamingRecognize": grpc.stream_stream_rpc_method_handler(self._stream),
             "Recognize": grpc.unary_unary_rpc_method_handler(self._file),
+            "GetRivaSpeechRecognitionConfig": grpc.unary_unary_rpc_method_handler(self._about),
         }
         handler = grpc.method_handlers_generic_handler(SERVICE, methods)
         self._server.add_generic_rpc_handlers((handler,))
@@ -140,6 +144,17 @@ class GrpcPort:
         if line.status[0]:
             await context.abort(_STATUSES[line.status[0]], line.status[1])
         return line.answer
+
+    async def _about(self, request: bytes, context: Any) -> bytes:
+        await self._admit(context, "stream")
+        hello = self._dropins.hello("", {})
+        if not hello.model:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the model is loading")
+        try:
+            return configurations(request, hello)
+        except RemoteProtocolError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            raise
 
     async def _heard(self, request: bytes) -> RivaFile:
         fields = pb.Fields(request)

@@ -27,8 +27,8 @@ from server.wire.codec import JsonObject
 from server.wire.deepgram import format_of
 from server.wire.errors import (
     BadRequest,
+    MessageTooBig,
     OverCapacity,
-    RemoteProtocolError,
     WireError,
 )
 from server.wire.rest import Head, Recording, json_answer, read_form
@@ -63,10 +63,11 @@ class _Route:
 class Posts:
     """Answers requests with a body."""
 
-    def __init__(self, dropins: DropIns, site: Site, guard: Guard) -> None:
+    def __init__(self, dropins: DropIns, site: Site, guard: Guard, *, file_mb: int) -> None:
         self._dropins = dropins
         self._site = site
         self._guard = guard
+        self._most = file_mb << 20
         self._waiting_bytes = 0
         self._routes = {
             "/v1/listen": _Route(
@@ -129,23 +130,31 @@ class Posts:
     async def _guarded(
         self, door: Door, route: _Route, hello: Hello, head: Head, account: Account | None
     ) -> None:
-        size = door.size_of(head)
-        if self._waiting_bytes + size > MAX_WAITING_BYTES:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            await self._refuse(door, route, hello, status, "too many files at once")
-            return
-        self._waiting_bytes += size
+        size = 0
         try:
-            body = await door.body(head)
+            wanted = door.size_of(head, most=self._most)
+            if self._waiting_bytes and self._waiting_bytes + wanted > MAX_WAITING_BYTES:
+                raise OverCapacity("too many files at once")
+            size = wanted
+            self._waiting_bytes += size
+            body = await self._body(door, head)
             async with self._dropins.hearing:
                 adapter = await route.read(hello, head, body)
+                del body  # or it lay there until all of it is heard
                 await self._dropins.serve(adapter, PostLine(door), account)
         except Refused as refused:
             await self._say(door, json_answer(refused.status, refused.body))
-        except RemoteProtocolError as error:
+        except WireError as error:
             await self._refuse(door, route, hello, status_of(error), error.message)
         finally:
             self._waiting_bytes -= size
+
+    async def _body(self, door: Door, head: Head) -> bytes:
+        try:
+            return await door.body(head, most=self._most)
+        except MessageTooBig as error:
+            text = f"a file has {self._most >> 20} MiB at most here (rivulet serve --file-mb)"
+            raise MessageTooBig(text) from error
 
     async def _refuse(
         self, door: Door, route: _Route, hello: Hello, status: HTTPStatus, text: str

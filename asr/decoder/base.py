@@ -35,8 +35,8 @@ class Decoder(Protocol):
         """Take note that what a row favours has changed."""
         ...
 
-    def settle(self, slot: int) -> None:
-        """Let what is likely stand: nothing that was heard so far is decided otherwise."""
+    def agree(self, slot: int, copy: int) -> None:
+        """Hold to what a copy said that was taken where the row still stands, and flushed."""
         ...
 
     def flush(self, slot: int) -> list[Token]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from asr.checkpoint.spec import ModelSpec
 from asr.decoder.base import Heard
 from asr.decoder.fusion import Fusion
-from asr.decoder.search import Beams, Search, Steps, only_first, tell, worth_now
+from asr.decoder.search import NEVER, ROOM, Beams, Search, Steps, only_first, tell, worth_now
 from asr.encoder.linear import Precision, make_linear
 from asr.interface import Token
 
@@ -44,13 +44,15 @@ class CtcBeamDecoder:
         """Frame of the last decided piece: times never go back."""
         self._tail: list[list[int]] = [[] for _ in range(slots + 1)]
         """The last decided pieces, behind the start of the stream (the label V) at first."""
+        self._since: list[list[int]] = [[] for _ in range(slots + 1)]
+        """The first pieces decided since a row was copied: as many as were open then, at most."""
         for slot in range(slots + 1):
             self.clear(slot)
 
     def clear(self, slot: int) -> None:
         """Set a row to the start of a stream: one empty hypothesis."""
         self._beams.clear(slot, self._blank)
-        self._told_S[slot], self._tail[slot] = 0, [self._blank]
+        self._told_S[slot], self._tail[slot], self._since[slot] = 0, [self._blank], []
         self.rebias(slot)
 
     def rebias(self, slot: int) -> None:
@@ -65,6 +67,7 @@ class CtcBeamDecoder:
         for tensor in self._beams.tensors().values():
             tensor[target] = tensor[source]
         self._told_S[target], self._tail[target] = self._told_S[source], self._tail[source][:]
+        self._since[target] = []
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a row out."""
@@ -93,9 +96,25 @@ class CtcBeamDecoder:
     def settle(self, slot: int) -> None:
         """Leave the best hypothesis only, unfinished phrases given back."""
         row = torch.tensor([slot])
-        beams = self._beams.rows(row)
-        best = worth_now(self._fusion, beams, row).argmax(-1, keepdim=True)
-        self._beams.put(row, only_first(beams.pick(best.expand(-1, self._width))))
+        worth = worth_now(self._fusion, self._beams.rows(row), row)
+        self._leave(slot, [int(worth.argmax())])
+
+    def agree(self, slot: int, copy: int) -> None:
+        """Leave the hypotheses from which a copy may have gone on to what it said."""
+        beams, said = self._beams.rows(torch.tensor([slot])), self._since[copy]
+        living = (beams.score()[0] > NEVER).tolist()
+        counts = beams.count[0].tolist()
+        opened = [beams.said[0, k, :count].tolist() for k, count in enumerate(counts)]
+        fitting = [k for k in range(self._width) if living[k] and opened[k] == said[: counts[k]]]
+        self._leave(slot, fitting)
+
+    def _leave(self, slot: int, which: list[int]) -> None:
+        """Put these hypotheses first and let all others die."""
+        row = torch.tensor([slot])
+        order = which + [k for k in range(self._width) if k not in which]
+        self._beams.put(
+            row, only_first(self._beams.rows(row).pick(torch.tensor([order])), len(which))
+        )
 
     def flush(self, slot: int) -> list[Token]:
         """Return all that is open in the best hypothesis."""
@@ -106,4 +125,6 @@ class CtcBeamDecoder:
 
     def _remember(self, slot: int, tokens: list[Token]) -> None:
         if tokens:
-            self._tail[slot] = (self._tail[slot] + [token.id for token in tokens])[-TAIL:]
+            pieces = [token.id for token in tokens]
+            self._tail[slot] = (self._tail[slot] + pieces)[-TAIL:]
+            self._since[slot] = (self._since[slot] + pieces)[:ROOM]

@@ -8,8 +8,9 @@ of it counts as paid. When the next piece fits none, the pieces that drop out in
 their pay, but for whole phrases among them: a broken-off prefix gains nothing.
 """
 
+from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -46,33 +47,51 @@ class Automaton:
     """The phrases of one stream, compiled. State 0 is the start."""
 
     def __init__(self, phrases: Mapping[Spelling, float], vocabulary: int) -> None:
-        nodes = _trie(phrases)
-        order = _link(nodes)
+        for _ in self._compiling(phrases, vocabulary):
+            pass
+
+    @classmethod
+    def compiling(
+        cls, phrases: Mapping[Spelling, float], vocabulary: int
+    ) -> Generator[None, None, "Automaton"]:
+        """Compile a little with each step, for those who cannot wait; return the automaton."""
+        automaton = cls.__new__(cls)
+        yield from automaton._compiling(phrases, vocabulary)  # noqa: SLF001 - ours
+        return automaton
+
+    def _compiling(self, phrases: Mapping[Spelling, float], vocabulary: int) -> Iterator[None]:
+        nodes = yield from _trie(phrases)
+        order = yield from _link(nodes)
         self.states = len(nodes)
-        self._came_from = [(node.parent, node.piece) for node in nodes]
+        self._parent = array("q", (node.parent for node in nodes))
+        self._last_piece = array("q", (node.piece for node in nodes))
         # A state's own moves: where it does not go the way state 0 would go.
-        moves: list[dict[int, tuple[int, float]]] = [{} for _ in nodes]
+        begin, count = array("q", bytes(8 * len(nodes))), array("q", bytes(8 * len(nodes)))
+        piece, following, gain = array("q"), array("q"), array("f")
         for state in order[1:]:
-            moves[state] = _moves(nodes, state, moves)
-        flat = [(piece, *move) for own in moves for piece, move in own.items()]
-        counts = torch.tensor([len(own) for own in moves])
-        self.count = counts
-        self.begin = counts.cumsum(0) - counts
-        self.piece = torch.tensor([piece for piece, _, _ in flat], dtype=torch.long)
-        self.next = torch.tensor([state for _, state, _ in flat], dtype=torch.long)
-        self.gain = torch.tensor([gain for _, _, gain in flat], dtype=torch.float32)
-        self.given_back = torch.tensor([n.paid - n.kept for n in nodes], dtype=torch.float32)
+            fail = nodes[state].fail
+            of_fail = slice(begin[fail], begin[fail] + count[fail])
+            own = _moves(nodes, state, zip(piece[of_fail], following[of_fail], strict=True))
+            begin[state], count[state] = len(piece), len(own)
+            piece.extend(own)
+            for to, nats in own.values():
+                following.append(to)
+                gain.append(nats)
+            yield
+        self.begin, self.count = _tensor(begin), _tensor(count)
+        self.piece, self.next, self.gain = _tensor(piece), _tensor(following), _tensor(gain)
+        self.given_back = _tensor(array("f", (node.paid - node.kept for node in nodes)))
         self.first_next = torch.zeros(vocabulary, dtype=torch.long)
         self.first_gain = torch.zeros(vocabulary)
-        for piece, child in nodes[0].children.items():
-            self.first_next[piece], self.first_gain[piece] = child, nodes[child].paid
+        for first, child in nodes[0].children.items():
+            self.first_next[first], self.first_gain[first] = child, nodes[child].paid
 
     def path(self, state: int) -> list[int]:
         """Return the pieces that lead to a state."""
         pieces = []
         while state:
-            state, piece = self._came_from[state]
-            pieces.append(piece)
+            pieces.append(self._last_piece[state])
+            state = self._parent[state]
         return pieces[::-1]
 
     def step(self, state: int, piece: int) -> tuple[int, float]:
@@ -93,7 +112,12 @@ class Automaton:
         return state
 
 
-def _trie(phrases: Mapping[Spelling, float]) -> list[_Node]:
+def _tensor(values: "array[int] | array[float]") -> Tensor:
+    dtype = torch.float32 if values.typecode == "f" else torch.long
+    return torch.frombuffer(values, dtype=dtype) if values else torch.zeros(0, dtype=dtype)
+
+
+def _trie(phrases: Mapping[Spelling, float]) -> Generator[None, None, list[_Node]]:
     nodes = [_Node(0, -1, 0)]
     for spelling, weight in phrases.items():
         at = 0
@@ -105,10 +129,11 @@ def _trie(phrases: Mapping[Spelling, float]) -> list[_Node]:
             share = FIRST_SHARE if nodes[at].depth == 1 else 1.0
             nodes[at].pay = max(nodes[at].pay, share * weight)
         nodes[at].is_end = at != 0
+        yield
     return nodes
 
 
-def _link(nodes: list[_Node]) -> list[int]:
+def _link(nodes: list[_Node]) -> Generator[None, None, list[int]]:
     """Set failure links and scores; return the states, short ones first."""
     order, waiting = list[int](), deque([0])
     while waiting:
@@ -123,6 +148,7 @@ def _link(nodes: list[_Node]) -> list[int]:
             fail = nodes[node.fail]
             node.shorter_end = node.fail if fail.is_end else fail.shorter_end
             node.kept = _kept(nodes, state)
+            yield
     return order
 
 
@@ -153,11 +179,11 @@ def _prefix(nodes: list[_Node], state: int, depth: int) -> int:
 
 
 def _moves(
-    nodes: list[_Node], state: int, moves: list[dict[int, tuple[int, float]]]
+    nodes: list[_Node], state: int, of_fail: Iterable[tuple[int, int]]
 ) -> dict[int, tuple[int, float]]:
     """Return the moves to states longer than one piece; all others are those of state 0."""
     node, own = nodes[state], dict[int, tuple[int, float]]()
-    for piece, (following, _) in moves[node.fail].items():
+    for piece, following in of_fail:
         dropped = _prefix(nodes, state, node.depth + 1 - nodes[following].depth)
         own[piece] = following, nodes[following].paid - node.paid + nodes[dropped].kept
     for piece, child in node.children.items():
@@ -172,23 +198,28 @@ class BoostPool:
         self._vocabulary, self._device = vocabulary, device
         self._automata: dict[int, Automaton] = {}
         self._state_S = torch.zeros(slots + 1, dtype=torch.long, device=device)
+        self._number_S = torch.zeros_like(self._state_S)
+        """Of each slot's automaton in the union."""
         self._union: _Union | None = None
 
     def set(self, slot: int, automaton: Automaton | None) -> None:
         """Give a slot other phrases; what was said last goes on in them."""
-        said = self.path(slot)
-        if automaton is None:
-            self._automata.pop(slot, None)
-        else:
+        said, before = self.path(slot), self._automata.pop(slot, None)
+        if automaton is not None:
             self._automata[slot] = automaton
         self._state_S[slot] = automaton.follow(said) if automaton else 0
-        self._union = None
+        if automaton is before:
+            return
+        if not self._automata or (self._union and automaton not in self._union.numbers):
+            self._union = None
+        if self._union:
+            self._number_S[slot] = self._union.numbers[automaton]
 
     def clear(self, slot: int) -> None:
         """Set a slot to the start of a stream without phrases."""
         self._state_S[slot] = 0
-        if self._automata.pop(slot, None) is not None:
-            self._union = None
+        if slot in self._automata:
+            self.set(slot, None)
 
     def copy(self, source: int, target: int) -> None:
         """Copy a slot."""
@@ -215,11 +246,11 @@ class BoostPool:
 
     def look(self, slots_N: Tensor, states_N: Tensor) -> "Moves":
         """Look ahead from these states of the slots' automata."""
-        return self._joined().look(slots_N, states_N)
+        return self._joined().look(self._number_S[slots_N], states_N)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return what ``look`` reads, by name; good until phrases of a slot change."""
-        return self._joined().arrays()
+        """Return what ``look`` reads, by name; good until a slot is given phrases."""
+        return {"number_S": self._number_S} | self._joined().arrays()
 
     def move(self, slots_N: Tensor, states_N: Tensor) -> None:
         """Put slots into the states that ``look`` named."""
@@ -227,7 +258,11 @@ class BoostPool:
 
     def _joined(self) -> "_Union":
         if self._union is None:
-            self._union = _Union(self._automata, len(self._state_S), self._vocabulary, self._device)
+            parts = dict.fromkeys(self._automata.values())
+            self._union = _Union(parts, self._vocabulary, self._device)
+            self._number_S.zero_()
+            for slot, automaton in self._automata.items():
+                self._number_S[slot] = self._union.numbers[automaton]
         return self._union
 
 
@@ -244,16 +279,17 @@ class Moves:
 
 
 class _Union:
-    """All automata in use, one behind the other; number 0 has no phrase."""
+    """All automata in use, one behind the other; number 0 has no phrase.
+
+    One that no slot has any more stays until a new one comes: joining takes time.
+    """
 
     def __init__(
-        self, automata: Mapping[int, Automaton], slots: int, vocabulary: int, device: torch.device
+        self, automata: Iterable[Automaton], vocabulary: int, device: torch.device
     ) -> None:
-        parts = [Automaton({}, vocabulary), *dict.fromkeys(automata.values())]
-        number = {id(part): i for i, part in enumerate(parts)}
-        self._number_S = torch.zeros(slots, dtype=torch.long, device=device)
-        for slot, automaton in automata.items():
-            self._number_S[slot] = number[id(automaton)]
+        parts = [Automaton({}, vocabulary), *automata]
+        self.numbers: dict[Automaton | None, int] = {part: i for i, part in enumerate(parts)}
+        self.numbers[None] = 0
         states = torch.tensor([0, *(part.states for part in parts)]).cumsum(0)
         moves = torch.tensor([0, *(len(part.piece) for part in parts)]).cumsum(0)
         self._base_K = states[:-1].to(device)
@@ -271,18 +307,17 @@ class _Union:
 
     def arrays(self) -> dict[str, Tensor]:
         return {
-            "number_S": self._number_S, "base": self._base_K, "begin": self._begin,
-            "count": self._count, "piece": self._piece, "next": self._next, "gain": self._gain,
+            "base": self._base_K, "begin": self._begin, "count": self._count,
+            "piece": self._piece, "next": self._next, "gain": self._gain,
             "given_back": self._given_back, "first_next": self._first_next,
             "first_gain": self._first_gain,
         }  # fmt: skip
 
-    def look(self, slots_N: Tensor, states_N: Tensor) -> Moves:
-        number = self._number_S[slots_N]
-        at = self._base_K[number] + states_N
+    def look(self, numbers_N: Tensor, states_N: Tensor) -> Moves:
+        at = self._base_K[numbers_N] + states_N
         rest = -self._given_back[at]
-        gain = self._first_gain[number] + rest[:, None]
-        following, lift = self._first_next[number], torch.zeros_like(gain)
+        gain = self._first_gain[numbers_N] + rest[:, None]
+        following, lift = self._first_next[numbers_N], torch.zeros_like(gain)
         count = self._count[at]
         widest = int(count.max())
         if widest:

@@ -4,7 +4,7 @@ Does: build the decoder of a checkpoint's head; keep it and the tools in step ov
 Does not know: encoders, chunks, files of streams.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -80,6 +80,10 @@ class Decoding:
         """Characters that boosted phrases may have."""
         return self._fusion.alphabet
 
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Make ready to favour this, a little with each step; raises BadBiasing."""
+        return self._fusion.prepare(biasing)
+
     def check(self, biasing: Biasing) -> None:
         """Raise BadBiasing when it holds what cannot be favoured."""
         self._fusion.check(biasing)
@@ -95,10 +99,13 @@ class Decoding:
         self._decoder.clear(slot)
 
     def copy(self, source: int, target: int) -> None:
-        """Copy a slot; what both have heard is settled, so that neither takes it otherwise."""
-        self._decoder.settle(source)
+        """Copy a slot."""
         self._fusion.copy(source, target)
         self._decoder.copy(source, target)
+
+    def agree(self, slot: int, copy: int) -> None:
+        """Hold to what a copy said that was taken where the slot still stands, and flushed."""
+        self._decoder.agree(slot, copy)
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
         """Copy a slot out, with what it favours."""

@@ -9,9 +9,8 @@ phrase are lifted; and the language model moves probability between pieces, neve
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -77,22 +76,38 @@ class Fusion:
         self._is_used_S = torch.zeros(slots + 1, dtype=torch.bool, device=device)
         self._used: set[int] = set()
         self._turns = torch.tensor(sorted(tokenizer.turn_tokens), dtype=torch.long, device=device)
-        self._compile = lru_cache(KEPT_AUTOMATA)(self._compiled)
+        self._automata: dict[tuple[Phrase, ...], Automaton] = {}
+        """The last ones in use, the newest at the end."""
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Compile phrases, a little with each step, for ``set``.
+
+        Raises BadBiasing when a phrase cannot be written with this vocabulary.
+        """
+        phrases, kept = biasing.phrases, self._automata
+        if phrases:
+            automaton = kept.pop(phrases, None) or (yield from self._compiling(phrases))
+            kept[phrases] = automaton
+            if len(kept) > KEPT_AUTOMATA:
+                del kept[next(iter(kept))]
 
     def check(self, biasing: Biasing) -> None:
         """Raise BadBiasing when a phrase cannot be written with this vocabulary."""
-        if biasing.phrases:
-            self._compile(biasing.phrases)
+        for _ in self.prepare(biasing):
+            pass
 
     def set(self, slot: int, biasing: Biasing) -> None:
         """Favour this from here on; what was said last stays known."""
-        automaton = self._compile(biasing.phrases) if biasing.phrases else None
-        self._boost.set(slot, automaton)
+        self.check(biasing)
+        self._boost.set(slot, self._automata[biasing.phrases] if biasing.phrases else None)
+        self._note(slot, biasing)
+
+    def _note(self, slot: int, biasing: Biasing) -> None:
         self._biasing[slot] = biasing
         wanted = self._lm_weight if biasing.lm_weight is None else biasing.lm_weight
         weight = wanted if self._lm else 0.0
         self._lm_weight_S[slot] = weight
-        is_used = automaton is not None or weight > 0
+        is_used = bool(biasing.phrases) or weight > 0
         self._is_used_S[slot] = is_used
         (self._used.add if is_used else self._used.discard)(slot)
 
@@ -108,9 +123,9 @@ class Fusion:
     def copy(self, source: int, target: int) -> None:
         """Copy a slot."""
         self.clear(target)
-        if source in self._biasing:
-            self.set(target, self._biasing[source])
         self._boost.copy(source, target)
+        if source in self._biasing:
+            self._note(target, self._biasing[source])
         self._lm_state_S[target] = self._lm_state_S[source]
 
     def export_row(self, slot: int) -> dict[str, Tensor]:
@@ -238,7 +253,7 @@ class Fusion:
         mixed = pieces + weight * lm
         return mixed + pieces.logsumexp(-1, keepdim=True) - mixed.logsumexp(-1, keepdim=True)
 
-    def _compiled(self, phrases: tuple[Phrase, ...]) -> Automaton:
+    def _compiling(self, phrases: tuple[Phrase, ...]) -> Generator[None, None, Automaton]:
         weights = dict[tuple[int, ...], float]()
         for number, phrase in enumerate(phrases):
             found = spellings(phrase.text, self._tokenizer)
@@ -246,7 +261,8 @@ class Fusion:
                 raise BadBiasing(f"phrase {number} cannot be written in the model's alphabet")
             for spelling in found:
                 weights[spelling] = max(phrase.weight, weights.get(spelling, 0.0))
-        return Automaton(weights, len(self._tokenizer.pieces))
+            yield
+        return (yield from Automaton.compiling(weights, len(self._tokenizer.pieces)))
 
     @property
     def alphabet(self) -> str:

@@ -110,7 +110,7 @@ class RnntDecoder:
     def rebias(self, slot: int) -> None:
         """Go on: the next frame asks anew what the row favours."""
 
-    def settle(self, slot: int) -> None:
+    def agree(self, slot: int, copy: int) -> None:
         """Nothing is open."""
 
     def flush(self, slot: int) -> list[Token]:

@@ -259,9 +259,9 @@ def look(fusion: Fusion, beams: Beams, slots_N: Tensor) -> Hints:
     return fusion.look_from(slots, beams.boost.long().view(-1), beams.lm.long().view(-1))
 
 
-def only_first(beams: Beams) -> Beams:
-    """Let all hypotheses but the first die."""
-    beams.blank[:, 1:], beams.piece[:, 1:] = NEVER, NEVER
+def only_first(beams: Beams, count: int) -> Beams:
+    """Let all hypotheses but the first ones die."""
+    beams.blank[:, count:], beams.piece[:, count:] = NEVER, NEVER
     return _buried(beams)
 
 

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,10 @@ class NemoEngine:
     def slots_in_use(self) -> int:
         """Streams and forks alive."""
         return len(self._streams)
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        """Nothing can be favoured here: ``open`` says so."""
+        return iter(())
 
     def open(
         self, look_ahead: int, *, language: str | None = None, biasing: Biasing = NO_BIASING

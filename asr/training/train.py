@@ -47,6 +47,12 @@ class Progress:
     """Audio seen."""
     spent_s: float = 0.0
     best_wer: float = math.inf
+    epoch: int = 0
+    """Number of the shuffle that it is in, from 1 on."""
+    epoch_hours: float = 0.0
+    """Audio seen before that one."""
+    taken: int = 0
+    """Batches taken of it."""
 
 
 @dataclass(slots=True)
@@ -109,6 +115,9 @@ class Trainer:
         self._queue: list[list[Clip]] = []
         if (out / LAST).exists():
             self._restore()
+            if self.progress.epoch:  # not of a checkpoint from before they were counted
+                self._queue = self._epoch()
+                del self._queue[max(0, len(self._queue) - self.progress.taken) :]
         if not self.group.leads:
             self.rng.seed(f"{config.run.seed} {self.group.rank} {self.progress.step}")
         # Every process and every sitting has noise and dropout of its own.
@@ -157,12 +166,20 @@ class Trainer:
         return max(state.spent_s / 60 / run.minutes, state.step / run.steps)
 
     def _next(self) -> list[Clip]:
-        data, hours = self.config.data, self.progress.hours
+        state = self.progress
         if not self._queue:
-            timed = hours < data.timed_hours
-            longest = data.short_longest_s if hours < data.short_hours else data.longest_s
-            self._queue = self.corpus.epoch(EpochPlan(longest, timed), self.rng)
+            state.epoch, state.epoch_hours, state.taken = state.epoch + 1, state.hours, 0
+            self._queue = self._epoch()
+        state.taken += 1
         return self._queue.pop()
+
+    def _epoch(self) -> list[list[Clip]]:
+        """Shuffle by the epoch's number: a run that is resumed hears the rest of the same one."""
+        data, hours = self.config.data, self.progress.epoch_hours
+        timed = hours < data.timed_hours
+        longest = data.short_longest_s if hours < data.short_hours else data.longest_s
+        shuffle = random.Random(f"{self.config.run.seed} {self.group.rank} {self.progress.epoch}")
+        return self.corpus.epoch(EpochPlan(longest, timed), shuffle)
 
     def _step(self) -> None:
         config, state = self.config, self.progress

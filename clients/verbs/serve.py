@@ -123,6 +123,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connections of all kinds; who comes then is refused (default: 1000)",
     )
+    parser.add_argument(
+        "--file-mb",
+        type=int,
+        metavar="MIB",
+        help="the largest file that may be posted; an hour of 16 kHz WAV has 110 (default: 64)",
+    )
     for name, wire in WIRES.items():
         parser.add_argument(
             f"--{name}-port", type=int, metavar="N", help=f"also speak {wire} on a port of its own"
@@ -169,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
         "keys": args.keys,
         "opens_per_minute": args.opens_per_minute,
         "max_connections": args.max_connections,
+        "file_mb": args.file_mb,
         "announce": args.announce,
         "lm": args.lm,
         "lm_weight": args.lm_weight,

@@ -108,22 +108,27 @@ def read_form(body: bytes, content_type: str) -> list[Part]:
     boundary = parameters_of(content_type).get("boundary", "")
     if not content_type.lower().startswith("multipart/form-data") or not 1 <= len(boundary) <= 200:
         raise BadRequest("the body must be multipart/form-data")
-    mark = b"--" + boundary.encode("latin-1", "replace")
-    pieces = (b"\r\n" + body).split(b"\r\n" + mark, MAX_PARTS)
-    if len(pieces) > MAX_PARTS:
-        raise BadRequest("the form has too many fields")
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+    mark = b"\r\n--" + boundary.encode("latin-1", "replace")
+    at = -2 if body.startswith(mark[2:]) else body.find(mark)
+    begins, ends = list[int](), list[int]()
+    while at != -1:  # in place: a copy of a large body keeps everybody waiting
+        ends.append(at)
+        begins.append(at + len(mark))
+        if len(begins) == MAX_PARTS:
+            raise BadRequest("the form has too many fields")
+        at = body.find(mark, begins[-1])
+    if not begins or not body.startswith(b"--", begins[-1]):
         raise BadRequest("the form has no end")
-    return [_part(piece) for piece in pieces[1:-1]]
+    return [_part(body, *span) for span in zip(begins[:-1], ends[1:], strict=True)]
 
 
-def _part(piece: bytes) -> Part:
-    end = piece.find(b"\r\n\r\n", 0, MAX_PART_HEAD_BYTES)
-    head, data = piece[: max(0, end)], piece[end + 4 :]
-    for line in head.split(b"\r\n"):
+def _part(body: bytes, begin: int, end: int) -> Part:
+    head_end = body.find(b"\r\n\r\n", begin, min(end, begin + MAX_PART_HEAD_BYTES))
+    for line in body[begin : max(begin, head_end)].split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
             fields = parameters_of(value.decode("utf-8", "replace"))
+            data = body[head_end + 4 : end]
             return Part(fields.get("name", ""), data, fields.get("filename", ""))
     raise BadRequest("a field of the form has no name")
 

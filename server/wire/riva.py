@@ -1,6 +1,7 @@
 """NVIDIA Riva's speech recognition over gRPC, server side: the messages, without gRPC.
 
-Does: StreamingRecognize and Recognize requests -> requests; partials and finals -> responses.
+Does: StreamingRecognize and Recognize requests -> requests; partials and finals -> responses; what
+the server has, for GetRivaSpeechRecognitionConfig.
 Does not know: gRPC, sockets, clocks. The code of an ending is a gRPC status.
 """
 
@@ -87,6 +88,23 @@ def alternative(
             + pb.floating(4, confidence if word.c is None else word.c),
         )
     return pb.text(1, text) + pb.floating(2, confidence) + spans
+
+
+def configurations(request: bytes, hello: Hello) -> bytes:
+    """Return what GetRivaSpeechRecognitionConfig asks for: the model, for streams and files.
+
+    Nothing for the name of another. Clients pick by ``type`` and show ``language_code``.
+    """
+    if pb.Fields(request).text(1) not in ("", hello.model):
+        return b""
+    about = {"language_code": ",".join(hello.languages), "sample_rate": "16000"}
+    about |= {"streaming": "True", "offline": "True"}
+    found = b""
+    for kind in ("online", "offline"):
+        entries = [pb.text(1, k) + pb.text(2, v) for k, v in (about | {"type": kind}).items()]
+        parameters = b"".join(pb.data(2, entry) for entry in entries)
+        found += pb.data(1, pb.text(1, hello.model) + parameters)
+    return found
 
 
 def echoed(request_id: bytes) -> bytes:

@@ -7,6 +7,7 @@ the gateway has what it takes to go on with them elsewhere.
 """
 
 import contextlib
+import gc
 import logging
 import random
 import secrets
@@ -146,6 +147,8 @@ def run_host(engine: StreamingEngine, spec: EngineSpec, mailbox: SocketMailbox) 
     activity, device = Activity(), link.Device(spec.device, spec.cost)
     heart = Heart(activity, mailbox.beat)
     heart.start()
+    gc.collect()
+    gc.freeze()  # or each collection looks at the whole model again while all streams wait
     try:
         first = spec.look_ahead
         Host(engine, mailbox, first_look_ahead=first, activity=activity, device=device).run()

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -42,6 +42,13 @@ MOST_UNDECODED_S = 6.0
 everybody's steps up until they are heard. It is more than a catch-up pass takes."""
 
 
+PREPARE_S = 0.01
+"""A turn compiles phrases for no longer: many take a second, which nobody else waits for."""
+
+MOST_CHANGES = 64
+"""Changes of phrases of one session that may wait: each holds a thousand phrases at most."""
+
+
 class MailboxClosed(Exception):
     """The gateway is gone."""
 
@@ -69,9 +76,12 @@ class _Session:
     replay_until: int
     stopped: set[int] = field(default_factory=set)
     held: deque[link.Command] = field(default_factory=deque)
-    """What waits until the audio before it is decoded: in a replay, and behind a backlog."""
+    """What waits until the audio before it is decoded: in a replay, and behind a backlog; or until
+    its phrases are compiled."""
     has_patience: bool = False
     """Whether some of that may wait for others too."""
+    preparing: Iterator[None] | None = None
+    """What the phrases of the first that waits still need."""
 
     def hold(self, command: link.Command) -> None:
         """Let a command wait; audio that may wait for others is due with what comes behind it."""
@@ -145,6 +155,7 @@ class Host:
         self._activity.begin("working")
         for command in commands:
             self._obey(command)
+        self._prepare()
         if self._engine.slots_in_use != self._told_slots:
             self._tell([], None)  # before the work: warming takes a second
         if self._recognizer.is_ready():
@@ -179,29 +190,64 @@ class Host:
         )
 
     def _has_work(self) -> bool:
-        return self._recognizer.is_ready() or bool(self._cold and not self._sessions)
+        if self._recognizer.is_ready() or self._waiting_for_phrases():
+            return True
+        return bool(self._cold and not self._sessions)
 
     def _obey(self, command: link.Command) -> None:
         if isinstance(command, link.Quit):
             self._is_quitting = True
         elif isinstance(command, link.Open):
+            session = _Session(command.encoding, command.rate, [], command.at, command.replay_until)
+            self._sessions[command.session] = session
             began = self._clock()
-            self._guard(command.session, lambda: self._open(command))
+            self._take(command, command.session, session)
             self._since += self._clock() - began
-        elif session := self._sessions.get(command.session):
-            is_at_once = isinstance(command, link.Drop | link.Checkpoint)
-            if not is_at_once and (session.held or self._must_wait(command, session)):
-                session.hold(command)
-                self._holding.add(command.session)
-            else:
-                self._guard(command.session, lambda: self._apply(command, session))
+        elif known := self._sessions.get(command.session):
+            self._take(command, command.session, known)
         # else: the session failed here while the command was on its way
 
+    def _take(self, command: link.Command, number: int, session: _Session) -> None:
+        is_at_once = isinstance(command, link.Drop | link.Checkpoint)
+        if _phrases(command) and sum(bool(_phrases(c)) for c in session.held) >= MOST_CHANGES:
+            self._fail(number, "bad_request", f"{MOST_CHANGES} changes of phrases wait already")
+        elif not is_at_once and (session.held or self._must_wait(command, session)):
+            session.hold(command)
+            self._holding.add(number)
+        else:
+            self._guard(number, lambda: self._apply(command, session))
+
+    def _waiting_for_phrases(self) -> list[int]:
+        """Return the sessions whose next command has phrases to compile, the oldest first."""
+        return [n for n in sorted(self._holding) if _phrases(self._sessions[n].held[0])]
+
+    def _prepare(self) -> None:
+        """Compile phrases for a moment; take the commands whose phrases are ready."""
+        began = self._clock()
+        for number in self._waiting_for_phrases():
+            session = self._sessions[number]
+            self._guard(number, partial(self._compile, session, began + PREPARE_S))
+            if self._clock() - began >= PREPARE_S:
+                break
+        self._since += self._clock() - began
+
+    def _compile(self, session: _Session, until: float) -> None:
+        command = session.held[0]
+        if session.preparing is None:
+            session.preparing = self._recognizer.prepare(biasing(_phrases(command)))
+        for _ in session.preparing:
+            if self._clock() >= until:
+                return
+        session.preparing = None
+        self._apply(session.held.popleft(), session)
+
     def _must_wait(self, command: link.Command, session: _Session) -> bool:
-        """Whether there is too much to decode before it.
+        """Whether there is too much to decode before it, or phrases to compile.
 
         In a replay that is a chunk before a finalize: it is answered as it was.
         """
+        if _phrases(command):  # ``_prepare`` takes it
+            return True
         recognizer, channels = self._recognizer, _open_ones(session)
         if isinstance(command, link.Audio):
             return any(recognizer.undecoded_s(c) > MOST_UNDECODED_S for c in channels)
@@ -222,6 +268,8 @@ class Host:
         session = self._sessions.get(number)
         if session is None:
             self._saving.discard(number)
+            return
+        if not session.channels:  # not opened yet
             return
         blobs = list[bytes]()
         try:
@@ -250,10 +298,7 @@ class Host:
             logger.error("session failed", extra={"session": number, "error": type(error).__name__})
             self._fail(number, "internal", "the recogniser failed on this session")
 
-    def _open(self, command: link.Open) -> None:
-        encoding, rate = command.encoding, command.rate
-        session = _Session(encoding, rate, [], command.at, command.replay_until)
-        self._sessions[command.session] = session
+    def _open(self, command: link.Open, session: _Session) -> None:
         options = channel_options(command)
         for position in range(command.channels):
             state = command.states[position] if command.states else link.State()
@@ -271,6 +316,8 @@ class Host:
     def _apply(self, command: link.Command, session: _Session) -> None:
         recognizer, channels = self._recognizer, _open_ones(session)
         match command:
+            case link.Open():
+                self._open(command, session)
             case link.Audio(data=data, sent=sent):
                 self._hear(session, data, sent)
             case link.Gap(samples=lost):
@@ -368,10 +415,16 @@ class Host:
         self._mailbox.send(link.Failed(number, code, message))
 
     def _forget(self, number: int) -> None:
+        self._holding.discard(number)
         session = self._sessions.pop(number, None)
         for channel in session.channels if session else ():
             if self._owner.pop(channel, None) is not None:
                 self._recognizer.drop(channel)
+
+
+def _phrases(command: link.Command) -> link.Phrases:
+    """Return what a command asks to favour."""
+    return command.boost or () if isinstance(command, link.Open | link.Configure) else ()
 
 
 def _is_patient(command: link.Command) -> bool:

@@ -17,6 +17,7 @@ from websockets.typing import Subprotocol
 
 from asr.scripted import silence, utter
 from server.app import Running
+from server.wire import protobuf as pb
 from server.wire.wyoming import Event, Reader, encode
 from tests.io.serving import all_slots_free, pcm, serving, talk, transcript
 
@@ -27,6 +28,8 @@ SAID = np.concatenate([utter(FIRST), silence(880), utter(SECOND), silence(880)])
 PCM = pcm(SAID)
 LISTEN = "/v1/listen?encoding=linear16&sample_rate=16000"
 PACKET = 3_200
+CHUNKED = "Transfer-Encoding: chunked"
+RIVA = "nvidia.riva.asr.RivaSpeechRecognition"
 
 
 def pieces(data: bytes = PCM, size: int = PACKET) -> list[bytes]:
@@ -215,7 +218,7 @@ async def test_a_posted_file_is_transcribed_in_the_form_asked_for() -> None:
         length = f"{FORM}\nContent-Length: {len(body)}"
         assert await post(server, length, body) == (200, f"{FIRST} {SECOND}\n".encode())
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces(body, 7_000))
-        chunked = f"{FORM}\nTransfer-Encoding: chunked"
+        chunked = f"{FORM}\n{CHUNKED}"
         assert (await post(server, chunked, chunks + b"0\r\n\r\n"))[0] == 200
         await all_slots_free(server)
 
@@ -230,6 +233,20 @@ async def test_a_posted_file_may_be_longer_than_what_waits_for_a_client(
         assert status == 200
         channel = json.loads(answer)["results"]["channels"][0]
         assert channel["alternatives"][0]["transcript"] == f"{FIRST} {SECOND}"
+
+
+async def test_a_file_that_is_too_large_is_refused_by_the_name_of_the_option() -> None:
+    body = bytes((1 << 20) + 1)
+    async with serving(file_mb=1) as server:
+        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        for size, sent in ((f"Content-Length: {len(body)}", b""), (CHUNKED, chunks[: 1 << 16])):
+            status, answer = await post(server, f"POST {LISTEN} HTTP/1.1\n{size}", sent)
+            said = "a file has 1 MiB at most here (rivulet serve --file-mb)"
+            assert (status, json.loads(answer)["err_msg"]) == (413, said)
+        asking = f"{FORM}\nContent-Length: {len(body)}\nExpect: 100-continue"
+        assert (await post(server, asking))[0] == 413  # before it is sent
+        whole = f"POST {LISTEN} HTTP/1.1\nContent-Length: {1 << 20}"
+        assert (await post(server, whole, body[1:]))[0] == 200
 
 
 async def test_deepgram_takes_a_posted_file_raw_or_contained() -> None:
@@ -348,13 +365,26 @@ async def test_files_over_grpc_wait_for_their_turn_with_those_that_are_posted() 
             await heard.enter_async_context(hearing)
         where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
         async with grpc.aio.insecure_channel(where) as channel:
-            call = channel.unary_unary("/nvidia.riva.asr.RivaSpeechRecognition/Recognize")(b"")
+            call = channel.unary_unary(f"/{RIVA}/Recognize")(b"")
             waiting = asyncio.ensure_future(call.code())
             while not hearing._waiters:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert not waiting.done()
             await heard.aclose()
             assert await waiting is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_over_grpc_it_tells_what_model_it_has() -> None:
+    grpc = pytest.importorskip("grpc")
+    async with serving(grpc_port=0, file_mb=4_096) as server:  # more than a message may have
+        where = f"127.0.0.1:{server.gateway.ports.port_of('grpc')}"
+        async with grpc.aio.insecure_channel(where) as channel:
+            method = f"/{RIVA}/GetRivaSpeechRecognitionConfig"
+            told = pb.Fields(await channel.unary_unary(method)(b""))
+            assert [one.text(1) for one in told.messages(1)] == ["scripted"] * 2
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary(method)(b"\xff")
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_port_that_is_taken_stops_the_start() -> None:

@@ -78,6 +78,9 @@ def riva(host: str, path: str, rate: int, *, is_file: bool = False) -> tuple[str
     import riva.client as riva_client
 
     service = riva_client.ASRService(riva_client.Auth(uri=host))
+    wanted = riva_client.proto.riva_asr_pb2.RivaSpeechRecognitionConfigRequest()
+    offered = service.stub.GetRivaSpeechRecognitionConfig(wanted).model_config
+    assert "offline" in [model.parameters["type"] for model in offered if model.model_name]
     config = riva_client.RecognitionConfig(
         encoding=riva_client.AudioEncoding.LINEAR_PCM,
         sample_rate_hertz=rate,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from asr.checkpoint.spec import Checkpoint
+from asr.decoder import fusion
 from asr.decoder.counting import estimate
 from asr.engine import Engine, EngineConfig
 from asr.interface import NO_BIASING, BadBiasing, Biasing, EngineError, Phrase, Samples
@@ -99,8 +100,26 @@ def test_forks_and_snapshots_go_on_as_the_stream_does(
     run(engine, said)
     run(moved, elsewhere)
     assert said[stream] == said[fork] == elsewhere[restored]
-    if "beam" not in engine.info.decoder:  # a fork settles what a search had left open
-        assert said[stream] == whole(make_engine(), audio, FAVOURED)
+    assert said[stream] == whole(make_engine(), audio, FAVOURED)
+
+
+def test_a_flushed_fork_says_what_the_end_would_and_its_stream_holds_to_it(
+    make_engine: Callable[..., Engine], babble: Babble
+) -> None:
+    audio, engine = babble(4.0, 3), make_engine()
+    for cut in range(20_000, len(audio), 3_100):
+        expected, said = whole(make_engine(), audio[:cut], FAVOURED), dict[int, Labels]()
+        stream = engine.open(1, biasing=FAVOURED)
+        for at in range(0, cut, 1_600):
+            engine.feed(stream, audio[at : min(cut, at + 1_600)])
+            run(engine, said)
+        before = said[stream][:]
+        fork = engine.fork(stream)
+        engine.finish(fork)
+        engine.feed(stream, audio[cut:])  # it does not pass the fork by
+        run(engine, said)
+        assert before + said[fork] == expected
+        engine.drop(stream)
 
 
 def test_a_record_goes_on_with_the_phrases_of_the_reopened_stream(
@@ -181,3 +200,20 @@ def test_a_channel_hands_its_phrases_to_the_engine(
     assert given == [(0, NO_BIASING)]
     with pytest.raises(BadBiasing):
         recognizer.configure(channel, biasing=Biasing(phrases=(Phrase("7"),)))
+
+
+def test_phrases_are_compiled_in_small_steps_and_a_fork_needs_no_compiling(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "KEPT_AUTOMATA", 1)
+    engine = make_engine()
+    assert len(list(engine.prepare(FAVOURED))) > len(FAVOURED.phrases)
+    compiled = list[Biasing]()
+    monkeypatch.setattr(fusion, "spellings", compiled.append)  # finds nothing
+    first = engine.open(1, biasing=FAVOURED)
+    monkeypatch.undo()
+    monkeypatch.setattr(fusion, "KEPT_AUTOMATA", 1)
+    engine.open(1, biasing=Biasing(phrases=(Phrase("li", 2.0),)))
+    monkeypatch.setattr(fusion, "spellings", compiled.append)
+    engine.fork(first)
+    assert not compiled

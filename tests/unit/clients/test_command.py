@@ -15,6 +15,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.scripted import ScriptedEngine
 from clients.__main__ import VERBS, main, parser_of
 from clients.audiofile import BadAudioFile, open_audio, to_s16
 from clients.captions import latency_of, later, segments_of, why
@@ -25,6 +26,7 @@ from clients.live import Heard
 from clients.results import Result, figures, is_failed, row
 from clients.saving import save
 from clients.serving import ServerProcess
+from server import cli
 from server.wire.messages import Chunk, Final, WordSpan
 
 
@@ -165,6 +167,17 @@ def test_nobody_needs_what_is_noted_beside() -> None:
     command = f'exec "{sys.executable}" -m clients captions nothing.wav 2>&-'
     ended = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_a_worker_whose_model_lacks_the_look_ahead_says_so_and_joins_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.worker.engines.build", lambda _: ScriptedEngine())
+    monkeypatch.setattr("server.worker.join.serve", lambda *_: None)
+    monkeypatch.setenv("RIVULET_WORKER_SECRET", "0123456789abcdef" * 2)
+    choice = cli.ModelChoice(look_ahead=3)
+    with pytest.raises(cli.CliError, match=r"^scripted has no look-ahead 3; it has 0, 1, 6, 13$"):
+        cli.work(choice, cli.Hardware(), "127.0.0.1:1", "")
 
 
 def test_the_demo_hands_every_model_option_on() -> None:

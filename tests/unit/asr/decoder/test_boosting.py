@@ -1,12 +1,14 @@
 """Phrases gain what the plain rules say, however many streams look at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.decoder import boosting
 from asr.decoder.boosting import FIRST_SHARE, Automaton, BoostPool
 
 VOCABULARY = 4
@@ -128,3 +130,35 @@ def test_other_phrases_go_on_behind_what_was_said_last() -> None:
     assert pool.path(0) == [1]
     pool.set(0, None)
     assert pool.path(0) == []
+
+
+@pytest.fixture
+def joins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many automata were joined, each time."""
+    counted, join = list[int](), boosting._Union.__init__
+
+    def counting(union: boosting._Union, automata: Iterable[Automaton], *rest: Any) -> None:
+        counted.append(len(parts := list(automata)))
+        join(union, parts, *rest)
+
+    monkeypatch.setattr(boosting._Union, "__init__", counting)
+    return counted
+
+
+def test_a_fork_comes_and_goes_and_no_automata_are_joined_anew(joins: list[int]) -> None:
+    pool = BoostPool(slots=3, vocabulary=VOCABULARY, device=torch.device("cpu"))
+    slots = torch.arange(3)
+    pool.set(0, Automaton({(0, 1): 2.0}, VOCABULARY))
+    alone = pool.look(slots[:1], pool.states(slots[:1]))
+    pool.copy(0, 2)
+    both = pool.look(slots, pool.states(slots))
+    assert torch.equal(both.gain[2], alone.gain[0]) and not both.gain[1].any()
+    pool.clear(2)
+    assert not pool.look(slots, pool.states(slots)).gain[1:].any()
+    assert joins == [1]
+    pool.set(1, Automaton({(2, 3): 2.0}, VOCABULARY))
+    pool.look(slots, pool.states(slots))
+    for slot in (0, 1):
+        pool.clear(slot)
+    pool.look(slots, pool.states(slots))
+    assert joins == [1, 2, 0]  # what nobody has is not kept

@@ -78,6 +78,29 @@ def test_a_run_goes_on_from_its_checkpoint_and_does_not_overwrite_one_unasked(
     assert second["hours"] > first["hours"]
 
 
+def test_a_run_that_is_resumed_hears_the_rest_of_its_epoch(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+
+    def starts(trainer: train.Trainer, steps: int) -> list[list[int]]:
+        return [[clip.start for clip in trainer._next()] for _ in range(steps)]
+
+    whole = train.Trainer(config, out)
+    whole._next()
+    epoch = len(whole._queue) + 1
+    expected = starts(train.Trainer(config, out), 2 * epoch)
+    for stop in (1, epoch - 1, epoch, epoch + 1):
+        first = train.Trainer(config, out)
+        heard = starts(first, stop)
+        first._save()
+        second = train.Trainer(config, out)
+        assert heard + starts(second, 2 * epoch - stop) == expected
+        (out / train.LAST).unlink()
+    assert expected[:epoch] != expected[epoch:]
+
+
 def test_a_run_begins_with_an_exported_model(
     trained: Path, tiny_config: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The wires with a port of their own: vosk, sherpa-onnx, Wyoming, Riva."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from server.wire.adapter import Adapter
 from server.wire.errors import BadRequest
 from server.wire.messages import Ack, AudioFormat, Done, Endpointing, Readable
 from server.wire.rest import Recording
-from server.wire.riva import RivaFile, RivaServer, read_config
+from server.wire.riva import RivaFile, RivaServer, configurations, read_config
 from server.wire.sherpa import SherpaServer
 from server.wire.vosk import VoskServer
 from server.wire.wyoming import Event, Reader, WyomingServer, encode
@@ -409,3 +410,18 @@ def test_an_adapter_that_ended_takes_nothing_more() -> None:
 def test_riva_adds_marks_where_automatic_punctuation_is_asked_for() -> None:
     assert riva(config(f11=1)).start.readable == Readable(numbers=False)
     assert riva().start.readable is None
+
+
+def test_riva_tells_what_it_has_for_streams_and_for_files_and_nothing_by_another_name() -> None:
+    about = replace(hello(), model="small", languages=("en-US", "de-DE"))
+    told = pb.Fields(configurations(b"", about)).messages(1)
+    found = [
+        (one.text(1), {entry.text(1): entry.text(2) for entry in one.messages(2)}) for one in told
+    ]
+    assert [(name, parameters["type"]) for name, parameters in found] == [
+        ("small", "online"),
+        ("small", "offline"),
+    ]
+    assert {parameters["language_code"] for _, parameters in found} == {"en-US,de-DE"}
+    assert configurations(pb.text(1, "small"), about) == configurations(b"", about)
+    assert configurations(pb.text(1, "large"), about) == b""

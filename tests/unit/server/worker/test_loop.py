@@ -1,15 +1,26 @@
 """The engine host, driven by hand: commands in, reports out."""
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 import pytest
 
 from asr.events import Event, Final, Finalized, Stopped
-from asr.interface import NO_BIASING, PATIENT, Biasing, Emission, EngineError, Phrase, Samples
+from asr.interface import (
+    NO_BIASING,
+    PATIENT,
+    BadBiasing,
+    Biasing,
+    Emission,
+    EngineError,
+    Phrase,
+    Samples,
+)
 from asr.scripted import ScriptedEngine, silence, utter
 from server.worker import link
 from server.worker.heart import Activity
-from server.worker.loop import MOST_UNDECODED_S, Host, MailboxClosed
+from server.worker.loop import MOST_CHANGES, MOST_UNDECODED_S, PREPARE_S, Host, MailboxClosed
 
 
 class Letterbox:
@@ -411,3 +422,73 @@ def test_what_may_wait_is_due_when_something_comes_behind_it_that_does_not(
         host.turn([])
     assert times.count(PATIENT) <= 1  # the gap is due with what follows it
     assert len(times) > 20
+
+
+class Compiling(Favouring):
+    """Phrases take a hundred steps of a millisecond each to prepare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+
+    def prepare(self, biasing: Biasing) -> Iterator[None]:
+        for _ in range(100):
+            self.time += 0.001
+            yield
+        if biasing.phrases[0].text == "bad":
+            raise BadBiasing("phrase 0 cannot be written")
+
+
+def compiling_host() -> tuple[Host, Letterbox, Compiling]:
+    engine, box = Compiling(), Letterbox()
+    return Host(engine, box, clock=lambda: engine.time), box, engine
+
+
+def test_nobody_waits_for_the_phrases_of_another_session() -> None:
+    host, box, engine = compiling_host()
+    host.turn([opening(1), saying(1, "good day")])
+    favouring = opening(2, boost=(("sun", 3.0),))
+    host.turn([favouring, saying(2, "sun"), link.Stop(2), link.Checkpoint(2)])
+    while not box.events(2):
+        before = engine.time
+        host.turn([saying(1, "good day")])
+        assert engine.time - before < PREPARE_S + 0.0011
+    steps = box.reports[: box.reports.index(link.Opened(2))]
+    assert sum(isinstance(report, link.Step) for report in steps) >= 8
+    while host._has_work():
+        host.turn([])
+    assert text_of(box.events(2)) == "sun"
+    assert [phrase.text for phrase in engine.favoured[-1]] == ["sun"]
+
+
+def test_other_phrases_count_from_the_audio_behind_them_on() -> None:
+    host, box, engine = compiling_host()
+    host.turn([opening(1)])
+    host.turn([link.Configure(1, None, None, (("sun", 3.0),)), saying(1, "sun"), link.Stop(1)])
+    assert not engine.favoured[1:]
+    while host._has_work():
+        host.turn([])
+    assert text_of(box.events(1)) == "sun" and len(engine.favoured) == 2
+
+
+def test_changes_of_phrases_cannot_pile_up() -> None:
+    host, box, engine = compiling_host()
+    change = link.Configure(1, None, None, (("sun", 3.0),))
+    host.turn([opening(1), opening(2), *[change] * MOST_CHANGES, saying(1, "sun")])
+    assert not box.failures()
+    host.turn([change, change, saying(2, "moon"), link.Stop(2)])
+    assert box.failures() == {1: "bad_request"}
+    while host._has_work():
+        host.turn([])
+    assert text_of(box.events(2)) == "moon" and not engine.slots_in_use
+
+
+def test_a_session_that_goes_while_its_phrases_are_compiled_leaves_nothing() -> None:
+    host, box, engine = compiling_host()
+    host.turn([opening(1, boost=(("sun", 3.0),))])
+    host.turn([link.Drop(1)])
+    assert not host._waiting_for_phrases() and not engine.slots_in_use
+    host.turn([opening(2, boost=(("bad", 3.0),)), saying(2, "sun")])
+    while host._waiting_for_phrases():
+        host.turn([])
+    assert box.failures() == {2: "bad_request"} and not engine.favoured
