@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import struct
 import time
 import uuid
@@ -25,6 +26,7 @@ from edge import status
 from edge.adapters import twilio
 from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners, Listening
+from edge.pause import Pause
 from edge.peers import fetching
 from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
 from tests import audiohook
@@ -46,6 +48,7 @@ TEXTS = sentences(3)
 SAID = " ".join(TEXTS)
 CALL = uuid.UUID("11223344-5566-7788-99aa-bbccddeeff00")
 URL, SECRET = "wss://edge.example/twilio", "auth token"
+TOKEN_S = 0.08
 DRACHTIO = Subprotocol("audio.drachtio.org")
 
 
@@ -277,7 +280,18 @@ async def test_a_stereo_fork_of_which_each_side_has_its_words() -> None:
         assert names == ["stereo/inbound", "stereo/outbound"]
 
 
-async def test_time_passes_while_a_fork_is_paused() -> None:
+class WholeTokens(Pause):
+    """A pause in which time passes in whole tokens of the script, which hears no halves."""
+
+    def answered(self) -> float:
+        return math.ceil(super().answered() / TOKEN_S) * TOKEN_S
+
+    def end(self, now: float) -> float:
+        return math.ceil(super().end(now) / TOKEN_S) * TOKEN_S
+
+
+async def test_time_passes_while_a_fork_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.listeners.Pause", WholeTokens)
     first, second = (pcm(utter(text, rate=RATE_HZ)) for text in TEXTS[:2])
     async with rig() as r, feeding(r, pause_s=0.02) as (ports, _):
         async with fork(ports, "rate=8000") as socket:
