@@ -20,6 +20,7 @@ from asr.decoder.decoding import Decoding, Setup
 from asr.encoder.encoder import Encoder, Parts
 from asr.encoder.linear import DTYPES, beside
 from asr.encoder.pool import SlotPool
+from asr.encoder.product import way_of
 from asr.encoder.prompt import PromptKernel
 from asr.features import FFT, HOP, FrontEnd
 from asr.graphs import recorder
@@ -337,7 +338,9 @@ class Engine:
         machine = Machine(
             front_end, self._encoder, self._prompt, self._pool, self._decoding, self._device
         )
-        return GraphRunner(machine, recorder(self._device)) if is_fixed else EagerRunner(machine)
+        if is_fixed:
+            return GraphRunner(machine, recorder(self._device))
+        return EagerRunner(machine, pads=way_of(self._precision) is None)
 
     def _end(self, slot: int) -> Emission:
         frames, tokens = self._streams[slot].frames, self._flush(slot)

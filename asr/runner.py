@@ -45,11 +45,6 @@ class Batch:
     look_ahead: int
     steps: int
 
-    @property
-    def rows(self) -> int:
-        """Rows with those that pad it to a bucket."""
-        return bucket(len(self.takes))
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -76,10 +71,13 @@ class Runner(Protocol):
 
 
 class EagerRunner:
-    """Operations one by one: the way of a CPU."""
+    """Operations one by one: the way of a CPU.
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    ``pads``: its products are built for each number of rows, so that these had better be few.
+    """
+
+    def __init__(self, machine: Machine, *, pads: bool) -> None:
+        self._machine, self._pads = machine, pads
 
     def run(self, batch: Batch) -> tuple[Tensor, list[Heard]]:
         """Encode and decode."""
@@ -99,10 +97,11 @@ class EagerRunner:
         self.run(batch)
 
     def _input(self, batch: Batch) -> StepInput:
-        """Make mel rows and stack them, padded to a bucket with the spare slot."""
+        """Make mel rows and stack them; what pads them to a bucket is the spare slot's."""
         machine, takes, slots = self._machine, batch.takes, batch.slots
-        mel = self._mel(takes, batch.steps)
-        padding = batch.rows - len(takes)
+        rows = bucket(len(takes)) if self._pads else len(takes)
+        mel = self._mel(takes, rows, batch.steps)
+        padding = rows - len(takes)
         if padding:
             none = takes[0].rows[:0]
             empty = Take(0, none, takes[0].samples[:0], 0, (0, 0), (0, 0))
@@ -120,10 +119,10 @@ class EagerRunner:
             look_ahead=batch.look_ahead,
         )
 
-    def _mel(self, takes: list[Take], steps: int) -> Tensor:
-        """Return [bucket, 8 T, bins]: the rows of all streams are made at once."""
+    def _mel(self, takes: list[Take], rows: int, steps: int) -> Tensor:
+        """Return [rows, 8 T, bins]: those of all streams are made at once."""
         made = self._machine.front_end.log_mel(torch.cat([take.windows for take in takes]))
-        mel, at = torch.zeros(bucket(len(takes)), 8 * steps, self._machine.front_end.bins), 0
+        mel, at = torch.zeros(rows, 8 * steps, self._machine.front_end.bins), 0
         for into, take in zip(mel, takes, strict=False):
             first, count = take.given, take.made
             into[take.missing : first] = take.rows
@@ -166,7 +165,7 @@ class GraphRunner:
             _logger.warning("a step cannot be recorded, the engine runs slower so: %s", error)
 
     def _pass(self, batch: Batch) -> "_Pass":
-        shape = batch.look_ahead, batch.steps, batch.rows
+        shape = batch.look_ahead, batch.steps, bucket(len(batch.takes))
         if shape not in self._passes:
             self._passes[shape] = _Pass(self._machine, shape, self._arenas)
         return self._passes[shape]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from asr.interface import PATIENT
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Batch sizes with kernels built at start; others are padded up to the next."""
+"""Batch sizes with kernels built at start; where products take no others, batches are padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +82,5 @@ def plan_step(ready: Sequence[Ready], limits: Limits) -> Plan | None:
 
 
 def bucket(rows: int) -> int:
-    """Return the batch size that ``rows`` streams are padded to."""
+    """Return the batch size that ``rows`` streams are padded to, where they are."""
     return next((size for size in BUCKETS if size >= rows), rows)

@@ -127,7 +127,7 @@ def test_only_rows_that_favour_something_are_decoded_one_operation_after_the_oth
                 bench.engine.feed(stream, audio[at : at + 2_560])
             bench.run()
         heard.append([at_home(bench.heard[stream]) for stream in streams])
-        assert set(alone) == ({1} if device == "cuda" else {1, 4})
+        assert (max(alone) == 1) == (device == "cuda")
     for one, other in zip(*heard, strict=True):
         assert_same(one, other)
     assert heard[0][0].labels == heard[0][2].labels != heard[0][1].labels

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.checkpoint.spec import Checkpoint
+from asr.encoder.batch import StepInput
+from asr.encoder.pool import SlotPool
 from asr.engine import Engine, EngineConfig
 from asr.interface import (
     BadSnapshot,
@@ -204,6 +206,29 @@ def test_a_damaged_or_foreign_snapshot_is_refused(make_checkpoint: Maker, babble
         with pytest.raises(BadSnapshot):
             engine.restore(bad)
         assert engine.slots_in_use == used
+
+
+@pytest.mark.parametrize("way", [None, object()])
+def test_batches_are_padded_only_where_products_want_few_shapes(
+    make_checkpoint: Maker, babble: Babble, monkeypatch: pytest.MonkeyPatch, way: object
+) -> None:
+    monkeypatch.setattr("asr.engine.way_of", lambda _: way)
+    sizes, bench, audio = set[int](), Bench(make_checkpoint()), [babble(1.5, i) for i in range(3)]
+    encode = bench.engine._encoder.step
+
+    def encoded(pool: SlotPool, step: StepInput) -> Tensor:
+        sizes.add(len(step.slots_B))
+        return encode(pool, step)
+
+    monkeypatch.setattr(bench.engine._encoder, "step", encoded)
+    streams = [bench.open() for _ in audio]
+    for stream, samples in zip(streams, audio, strict=True):
+        bench.engine.feed(stream, samples)
+        bench.engine.finish(stream)
+    bench.run()
+    assert max(sizes) == (4 if way is None else 3)
+    for stream, samples in zip(streams, audio, strict=True):
+        assert_same(bench.heard[stream], Bench(make_checkpoint()).whole(samples))
 
 
 def test_a_reused_slot_remembers_nothing(make_checkpoint: Maker, babble: Babble) -> None:
