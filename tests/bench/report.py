@@ -36,12 +36,16 @@ def main() -> int:
 
 def sections() -> list[str]:
     """Return the tables there are results for."""
-    parts = []
-    found = [("bench", _sustained), ("bench", _capacity), ("accuracy", _accuracy)]
-    for name, section in [*found, ("tools", _tools)]:
+    parts, measured = [], list[str]()
+    for name, section in (
+        ("bench", _sustained), ("bench", _capacity), ("capacity", _capacity),
+        ("accuracy", _accuracy), ("tools", _tools),
+    ):  # fmt: skip
         path = HERE / "results" / f"{name}.json"
-        if path.exists():
-            parts += section(json.loads(path.read_text()))
+        result = json.loads(path.read_text()) if path.exists() else None
+        if result and not (section is _capacity and result["machine"] in measured):
+            parts += section(result)
+            measured += [result["machine"]] if section is _capacity else []
     return parts
 
 
@@ -71,12 +75,13 @@ def _sustained(result: dict[str, Any]) -> list[str]:
 
 
 def _capacity(result: dict[str, Any]) -> list[str]:
-    compared = result["capacity"]
+    compared = result.get("capacity", result)
     periods = list(compared["periods"])
     lines = [
         "**Capacity of one core in process**, 114M parameters of the published shape with random "
-        "weights, samples to text, left context full (same run; engines take turns, medians of CPU "
-        "time; a step of B streams costs a + b B ms, capacity is (0.9 period - a) / b):",
+        f"weights, samples to text, left context full ({compared['machine']}; engines take turns, "
+        "medians of CPU time; a step of B streams costs a + b B ms, capacity is (0.9 period - a) "
+        "/ b):",
         "",
         "| engine | " + " | ".join(f"{p} ms: a + b B | streams a core" for p in periods) + " |",
         "|---" * (1 + 2 * len(periods)) + "|",
