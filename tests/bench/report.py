@@ -116,10 +116,12 @@ def _tools(result: dict[str, Any]) -> list[str]:
         f"| {100 * boost['plain_rare_missed']:.0f} %, {100 * boost['boosted_rare_missed']:.0f} % |",
         f"| other words missed before, after | {100 * boost['plain_others_missed']:.1f} %, "
         f"{100 * boost['boosted_others_missed']:.1f} % |",
-        "| word confidence: expected calibration error as the model says it, by the fitted curve "
-        f"(held-out half); AUC | {sure['expected_calibration_error']:.3f}, "
+        "| word confidence with the model's curve, fitted on these words: expected calibration "
+        "error; that of a curve of one half of them on the other half; AUC "
+        f"| {sure['expected_calibration_error']:.3f}; "
         f"{sure['refitted_on_half']:.3f}; {sure['auc']:.2f} |",
-        f"| word start, end against the synthesiser's (median of the error) | "
+        "| word start, end against the synthesiser's, with the model's delay, measured on them, "
+        "taken off (median of the error) | "
         f"{times['start_median_error_ms']} ms, {times['end_median_error_ms']} ms |",
         f"| words in {quiet['minutes']:.0f} minutes of silence, of a fan, of music | "
         f"{quiet['words_in_silence']}, {quiet['words_in_fan']}, {quiet['words_in_music']} |",
