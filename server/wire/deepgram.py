@@ -208,14 +208,15 @@ class DeepgramServer(Adapter):
 
     def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
         """Confirm a Configure, with the keyterms if it had any."""
-        if isinstance(message, native.Configured) and message.req == CONFIGURE:
+        is_ours = isinstance(message, native.Configured) and message.req == CONFIGURE
+        if is_ours and self._configures:
             terms = self._configures.popleft()
             answer: JsonObject = {"type": "ConfigureSuccess", "request_id": self.hello.name}
             self.send_json(answer if terms is None else answer | {"keyterms": terms})
 
     def on_mistake(self, error: native.Error) -> None:
         """Say that a Configure was refused."""
-        if error.req == CONFIGURE:
+        if error.req == CONFIGURE and self._configures:
             self._configures.popleft()
             self.send_json(
                 {

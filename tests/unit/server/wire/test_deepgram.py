@@ -184,6 +184,13 @@ def test_a_configure_that_the_session_refuses_failed() -> None:
     assert (success["type"], "keyterms" in success) == ("ConfigureSuccess", False)
 
 
+def test_an_answer_to_nothing_is_told_to_nobody() -> None:
+    played = table()
+    refused = Error(code="rate_limited", message="wait", fatal=False, req="configure")
+    played.tell(ready(), Configured(req="configure", at=0, applied={}), refused)
+    assert played.said() == []
+
+
 def test_silence_is_told_once_when_it_was_asked_for() -> None:
     played = table(utterance_end_ms=1_000, vad_events="true")
     played.tell(ready(), turn("start", at_ms=120), final("hello", at_ms=0))
