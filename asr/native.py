@@ -17,6 +17,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FLAGS = ("-std=c++17", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
          "-fPIC", "-shared")  # fmt: skip
@@ -43,6 +44,15 @@ def library(source: Path) -> ctypes.CDLL | None:
             compiler, _first_line(error),
         )  # fmt: skip
         return None
+
+
+TYPES: dict[str, Any] = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "f": ctypes.c_float}
+
+
+def typed(function: "ctypes._NamedFuncPointer", takes: str) -> "ctypes._NamedFuncPointer":
+    """Say what a function takes: numbers need no wrapping then, of which a step has thousands."""
+    function.restype, function.argtypes = None, [TYPES[letter] for letter in takes]
+    return function
 
 
 def _compiler() -> str | None:

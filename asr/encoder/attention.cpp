@@ -54,9 +54,9 @@ struct Room {
 };
 
 // One head of one row.
-void attend_head(const Attention &a, const Room &room, const Multiplier &multiply, const Head<bf16> &head, int64_t frames,
-                 int64_t valid, const uint32_t *positions, const float *bias_u,
-                 const float *bias_v, Ahead &ahead, bf16 *out) {
+void attend_head(const Attention &a, const Room &room, const Multiplier &multiply,
+                 const Head<bf16> &head, int64_t frames, int64_t valid, const uint32_t *positions,
+                 const float *bias_u, const float *bias_v, Ahead &ahead, bf16 *out) {
   const bf16 *qkv = head.qkv, *keys = head.keys, *values = head.values;
   const int64_t width = a.width, model = a.heads * width, across = 3 * model;
   const int64_t ring = a.ring(), seen = a.seen(), inner = whole(seen);
@@ -118,8 +118,8 @@ extern "C" void attend_bf16(const int64_t *shape, const bf16 *qkv, bf16 *keys, b
   const Multiplier multiply{a.steps};
   each_head(a, qkv, keys, values, slots, frames, [&](const Head<bf16> &head, Ahead &ahead) {
     const int64_t at = head.index * a.width;
-    attend_head(a, room, multiply, head, frames[head.row], valid[head.row], positions + at / 2 * a.stride,
-                bias_u + at, bias_v + at, ahead,
+    attend_head(a, room, multiply, head, frames[head.row], valid[head.row],
+                positions + at / 2 * a.stride, bias_u + at, bias_v + at, ahead,
                 out + head.row * a.steps * a.heads * a.width + at);
   });
 }

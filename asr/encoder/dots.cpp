@@ -65,8 +65,7 @@ template <class Numbers> struct Product {
     for (int r = 0; r < ROWS; r++) {
       const __m512 y = numbers.result(low[r], row + r, column, before);
       const __m512 z = numbers.result(high[r], row + r, column + LANES, behind);
-      put(out + (row + r) * shape.outer + column, shape.outer - column,
-          y, z, shape.activation);
+      put(out + (row + r) * shape.outer + column, shape.outer - column, y, z, shape.activation);
     }
   }
 

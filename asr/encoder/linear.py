@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asr.encoder.product import PackedLinear, can_pack
+from asr.encoder.product import Numbers, PackedLinear, can_pack
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Numbers
 """int8: weights of the encoder's layers in 8 bits; all else is bf16."""
 Activation = Literal["none", "relu", "swish"]
 LinearFn = Callable[[Tensor], Tensor]

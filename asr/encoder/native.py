@@ -6,7 +6,6 @@ Does not know: how they are compiled (``asr.native``); without a compiler ``plai
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from asr.encoder.kit import (
 )
 from asr.encoder.plain import PlainKit, outside
 from asr.encoder.product import INNER, ROWS, has_tiles
-from asr.native import library
+from asr.native import library, typed
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PAIRS = SOURCE.with_name("attention.cpp")
@@ -39,7 +38,7 @@ class _Attention:
 
     def __init__(self, functions: ctypes.CDLL, suffix: str, table: Tensor) -> None:
         self.table = table
-        self.run = _typed(getattr(functions, f"attend_{suffix}"), "p" * 12)
+        self.run = typed(getattr(functions, f"attend_{suffix}"), "p" * 12)
         self.scratch = functions.attend_scratch
         self.scratch.restype = ctypes.c_int64
 
@@ -174,16 +173,7 @@ class NativeKit:
         return self._scratch
 
     def _function(self, name: str, takes: str) -> "ctypes._NamedFuncPointer":
-        return _typed(getattr(self._functions, f"{name}_{self._suffix}"), takes)
-
-
-TYPES: dict[str, Any] = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "f": ctypes.c_float}
-
-
-def _typed(function: "ctypes._NamedFuncPointer", takes: str) -> "ctypes._NamedFuncPointer":
-    """Say what a function takes: numbers need no wrapping then, of which a step has thousands."""
-    function.restype, function.argtypes = None, [TYPES[letter] for letter in takes]
-    return function
+        return typed(getattr(self._functions, f"{name}_{self._suffix}"), takes)
 
 
 _p = Tensor.data_ptr

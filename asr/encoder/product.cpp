@@ -3,7 +3,7 @@
 // Does: y = act(x W^T + b) from weights packed in the order they are read. A step reads all weights
 // once: with few rows that is all its time, with more the next ones are fetched meanwhile. Sums are
 // kept in float, in one order whatever the number of rows: batch mates change no bit.
-// Does not know: what a layer is for, Python. Without AMX nothing is here and oneDNN does the work.
+// Does not know: what a layer is for, Python. Without AMX nothing is here: dots.cpp does the work.
 
 #include <cstdint>
 
@@ -114,8 +114,7 @@ extern "C" int64_t product_ready() {
 
 // weight [outer][inner] -> panels of 32 columns: for each 32 inputs two tiles, pairs of inputs
 // side by side; outer is filled up with zeros.
-extern "C" void pack(int64_t outer, int64_t inner, const uint16_t *weight,
-                             uint16_t *packed) {
+extern "C" void pack(int64_t outer, int64_t inner, const uint16_t *weight, uint16_t *packed) {
   for (int64_t panel = 0; panel < outer; panel += PANEL)
     for (int64_t k = 0; k < inner; k += INNER)
       for (int64_t column = panel; column < panel + PANEL; column += COLUMNS)

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from asr.encoder.pages import Pages
-from asr.native import library
+from asr.native import library, typed
 
 TILES = Path(__file__).with_suffix(".cpp")
 DOTS = TILES.with_name("dots.cpp")
@@ -112,14 +112,6 @@ def _way(
 ) -> Way | None:
     if functions is None or not hasattr(functions, run):
         return None
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
     return Way(
-        _typed(getattr(functions, pack), [number, number, pointer, pointer]),
-        _typed(getattr(functions, run), [pointer] * 6),
-        room,
+        typed(getattr(functions, pack), "nnpp"), typed(getattr(functions, run), "pppppp"), room
     )
-
-
-def _typed(function: Any, takes: list[Any]) -> Any:
-    function.restype, function.argtypes = None, takes
-    return function
