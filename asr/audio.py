@@ -139,6 +139,13 @@ class Resampler:
         ready = -(-(self._seen - self._half) * self._up // self._down)
         return self._make(np.concatenate([self._kept, samples]), max(ready, self._made))
 
+    def lacks(self, samples: int) -> int:
+        """Return how many source samples complete so many more."""
+        if self._is_identity or not samples:
+            return samples
+        last = (self._made + samples - 1) * self._down // self._up
+        return last + self._half + 1 - self._seen
+
     def flush(self) -> Samples:
         """Return the samples still owed at the end of the stream."""
         if self._is_identity:

@@ -110,6 +110,10 @@ class Channel:
             self._last_sample = float(samples[-1])
         return self._hear(self._resampler.push(samples))
 
+    def lacks(self, samples: int) -> int:
+        """Return how many samples of the channel's rate make so many for the engine."""
+        return self._resampler.lacks(samples)
+
     def gap(self, samples: int) -> Samples:
         """Take lost audio; return the silence that the engine must hear instead."""
         rate = self.options.rate

@@ -131,6 +131,10 @@ class Engine:
         self._decoding = Decoding(checkpoint, self._decoder_tensors(tensors), setup)
         self._runner = self._make_runner()
         self._streams: dict[int, Stream] = {}
+        self._busy = set[int]()
+        """Streams with a chunk to run or an end to tell: noted when something happens to one, since
+        to ask each of hundreds for every packet costs more than the packet."""
+        self._copies = set[int]()
         self._free = list(range(config.slots - 1, -1, -1))
         self.last_step: StepStats | None = None
         self.trace: Callable[[int, Tensor], None] | None = None
@@ -195,6 +199,11 @@ class Engine:
         if not np.isfinite(samples).all():
             raise EngineError("samples must be finite numbers")
         state.feed(np.clip(samples, -LOUDEST, LOUDEST), now)
+        self._look(stream)
+
+    def lacks(self, stream: int) -> int:
+        """How many samples until one chunk more could run."""
+        return self._get(stream).lacks()
 
     def finish(self, stream: int) -> None:
         """Flush what remains in the next steps."""
@@ -202,11 +211,14 @@ class Engine:
         state.finish()
         if state.source is not None and self._streams[state.source].frames != state.frames:
             state.source = None
+        self._look(stream)
 
     def drop(self, stream: int) -> None:
         """Free the slot."""
         if self._streams.pop(stream, None) is not None:
-            for copy in self._streams.values():
+            self._busy.discard(stream)
+            self._copies.discard(stream)
+            for copy in map(self._streams.__getitem__, self._copies):
                 if copy.source == stream:
                     copy.source = None
             self._decoding.clear(stream)
@@ -218,6 +230,7 @@ class Engine:
         self._pool.copy(stream, copy)
         self._decoding.copy(stream, copy)
         self._streams[copy].source = stream
+        self._copies.add(copy)
         return copy
 
     def snapshot(self, stream: int) -> bytes:
@@ -252,25 +265,24 @@ class Engine:
         try:
             self._decoding.import_place(stream, tensors)
             state.decode_from = int(tensors["frame"])
+            self._look(stream)
         except (KeyError, ValueError, RuntimeError) as error:
             raise BadSnapshot("the record does not fit this model") from error
 
     def is_ready(self) -> bool:
         """Whether a step has something to do."""
-        return any(s.chunks_ready() or s.is_done() for s in self._going().values())
+        return bool(self._going())
 
     @torch.inference_mode()
     def step(self) -> list[Emission]:
         """Plan a batch, run it, commit."""
         done = [self._end(slot) for slot, s in self._going().items() if s.is_done()]
-        plan = plan_step(
-            [
-                Ready(slot, stream.look_ahead, chunks, stream.due)
-                for slot, stream in self._going().items()
-                if (chunks := stream.chunks_ready())
-            ],
-            self._limits,
-        )
+        ready = [
+            Ready(slot, stream.look_ahead, chunks, stream.due)
+            for slot, stream in self._going().items()
+            if (chunks := stream.chunks_ready())
+        ]
+        plan = plan_step(ready, self._limits)
         return done + (self._run(plan) if plan else [])
 
     @torch.inference_mode()
@@ -295,6 +307,8 @@ class Engine:
         steps = plan.chunks * (plan.look_ahead + 1)
         streams = [self._streams[slot] for slot in plan.streams]
         takes = [stream.take(steps) for stream in streams]
+        for slot in plan.streams:
+            self._look(slot)
         batch = Batch(
             takes,
             slots=list(plan.streams),
@@ -347,10 +361,19 @@ class Engine:
         self.drop(slot)
         return Emission(slot, frames, tuple(tokens), finished=True)
 
+    def _look(self, slot: int) -> None:
+        """Note whether a stream has something to do."""
+        stream = self._streams[slot]
+        if stream.chunks_ready() or stream.is_done():
+            self._busy.add(slot)
+        else:
+            self._busy.discard(slot)
+
     def _going(self) -> dict[int, Stream]:
-        """Return the streams that do not wait for what a copy says for them."""
-        waiting = {s.source for s in self._streams.values() if s.is_finishing}
-        return {slot: s for slot, s in self._streams.items() if slot not in waiting}
+        """Return the busy streams that do not wait for what a copy says for them."""
+        copies = (self._streams[slot] for slot in self._copies)
+        waiting = {copy.source for copy in copies if copy.is_finishing}
+        return {slot: self._streams[slot] for slot in sorted(self._busy - waiting)}
 
     def _flush(self, slot: int) -> list[Token]:
         """Return what a stream that ends had not told; whom it speaks for holds to it."""
@@ -366,6 +389,7 @@ class Engine:
         self._pool.clear(slot)
         self._decoding.clear(slot)
         self._streams[slot] = stream
+        self._look(slot)
         return slot
 
     def _get(self, stream: int) -> Stream:

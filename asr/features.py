@@ -95,6 +95,10 @@ class FeatureStream:
             return self.samples // HOP
         return max(self.frames, (self.samples - self._front.half_window) // HOP + 1)
 
+    def lacks(self, rows: int) -> int:
+        """Return how many samples are missing until there are so many rows."""
+        return max(0, (rows - 1) * HOP + self._front.half_window - self.samples)
+
     def hear(self, samples: Samples) -> None:
         """Append samples."""
         if len(samples):

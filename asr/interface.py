@@ -193,6 +193,13 @@ class StreamingEngine(Protocol):
         """
         ...
 
+    def lacks(self, stream: int) -> int:
+        """Return how many samples it takes until one chunk more could run; fewer change nothing.
+
+        0 where an engine cannot tell.
+        """
+        ...
+
     def finish(self, stream: int) -> None:
         """No more audio: the remaining frames are flushed by the next steps."""
         ...

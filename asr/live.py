@@ -110,6 +110,11 @@ class Recognizer:
         entry = self._streaming(channel)
         self._hear(entry, entry.audio(samples), now)
 
+    def lacks(self, channel: int) -> int:
+        """Return how many samples of its rate it takes until one chunk more could run."""
+        entry = self._streaming(channel)
+        return entry.lacks(self._engine.lacks(entry.stream))
+
     def gap(self, channel: int, samples: int) -> None:
         """So many samples were lost: the clock goes on, words stay where they were said."""
         entry = self._streaming(channel)

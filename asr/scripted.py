@@ -132,6 +132,13 @@ class _Stream:
             return chunk
         return max(0, frames_of(self.fed) - self.frames) if self.finished else 0
 
+    def lacks(self) -> int:
+        """Return how many samples it takes until there is another whole chunk."""
+        chunk, heard = FRAME_SAMPLES * (self.look_ahead + 1), FRAME_SAMPLES * self.frames
+        first = heard + chunk - FRAME_SAMPLES + _SECOND_FRAME_NEEDS
+        later = max(0, (self.fed - first) // chunk + 1)
+        return first + later * chunk - self.fed
+
     def is_silent(self) -> bool:
         """Whether the next frame is only heard."""
         return self.frames < self.decode_from
@@ -215,6 +222,10 @@ class ScriptedEngine:
             raise EngineError("audio after finish")
         state.pieces.append(samples.astype(np.float32))
         state.fed += len(samples)
+
+    def lacks(self, stream: int) -> int:
+        """How many samples until there is another chunk."""
+        return self._get(stream).lacks()
 
     def finish(self, stream: int) -> None:
         """No more audio."""

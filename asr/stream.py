@@ -125,6 +125,12 @@ class Stream:
             ready = min(ready, -(-(self.decode_from - self.frames) // chunk))
         return ready
 
+    def lacks(self) -> int:
+        """How many samples it takes until one chunk more could run."""
+        chunk_rows = 8 * (self.look_ahead + 1)
+        rows = chunk_rows - (self._rows() + self._missing_rows()) % chunk_rows
+        return self.features.lacks(self.features.total + rows)
+
     def frames_left(self) -> int:
         """Count the encoder frames a finishing stream still has to produce."""
         total = self.features.total

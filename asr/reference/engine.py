@@ -172,6 +172,10 @@ class NemoEngine:
             raise EngineError("samples must be finite numbers")
         state.mel = torch.cat([state.mel, state.features.push(samples)])
 
+    def lacks(self, stream: int) -> int:
+        """Nothing is known: each sample is fed as it comes."""
+        return 0
+
     def finish(self, stream: int) -> None:
         """Flush what remains in the next steps."""
         state = self._get(stream)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from asr.audio import AudioError, decode
+from asr.audio import AudioError, decode, frame_bytes
 from asr.events import Event, Final, Stopped
 from asr.interface import (
     PATIENT,
@@ -72,7 +72,7 @@ class _Session:
     channels: list[int]
     """Recogniser channel of each audio channel."""
     at: int
-    """Samples per channel heard, gaps included."""
+    """Samples per channel that came, gaps included."""
     replay_until: int
     stopped: set[int] = field(default_factory=set)
     held: deque[link.Command] = field(default_factory=deque)
@@ -80,8 +80,19 @@ class _Session:
     its phrases are compiled."""
     has_patience: bool = False
     """Whether some of that may wait for others too."""
+    unheard: bytearray = field(default_factory=bytearray)
+    """Audio that completes no chunk yet: to hear each packet by itself costs more than a step."""
+    sent: float = 0.0
+    """When the last of it reached the gateway."""
+    enough: int = 0
+    """Bytes of it that may complete a chunk."""
     preparing: Iterator[None] | None = None
     """What the phrases of the first that waits still need."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of all channels."""
+        return frame_bytes(self.encoding, len(self.channels))
 
     def hold(self, command: link.Command) -> None:
         """Let a command wait; audio that may wait for others is due with what comes behind it."""
@@ -282,7 +293,8 @@ class Host:
         except EngineError:
             blobs.clear()
         self._saving.discard(number)
-        self._mailbox.send(link.Saved(number, session.at, tuple(blobs)))
+        heard = session.at - len(session.unheard) // session.frame_bytes
+        self._mailbox.send(link.Saved(number, heard, tuple(blobs)))
 
     def _guard(self, number: int, action: Callable[[], None]) -> None:
         """Run an action of one session; its failure fails that session alone."""
@@ -315,11 +327,14 @@ class Host:
 
     def _apply(self, command: link.Command, session: _Session) -> None:
         recognizer, channels = self._recognizer, _open_ones(session)
+        if not isinstance(command, link.Audio):
+            self._hear(session)
+            session.enough = 0  # what comes next may make older audio due
         match command:
             case link.Open():
                 self._open(command, session)
-            case link.Audio(data=data, sent=sent):
-                self._hear(session, data, sent)
+            case link.Audio():
+                self._collect(command, session)
             case link.Gap(samples=lost):
                 session.at += lost
                 _each(channels, lambda channel: recognizer.gap(channel, lost))
@@ -343,12 +358,30 @@ class Host:
             case link.Drop(session=number):
                 self._forget(number)
 
-    def _hear(self, session: _Session, data: bytes, sent: float) -> None:
+    def _collect(self, audio: link.Audio, session: _Session) -> None:
+        """Take audio; hear it once it may complete a chunk."""
+        is_patient = _is_patient(audio)
+        if is_patient:
+            self._hear(session)  # what waits is not
+        session.unheard += audio.data
+        session.at += len(audio.data) // session.frame_bytes
+        session.sent = audio.sent
+        if is_patient or len(session.unheard) >= session.enough:
+            self._hear(session)
+
+    def _hear(self, session: _Session) -> None:
+        """Have the recogniser hear what was collected."""
+        if not session.unheard:
+            return
+        data, session.unheard = session.unheard, bytearray()
+        lacking = list[int]()
         audio = decode(data, session.encoding, channels=len(session.channels))
-        session.at += audio.shape[1]
         for channel, samples in zip(session.channels, audio, strict=True):
             if channel != _CLOSED:
-                self._recognizer.feed(channel, samples, now=sent)
+                self._recognizer.feed(channel, samples, now=session.sent)
+                lacking.append(self._recognizer.lacks(channel))
+        is_due = session.sent != PATIENT
+        session.enough = min(lacking, default=0) * session.frame_bytes if is_due else 0
 
     def _step(self) -> None:
         before = self._engine.last_step

@@ -33,6 +33,22 @@ def test_output_does_not_depend_on_how_the_input_is_cut(rate: int, cuts: list[in
     np.testing.assert_array_equal(resample(audio, rate, cuts), whole)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    rate=st.sampled_from(RATES) | st.integers(8000, 48000),
+    heard=st.integers(0, 3000),
+    wanted=st.integers(1, 3000),
+)
+def test_so_many_samples_come_out_when_what_they_lack_is_there(
+    rate: int, heard: int, wanted: int
+) -> None:
+    resampler = Resampler(rate)
+    resampler.push(np.zeros(heard, np.float32))
+    lacks = resampler.lacks(wanted)
+    made = len(resampler.push(np.zeros(lacks - 1, np.float32)))
+    assert made < wanted <= made + len(resampler.push(np.zeros(1, np.float32)))
+
+
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_a_tone_in_the_band_passes_unchanged_and_in_time(rate: int, part: float) -> None:

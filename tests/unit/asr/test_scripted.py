@@ -41,6 +41,21 @@ def test_a_chunk_is_ready_at_the_sample_a_real_engine_needs(look_ahead: int) -> 
     assert engine.step() == [Emission(stream, look_ahead + 1, ())]
 
 
+@pytest.mark.parametrize("look_ahead", [0, 1, 6])
+@pytest.mark.parametrize("heard", [0, 199, 200, 20_000])
+def test_what_it_lacks_makes_a_chunk(look_ahead: int, heard: int) -> None:
+    engine = ScriptedEngine()
+    stream = engine.open(look_ahead)
+    engine.feed(stream, silence(5000)[:heard])
+    lacks = engine.lacks(stream)  # whether the chunks before have run or not
+    assert sum(e.frames for e in run(engine)) >= 0
+    assert engine.lacks(stream) == lacks
+    engine.feed(stream, np.zeros(lacks - 1, np.float32))
+    assert not engine.is_ready()
+    engine.feed(stream, np.zeros(1, np.float32))
+    assert engine.is_ready()
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     look_ahead=st.sampled_from((0, 1, 6, 13)),

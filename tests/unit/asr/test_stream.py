@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr.features import FrontEnd
 from asr.interface import PATIENT
@@ -14,6 +16,31 @@ LOOK_AHEAD, CHUNK_S = 6, 0.56
 def stream() -> Stream:
     front_end = FrontEnd(torch.hann_window(400, periodic=False), torch.rand(80, 257))
     return Stream.start(front_end, LOOK_AHEAD, None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    look_ahead=st.sampled_from([0, 1, 6, 13]),
+    heard=st.lists(st.integers(0, 30_000), max_size=4),
+    is_moved=st.booleans(),
+)
+def test_it_takes_what_it_lacks_until_a_chunk_more_could_run(
+    look_ahead: int, heard: list[int], *, is_moved: bool
+) -> None:
+    front_end = FrontEnd(torch.hann_window(400, periodic=False), torch.rand(80, 257))
+    one = Stream.start(front_end, look_ahead, None)
+    for samples in heard:
+        one.feed(np.zeros(samples, np.float32), 1.0)
+        if one.chunks_ready():
+            one.take(look_ahead + 1)
+    if is_moved:
+        one = Stream.from_state(front_end, one.state())
+    ready, lacks = one.chunks_ready(), one.lacks()
+    assert lacks > 0
+    one.feed(np.zeros(lacks - 1, np.float32), 2.0)
+    assert (one.chunks_ready(), one.lacks()) == (ready, 1)
+    one.feed(np.zeros(1, np.float32), 3.0)
+    assert one.chunks_ready() == ready + 1
 
 
 def speak(one: Stream, packet_ms: int, until_s: float) -> list[float]:

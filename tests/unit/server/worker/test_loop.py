@@ -359,6 +359,70 @@ class Recording(ScriptedEngine):
         return super().step()
 
 
+def packets(session: int, audio: Samples, samples: int = 320) -> list[link.Command]:
+    """Audio as it comes, packet by packet, each sent later than the one before."""
+    pieces = np.split(audio, range(samples, len(audio), samples))
+    return [link.Audio(session, piece.tobytes(), n / 50) for n, piece in enumerate(pieces, 1)]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_packets_are_heard_together_as_soon_as_they_make_a_chunk(rate: int) -> None:
+    engine, audio = Recording(), utter("good day no thank you", rate=rate)
+    box = run([opening(1, rate=rate)], *([p] for p in packets(1, audio)), [link.Stop(1)],
+              engine=engine)  # fmt: skip
+    whole = run([opening(1, rate=rate), link.Audio(1, audio.tobytes(), 0.0), link.Stop(1)])
+    assert box.events(1)[-1] == whole.events(1)[-1]
+    assert text_of(box.events(1)) == "good day no thank you"
+    heard = [samples for samples in engine.done if samples]
+    assert len(heard) <= len(audio) / rate * 1000 / 160 + 4
+    assert sum(heard) >= len(audio) * 16_000 // rate
+    before_steps = [b for a, b in zip(engine.done, engine.done[1:], strict=False) if a and b]
+    assert len(before_steps) <= 3  # no packet that makes a chunk waits: the first, the stop
+
+
+def test_what_was_collected_is_heard_before_the_command_behind_it() -> None:
+    audio = utter("good day")
+    box = run([opening(1)], *([p] for p in packets(1, audio)), [link.Checkpoint(1)],
+              [link.Finalize(1, "f")], [link.Stop(1)])  # fmt: skip
+    assert text_of(box.events(1)) == "good day"
+    assert Finalized("f", len(audio)) in box.events(1)
+    (report,) = saved(box)
+    assert report.at == len(audio)
+
+
+def test_a_checkpoint_that_had_to_wait_is_of_what_was_heard_meanwhile() -> None:
+    box = Letterbox()
+    host = Host(ScriptedEngine(slots=8), box)
+    first, *rest = packets(1, utter("good day"))
+    host.turn([opening(1), first, link.Finalize(1, "f"), link.Checkpoint(1), *rest[:3]])
+    (report,) = saved(box)
+    assert report.at < 4 * 320
+    assert b'"fed":%d,' % report.at in report.snapshots[0]
+
+
+def test_what_was_in_time_stays_so_when_something_comes_that_may_wait() -> None:
+    times = list[float]()
+
+    class Noting(ScriptedEngine):
+        def feed(self, stream: int, samples: Samples, *, now: float = 0.0) -> None:
+            times.append(now)
+            super().feed(stream, samples, now=now)
+
+    host = Host(Noting(slots=8), Letterbox())
+    live = packets(1, silence(60))
+    host.turn([opening(1), *live, link.Audio(1, silence(400).tobytes(), PATIENT)])
+    assert times == [1 / 50, 3 / 50, PATIENT]
+
+
+@pytest.mark.parametrize("before", [link.Audio(1, silence(400).tobytes(), PATIENT), link.Gap(1, 9)])
+def test_what_may_wait_is_due_with_the_first_packet_behind_it(before: link.Command) -> None:
+    engine = Recording()
+    host = Host(engine, Letterbox())
+    host.turn([opening(1), *packets(1, silence(40)), before])
+    host.turn(packets(1, silence(40), 640))
+    assert engine.done.count(640) == 1
+
+
 def a_flood(session: int, seconds: int) -> list[link.Command]:
     second = silence(1_000).tobytes()
     return [link.Audio(session, second, 0.0) for _ in range(seconds)]
