@@ -300,6 +300,16 @@ class NodeLeg:
         """The one that runs here."""
         return self._recogniser
 
+    @property
+    def behind_s(self) -> float | None:
+        """Seconds of audio that are here and that the node's own recogniser has not decoded.
+
+        A chunk under way is part of it. None: nothing is recognised here.
+        """
+        if self._recogniser is None:
+            return None
+        return max(0, self.leg.ring.head - self._recogniser.done) / self.leg.opening.rate
+
     async def until_told(self) -> bool:
         """Wait until the core has every final of ours, however long; False: it will not."""
         while self.leg.acked < len(self.leg.transcript.finals) and not self.leg.is_over:

@@ -1,8 +1,9 @@
 """One leg's audio through sessions of a rivulet server, wherever that server runs.
 
-Does: pull audio from the leg's ring, hand finals, partials and progress on; begin a new session
-behind the last final when one fails, so that no audio goes unheard; pause a session whose audio
-stays away (a cut link), so that its clock stands still.
+Does: pull audio from the leg's ring a chunk at a time (less is decoded no sooner, and every message
+costs), hand finals, partials and progress on; begin a new session behind the last final when one
+fails, so that no audio goes unheard; pause a session whose audio stays away (a cut link), so that
+its clock stands still.
 Does not know: links, policies, who keeps the results. On a core the server is the core's own; on
 a node that recognises on the spot it is the node's.
 """
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_S = 5.0
 """A session without audio is paused after so long; servers end idle ones after 30 s."""
+FIRST_MS = -67.5
+"""Where the chunks of a session begin: the last frame of each needs only its first 12.5 ms."""
+RESAMPLING_MS = 7.5
+"""A server that resamples hears so much later."""
 SAFE_MARGIN_S = 2
 """While nothing is being said, audio this old is not asked for again."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
@@ -144,6 +149,10 @@ class Recogniser:
         self._key = key
         self._more = asyncio.Event()
         self._resume = start.past
+        self._chunk = 0
+        """Samples that the server decodes at once."""
+        self._edge: int | None = None
+        """Where one of its chunks ends, with what resampling takes; None: not known yet."""
         self._is_open = False
         """Words were said that are not final yet."""
         self._failures = 0
@@ -196,6 +205,7 @@ class Recogniser:
             self._resume, self.is_resumed = None, connection.ready.resumed
             self.past = Past(connection.ready.token, origin, before)
             begin = origin + connection.ready.at
+            self._align(connection.ready.chunk_ms, None if past else origin)
             sending = asyncio.create_task(self._send(connection, begin))
             try:
                 async for message in connection:
@@ -212,28 +222,51 @@ class Recogniser:
     # ---- up
 
     async def _send(self, connection: Connection, cursor: int) -> None:
-        decoder = decoder_of(self._audio.encoding, self._audio.rate)
+        decoder, is_all = decoder_of(self._audio.encoding, self._audio.rate), False
         while True:
-            span = self._ring.read(cursor, self._audio.rate)
-            if span is None:
-                if self._ring.is_ended:
-                    await connection.stop()
-                    return
-                await self._wait(connection)
-            else:
+            is_due = is_all or self._ring.is_ended or self._ring.head >= self._enough(cursor)
+            span = self._ring.read(cursor, self._audio.rate) if is_due else None
+            if span is not None:
                 await _send_span(connection, span, decoder)
                 cursor = span.end
+            elif self._ring.is_ended:
+                await connection.stop()
+                return
+            elif is_all:
+                await self._pause(connection)
+                is_all = False
+            else:
+                is_all = not await self._comes()
 
-    async def _wait(self, connection: Connection) -> None:
-        """Wait for more audio; the session is paused meanwhile when that takes long."""
+    def _align(self, chunk_ms: int, origin: int | None) -> None:
+        """Know the chunks of a session that begins; None: it began elsewhere, who knows where."""
+        self._chunk = chunk_ms * self._audio.rate // 1000
+        self._edge = None if origin is None else self._edge_at(origin, FIRST_MS)
+
+    def _enough(self, cursor: int) -> int:
+        """Return how far audio must go for the server to decode a chunk more."""
+        if self._edge is None:
+            return cursor
+        return self._edge + ((cursor - self._edge) // self._chunk + 1) * self._chunk
+
+    def _edge_at(self, sample: int, more_ms: float = 0.0) -> int:
+        return sample + round((more_ms + RESAMPLING_MS) * self._audio.rate / 1000)
+
+    async def _comes(self) -> bool:
+        """Wait for more audio; False: none came for long."""
         self._more.clear()
         try:
             async with asyncio.timeout(PAUSE_AFTER_S):
-                await self._more.wait()
+                return await self._more.wait()
         except TimeoutError:
-            await connection.pause()
-            await self._more.wait()
-            await connection.resume()
+            return False
+
+    async def _pause(self, connection: Connection) -> None:
+        """Pause the session until there is more audio."""
+        self._more.clear()
+        await connection.pause()
+        await self._more.wait()
+        await connection.resume()
 
     # ---- down
 
@@ -251,6 +284,7 @@ class Recogniser:
                 self._listener.partial(_result(message, begin_ms))
             case Ack():
                 done = origin + message.done
+                self._edge = self._edge_at(done)
                 self.durable = max(self.durable, origin + message.durable)
                 quiet = self.safe if self._is_open else done - SAFE_MARGIN_S * self._audio.rate
                 self._move(done, quiet)

@@ -37,7 +37,7 @@ from tests.bench.edge_cuts import (
     ended,
     fed,
 )
-from tests.bench.edge_legs import recognised, relayed
+from tests.bench.edge_legs import most_recognised, relayed
 from tests.bench.edge_moves import state_handovers
 from tests.edge_rig import (
     PACKET,
@@ -220,7 +220,8 @@ def _parts(
         lambda: in_time(state_handovers(3 if quick else 30, has_model=True)),
     )
     yield "relay_one_node", lambda: in_time(sustained(relayed, [50] if quick else [200, 400]))
-    yield "local_one_node", lambda: in_time(sustained(recognised, [8] if quick else [40, 80]))
+    start = 8 if quick else 48
+    yield "local_one_node", lambda: in_time(most_recognised(NODE_S, start=start))
     yield "calls", lambda: in_time(telephony(8.0 if quick else 25.0))
     yield "carries", carries
 

@@ -9,6 +9,7 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
@@ -22,12 +23,13 @@ from websockets.typing import Origin, Subprotocol
 from asr.scripted import utter
 from clients.connection import Connection, RivuletError
 from clients.connection import connect as dial
-from edge import status
+from edge import recogniser, status
 from edge.adapters import twilio
 from edge.adapters.rtp import STATIC, codec_of
 from edge.listeners import FeedConfig, Listeners, Listening
 from edge.pause import Pause
 from edge.peers import fetching
+from edge.wire import Policy
 from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
 from tests import audiohook
 from tests.edge_rig import (
@@ -36,9 +38,11 @@ from tests.edge_rig import (
     Rig,
     another_edge_node,
     another_node,
+    feed,
     rig,
     sentences,
     spoken,
+    words_of,
 )
 from tests.io.serving import pcm
 
@@ -103,6 +107,28 @@ async def test_an_audiosocket_call() -> None:
         writer.write(frame(0))
         await told(r)
         writer.close()
+
+
+@pytest.mark.parametrize("policy", ["core", "edge"])
+async def test_a_chunk_is_decoded_as_soon_as_all_of_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy
+) -> None:
+    monkeypatch.setattr(recogniser, "PAUSE_AFTER_S", 60.0)
+    async with rig(policy) as r:
+        leg, audio = r.open(), spoken(TEXTS)
+
+        def is_decoded(samples: int) -> bool:
+            if policy == "edge":
+                return leg.recogniser is not None and leg.recogniser.done == samples
+            return [held.leg.done for held in r.core.legs.values()] == [samples]
+
+        for chunk in range(4):  # of 160 ms; the first one is shorter
+            begin = leg.leg.ring.head
+            feed(leg, audio[begin : 800 + 1_280 * chunk])
+            await r.until(partial(is_decoded, 740 + 1_280 * chunk))
+        feed(leg, audio[leg.leg.ring.head :])
+        leg.end()
+        assert await words_of(leg) == SAID
 
 
 async def test_an_audiosocket_call_on_hold_is_kept_and_its_words_are_final() -> None:
@@ -468,6 +494,18 @@ async def test_the_status_pages_tell_of_link_and_legs_and_of_no_words() -> None:
         assert core["legs"][0] | {"received_s": 1.0, "is_connected": True} == core["legs"][0]
         found = status.respond("/status", core)
         assert found is not None and leg.leg.opening.session.encode() not in found.body
+
+
+async def test_a_node_that_recognises_tells_how_far_behind_it_is() -> None:
+    async with rig("edge") as r:
+        leg = r.open()
+        feed(leg, spoken(TEXTS)[: 740 + 1_280 + 400])
+        await r.until(lambda: leg.recogniser is not None and leg.recogniser.done == 740 + 1_280)
+        state = status.of_node(r.node, {})
+        assert state["legs"][0]["behind"] == 0.05
+        assert "\nrivulet_edge_behind_seconds 0.05\n" in status.metrics(state)
+        await leg.stop_local()
+        assert status.of_node(r.node, {})["legs"][0]["behind"] is None
 
 
 def native(ports: Listening, **changes: Any) -> tuple[str, dict[str, Any]]:
