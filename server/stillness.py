@@ -50,10 +50,11 @@ def sound_of(audio: link.Audio, encoding: link.Encoding, rate: int, channels: in
         return Sound.LOUD
     if max(samples.max(initial=0), -samples.min(initial=0)) <= _SILENT:
         return Sound.QUIET
-    begins = np.arange(0, samples.shape[1], max(1, rate * LEVEL_MS // 1000))
-    power = np.add.reduceat(samples * samples, begins, axis=1)
-    power /= np.diff(begins, append=samples.shape[1])
-    return Sound.LOUD if power.max() > _SILENT**2 else Sound.QUIET
+    stretch, total = max(1, rate * LEVEL_MS // 1000), samples.shape[1]
+    begins = np.arange(0, total, stretch)
+    energy = np.add.reduceat(samples * samples, begins, axis=1)
+    is_loud = energy > _SILENT**2 * np.minimum(stretch, total - begins)
+    return Sound.LOUD if is_loud.any() else Sound.QUIET
 
 
 class Stillness:
