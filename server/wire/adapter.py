@@ -256,8 +256,9 @@ class Adapter:
 
     def language_of(self, tag: str) -> str | None:
         """Return a language as the session takes it; what it cannot take is left to the model."""
+        tag = tag.replace("_", "-")  # as POSIX writes locales
         spoken = {known.split("-")[0].lower() for known in self.hello.languages}
-        return tag if tag.replace("_", "-").split("-")[0].lower() in spoken else None
+        return tag if tag.split("-")[0].lower() in spoken else None
 
     # ---- inside
 

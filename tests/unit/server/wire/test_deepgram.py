@@ -74,6 +74,10 @@ def test_a_language_that_the_model_does_not_speak_is_left_to_the_model() -> None
     assert table(language="multi").start.language is None
 
 
+def test_a_language_may_be_written_as_a_locale() -> None:
+    assert table(language="en_US").start.language == "en-US"
+
+
 def test_partials_come_only_when_they_were_asked_for() -> None:
     quiet, chatty = table(), table(interim_results="true")
     for each in (quiet, chatty):
