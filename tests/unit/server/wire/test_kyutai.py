@@ -115,6 +115,12 @@ def test_silence_behind_a_marker_is_counted_and_not_heard() -> None:
     assert len(played.audio) == 4 * (2 + 2 + STEP)
 
 
+def test_a_microphone_that_is_muted_behind_a_marker_is_not_idle() -> None:
+    played = table(SOUND, {"type": "Marker", "id": 7}, *[SILENCE] * 300)
+    gaps = [request for request in played.asked if isinstance(request, native.ClientGap)]
+    assert [gap.samples for gap in gaps] == [125 * STEP] * 2
+
+
 @pytest.mark.parametrize(
     "data",
     [
