@@ -18,6 +18,9 @@ from server.wire.values import latency_of, number_in, to_json
 Frame = str | bytes
 Request = native.ClientMessage | Audio
 
+PATIENCE_MS = 600_000
+"""How long a session hears nothing where the wire's own server knows no such limit: a microphone
+that is muted sends nothing, and a session that rests holds no slot."""
 PIECE_MS = 1_000
 """Audio handed on at once, at most: a whole file comes in pieces."""
 
@@ -78,7 +81,7 @@ class Adapter:
     max_message_bytes: ClassVar[int] = 1024 * 1024
     start_s: ClassVar[float | None] = None
     """How long a client may go without a session; None: as the server is set up."""
-    idle_ms: ClassVar[int | None] = None
+    idle_ms: int | None = None
     """How long a session may hear nothing; None: as the server is set up."""
 
     def __init__(self, hello: Hello) -> None:

@@ -9,7 +9,7 @@ tail is in its words, marked as not final.
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello, Refused
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello, Refused
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.values import (
@@ -41,11 +41,14 @@ class AssemblyServer(Adapter):
     """A client of ``/v3/ws``."""
 
     start_s: ClassVar[float | None] = 60.0
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
         try:
             self._audio = _audio_of(hello)
+            if wish := hello.get("inactivity_timeout"):
+                self.idle_ms = _idle_of(wish)
             self._endpointing = _endpointing_of(
                 {name: hello.get(name) or None for name in _SILENCES}
             )
@@ -170,6 +173,13 @@ def _audio_of(hello: Hello) -> native.AudioFormat:
     return audio_format(
         ENCODINGS[name], integer_in(hello.get("sample_rate") or 16_000, "sample_rate")
     )
+
+
+def _idle_of(wish: str) -> int:
+    wanted_s = number_in(wish, "inactivity_timeout")
+    if not 5 <= wanted_s <= 3_600:
+        raise BadRequest("inactivity_timeout must be 5..3600 seconds")
+    return round(wanted_s * 1_000)
 
 
 def _endpointing_of(value: JsonObject) -> native.Endpointing:

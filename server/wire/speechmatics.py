@@ -6,7 +6,7 @@ Does not know: sockets, clocks.
 """
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.values import (
@@ -40,6 +40,8 @@ KINDS: dict[str, tuple[str, int]] = {
 
 class SpeechmaticsServer(Adapter):
     """A client of ``/v2``."""
+
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -86,6 +86,16 @@ class Simple(Adapter):
         self.end(1011, error.message)
 
 
+class Patient(Simple):
+    """A wire that waits longer, or not so long, as others."""
+
+    idle_ms = 123
+
+    def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
+        assert isinstance(message, native.Ready)
+        self.send(f"idle {message.limits.idle_ms}")
+
+
 class Endless(Simple):
     """A file without an end."""
 
@@ -255,6 +265,15 @@ async def test_a_client_that_never_begins_is_told_and_closed() -> None:
         await scene.running
         assert scene.line.sent == ["error idle_timeout"]
         assert scene.line.closed == (1011, "nothing came for too long")
+
+
+async def test_a_wire_says_how_long_a_client_of_it_may_be_silent() -> None:
+    async with Scene(Line(), Patient) as scene:
+        scene.hear("start")
+        await scene.all_heard()
+        scene.talk.opened()
+        await scene.all_heard()
+        assert scene.line.sent == ["idle 123"]
 
 
 async def test_a_client_that_vanishes_frees_its_slot() -> None:
