@@ -146,7 +146,7 @@ class KyutaiServer(Adapter):
     def _hear(self, pcm: list[float]) -> None:
         if self._is_marked and not any(pcm):
             self._silent += len(pcm)
-            if self._silent >= MOST_SILENT:
+            if self._silent >= MOST_SILENT and not self._markers:  # no step before its marker
                 self._tell_silence()
             return
         self._is_marked = False
