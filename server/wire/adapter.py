@@ -84,6 +84,10 @@ class Adapter:
     idle_ms: int | None = None
     """How long a session may hear nothing; None: as the server is set up."""
 
+    has_channels: bool = True
+    """Whether a client is told which channel spoke; where not, two are mixed: they would say
+    everything twice."""
+
     def __init__(self, hello: Hello) -> None:
         self.hello = hello
         self.ending: Ending | None = None

@@ -127,6 +127,7 @@ class NvidiaServer(Adapter):
     max_message_bytes: ClassVar[int] = MAX_EVENT_BYTES
     start_s: ClassVar[float | None] = 60.0
     idle_ms = PATIENCE_MS
+    has_channels = False
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

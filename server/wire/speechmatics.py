@@ -42,6 +42,7 @@ class SpeechmaticsServer(Adapter):
     """A client of ``/v2``."""
 
     idle_ms = PATIENCE_MS
+    has_channels = False
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -1,6 +1,7 @@
 """A talk over a line and with an adapter that the test plays."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
@@ -94,6 +95,15 @@ class Patient(Simple):
     def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
         assert isinstance(message, native.Ready)
         self.send(f"idle {message.limits.idle_ms}")
+
+
+class Stereo(Simple):
+    """A wire that cannot say which channel spoke."""
+
+    has_channels = False
+
+    def on_open(self) -> None:
+        self.start(audio_format("pcm_s16le", RATE, 2))
 
 
 class Endless(Simple):
@@ -274,6 +284,27 @@ async def test_a_wire_says_how_long_a_client_of_it_may_be_silent() -> None:
         scene.talk.opened()
         await scene.all_heard()
         assert scene.line.sent == ["idle 123"]
+
+
+async def test_channels_are_mixed_where_the_wire_has_none() -> None:
+    async with Scene(Line(), Stereo) as scene:
+        scene.hear(struct.pack("<5h", 16_384, 0, -8_192, -8_192, 1), struct.pack("<h", 1))
+        opening, *pieces = await scene.all_heard()
+        assert isinstance(opening, link.Open)
+        assert (opening.encoding, opening.channels) == ("pcm_f32le", 1)
+        heard = b"".join(piece.data for piece in pieces if isinstance(piece, link.Audio))
+        assert struct.unpack("<3f", heard) == (0.25, -0.25, 2**-15)
+
+
+async def test_channels_that_cannot_be_mixed_are_refused_in_the_words_of_the_wire() -> None:
+    class Broken(Stereo):
+        def on_open(self) -> None:
+            self.start(audio_format("pcm_f32le", RATE, 2))
+
+    async with Scene(Line(), Broken) as scene:
+        scene.hear(struct.pack("<2f", float("nan"), 0.0))
+        await scene.running
+        assert scene.line.sent == ["error unsupported_audio"]
 
 
 async def test_a_client_that_vanishes_frees_its_slot() -> None:

@@ -88,6 +88,10 @@ def test_the_end_of_the_stream_is_the_end_of_the_transcript() -> None:
     assert played.adapter.ending == (1000, "")
 
 
+def test_two_channels_of_a_file_are_one_voice() -> None:
+    assert not SpeechmaticsServer(hello()).has_channels
+
+
 def test_an_end_without_audio_is_answered() -> None:
     played = Table(SpeechmaticsServer(hello()))
     played.hear(begin({"type": "file"}), {"message": "EndOfStream"})
