@@ -22,7 +22,7 @@ from server.keeper import Keeper
 from server.keys import Account
 from server.ledger import SMALL_BYTES
 from server.metrics import Conversation, Metrics
-from server.negotiation import class_of
+from server.negotiation import class_of, writable
 from server.session import Identity, Session
 from server.wire.adapter import Adapter, Frame, Request
 from server.wire.conversation import Audio
@@ -35,7 +35,7 @@ from server.wire.errors import (
     UnsupportedAudio,
     WireError,
 )
-from server.wire.messages import AudioFormat, Error, Start
+from server.wire.messages import AudioFormat, Configure, Error, Start
 from server.worker import link
 
 logger = logging.getLogger(__name__)
@@ -236,6 +236,7 @@ class Talk:
         while self._waiting and self._may_serve(self._waiting[0]):
             request = self._waiting.popleft()
             self._waiting_bytes -= _bytes_of(request)
+            request = self._heeded(request)
             if isinstance(request, Start):
                 self._open(request)
             elif self._session is not None:
@@ -251,6 +252,13 @@ class Talk:
             return True
         window = self._config.limits.window_ms * session.agreement.audio.rate // 1000
         return session.at - session.done < window
+
+    def _heeded(self, request: Request) -> Request:
+        """Leave out phrases that the model cannot write: a foreign client knows no alphabet."""
+        model = self._house.keeper.model
+        if not isinstance(request, Start | Configure) or not request.boost or model is None:
+            return request
+        return msgspec.structs.replace(request, boost=writable(request.boost, model))
 
     def _open(self, start: Start) -> None:
         now = self._loop.time()

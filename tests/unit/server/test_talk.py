@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from asr.events import Final, Progress, Stopped
@@ -23,8 +24,9 @@ from server.wire import messages as native
 from server.wire.adapter import Adapter, Frame, Hello, Request
 from server.wire.conversation import Audio
 from server.wire.messages import Limits
-from server.wire.values import audio_format
+from server.wire.values import audio_format, phrases_in
 from server.worker import link
+from tests.unit.server import test_connection
 from tests.unit.server.test_connection import Silent
 
 RATE = 8_000
@@ -104,6 +106,19 @@ class Stereo(Simple):
 
     def on_open(self) -> None:
         self.start(audio_format("pcm_s16le", RATE, 2))
+
+
+class Boosting(Simple):
+    """A wire whose clients name what they like."""
+
+    def on_open(self) -> None:
+        self.start(audio_format("pcm_s16le", RATE), phrases=phrases_in(["moon", "GPT-4"]))
+
+    def on_text(self, text: str) -> None:
+        if text == "change":
+            self.configure(phrases=phrases_in(["\u6771\u4eac", "Sun."]), req="c")
+        else:
+            super().on_text(text)
 
 
 class Endless(Simple):
@@ -305,6 +320,22 @@ async def test_channels_that_cannot_be_mixed_are_refused_in_the_words_of_the_wir
         scene.hear(struct.pack("<2f", float("nan"), 0.0))
         await scene.running
         assert scene.line.sent == ["error unsupported_audio"]
+
+
+async def test_phrases_that_the_model_cannot_write_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = msgspec.structs.replace(test_connection.MODEL, alphabet=" abcdefghijklmnopqrstuvwxyz")
+    monkeypatch.setattr(test_connection, "MODEL", model)
+    async with Scene(Line(), Boosting) as scene:
+        (opening,) = await scene.all_heard()
+        assert isinstance(opening, link.Open)
+        assert [phrase for phrase, _ in opening.boost] == ["moon"]
+        scene.talk.opened()
+        scene.hear("change")
+        (change,) = await scene.all_heard()
+        assert isinstance(change, link.Configure)
+        assert [phrase for phrase, _ in change.boost or ()] == ["Sun."]
 
 
 async def test_a_client_that_vanishes_frees_its_slot() -> None:
