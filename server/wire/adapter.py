@@ -234,13 +234,16 @@ class Adapter:
         self,
         *,
         endpointing: native.Endpointing | None = None,
+        partials: native.PartialsMode | None = None,
         phrases: Iterable[native.Boost] | None = None,
         req: str = "",
     ) -> None:
         """Change rules; without any, the session only hears that the client is there."""
         if self.format is not None:
             boost = None if phrases is None else tuple(dict.fromkeys(phrases))[:1_000]
-            self._ask(native.Configure(req=req, endpointing=endpointing, boost=boost))
+            self._ask(
+                native.Configure(req=req, endpointing=endpointing, partials=partials, boost=boost)
+            )
 
     def stop(self) -> None:
         """Ask for the rest; with it the session ends."""

@@ -77,6 +77,7 @@ class SpeechmaticsServer(Adapter):
             case "SetRecognitionConfig":
                 config = object_in(value.get("transcription_config"))
                 self._has_partials = bool(config.get("enable_partials", self._has_partials))
+                self.configure(partials=self._partials)
             case _:
                 raise BadRequest("unknown message")
 
@@ -133,6 +134,10 @@ class SpeechmaticsServer(Adapter):
 
     # ---- inside
 
+    @property
+    def _partials(self) -> native.PartialsMode:
+        return "all" if self._has_partials else "none"
+
     def _begin(self, value: JsonObject) -> None:
         config = object_in(value.get("transcription_config"))
         self._has_partials = bool(config.get("enable_partials"))
@@ -174,7 +179,7 @@ class SpeechmaticsServer(Adapter):
         self.start(
             audio,
             endpointing=self._wish,
-            partials="all" if self._has_partials else "none",
+            partials=self._partials,
             language=self._language,
             phrases=self._phrases,
             latency=self.hello.get("latency"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.wire.messages import Endpointing, Error, Finalized
+from server.wire.messages import Configure, Endpointing, Error, Finalized
 from server.wire.speechmatics import SpeechmaticsServer
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
@@ -49,6 +49,17 @@ def test_partials_and_ends_of_utterance_come_only_when_asked_for() -> None:
     asked.tell(ready(), turn("end", at_ms=900, text="a"))
     assert asked.start.endpointing == Endpointing(silence_ms=500, hesitation_ms=0)
     assert asked.said(message="EndOfUtterance")[0]["metadata"]["end_time"] == 0.9
+
+
+def test_partials_may_be_asked_for_in_mid_stream() -> None:
+    played = table(enable_partials=False)
+    wish = {"transcription_config": {"language": "en", "enable_partials": True}}
+    played.hear({"message": "SetRecognitionConfig"} | wish)
+    assert played.start.partials == "none"
+    (change,) = [one for one in played.asked if isinstance(one, Configure)]
+    assert change.partials == "all"
+    played.tell(ready(), partial("a"))
+    assert played.said()[-1]["message"] == "AddPartialTranscript"
 
 
 @pytest.mark.parametrize("config", [{}, {"end_of_utterance_silence_trigger": 0.5}])
