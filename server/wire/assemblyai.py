@@ -19,6 +19,7 @@ from server.wire.values import (
     phrases_in,
     read_json,
     spread,
+    strings_in,
     turns_after,
 )
 
@@ -64,7 +65,7 @@ class AssemblyServer(Adapter):
         self.start(
             self._audio,
             endpointing=self._endpointing,
-            language=self.hello.get("language"),
+            language=_language_of(self.hello),
             phrases=phrases_in(self.hello.get("keyterms_prompt")),
             latency=self.hello.get("latency"),
         )
@@ -133,6 +134,8 @@ class AssemblyServer(Adapter):
         rules = None
         if any(value.get(name) is not None for name in _SILENCES):
             rules = self._endpointing = _endpointing_of(value)
+        if (is_formatted := value.get("format_turns")) is not None:
+            self._is_formatted = bool(is_formatted)
         self.configure(endpointing=rules, phrases=phrases)
 
     def _turn(
@@ -173,6 +176,13 @@ def _audio_of(hello: Hello) -> native.AudioFormat:
     return audio_format(
         ENCODINGS[name], integer_in(hello.get("sample_rate") or 16_000, "sample_rate")
     )
+
+
+def _language_of(hello: Hello) -> str:
+    """Return the language of the session; a list of several says nothing."""
+    listed = strings_in(hello.get("language_codes"))
+    only = listed[0] if len(listed) == 1 else ""
+    return hello.get("language_code") or only or hello.get("language")
 
 
 def _idle_of(wish: str) -> int:

@@ -37,6 +37,28 @@ def test_a_formatted_turn_is_told_once() -> None:
     assert [value["turn_is_formatted"] for value in played.said(type="Turn")] == [True]
 
 
+@pytest.mark.parametrize(
+    ("query", "language"),
+    [
+        ({"language_code": "en"}, "en"),
+        ({"language_codes": '["en-GB"]'}, "en-GB"),
+        ({"language_codes": '["en", "es"]'}, None),
+        ({"language_codes": "[", "language": "en"}, "en"),
+    ],
+)
+def test_the_language_stands_where_their_client_puts_it(
+    query: dict[str, str], language: str | None
+) -> None:
+    assert table(**query).start.language == language
+
+
+def test_turns_may_be_formatted_from_an_update_on() -> None:
+    played = table()
+    played.hear({"type": "UpdateConfiguration", "format_turns": True})
+    played.tell(ready(), final("a"))
+    assert [value["turn_is_formatted"] for value in played.said(type="Turn")] == [True]
+
+
 def test_a_muted_client_is_kept_as_long_as_it_asks_for() -> None:
     assert table().adapter.idle_ms == PATIENCE_MS
     assert table(inactivity_timeout=5).adapter.idle_ms == 5_000
