@@ -110,6 +110,7 @@ class DeepgramServer(Adapter):
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
         self.readable = readable_of(hello)
+        self.has_channels = hello.is_set("multichannel")
         self._has_interim = hello.is_set("interim_results")
         self._has_vad_events = hello.is_set("vad_events")
         try:
@@ -241,7 +242,7 @@ class DeepgramServer(Adapter):
     # ---- inside
 
     def _begin(self, audio: native.AudioFormat) -> None:
-        self._announced, self._channels = audio, audio.channels
+        self._announced, self._channels = audio, audio.channels if self.has_channels else 1
         self.start(
             audio,
             endpointing=self._endpointing,

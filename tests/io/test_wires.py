@@ -363,6 +363,19 @@ async def test_a_stereo_microphone_says_everything_once() -> None:
         assert await ask_wyoming(server, port, channels=2) == await ask_wyoming(server, port)
 
 
+@pytest.mark.parametrize(("query", "times"), [("", 1), ("&multichannel=true", 2)])
+async def test_deepgram_hears_channels_apart_where_it_is_asked_to(query: str, times: int) -> None:
+    path, stereo = f"{LISTEN}&channels=2{query}", pcm(np.repeat(SAID, 2))
+    async with serving() as server:
+        told = await listen(server, stereo, path=path)
+        head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {len(stereo)}"
+        _, answer = await post(server, head, stereo)
+    assert [told.count(FIRST), told.count(SECOND)] == [times] * 2
+    channels = json.loads(answer)["results"]["channels"]
+    texts = [channel["alternatives"][0]["transcript"] for channel in channels]
+    assert texts == [f"{FIRST} {SECOND}"] * times
+
+
 async def test_files_over_grpc_wait_for_their_turn_with_those_that_are_posted() -> None:
     grpc = pytest.importorskip("grpc")
     async with serving(grpc_port=0) as server, contextlib.AsyncExitStack() as heard:
