@@ -161,8 +161,8 @@ class GrpcPort:
         config = read_config(fields.message(1))
         data = fields.data(2)
         if data.startswith(_CONTAINERS):
-            keep = config.channels > 1
-            recording = await asyncio.to_thread(media.decode, data, "keep" if keep else "mix")
+            channels: media.Channels = "keep" if config.has_channels else "mix"
+            recording = await asyncio.to_thread(media.decode, data, channels)
         else:
             audio = config.audio
             recording = Recording(audio, data[: len(data) // audio.frame_bytes * audio.frame_bytes])

@@ -229,6 +229,13 @@ def _said(rules: Readable) -> dict[str, bool]:
     return {name: getattr(rules, name) for name in rules.__struct_fields__}
 
 
+def writable(wish: Boosts, model: link.Model) -> Boosts:
+    """Return the phrases that a model can write, for clients that know nothing of its letters."""
+    if not model.alphabet:
+        return wish
+    return tuple(phrase for phrase in wish if writings(phrase.phrase, model.alphabet))
+
+
 def _boost(wish: Boosts, model: link.Model, *, is_fatal: bool = True) -> link.Phrases:
     if wish and not model.alphabet:
         raise BadRequest("this engine cannot boost phrases", is_fatal=is_fatal, param="boost")

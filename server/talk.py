@@ -1,7 +1,8 @@
 """One connection of a foreign wire: frames in, adapter, sessions, worker commands; and back.
 
 Does: run the sessions of an adapter one after another, hold audio back that is beyond the flow
-window (foreign clients know none), write from a bounded queue by one task, free slots at once.
+window (foreign clients know none), mix channels where the wire has none, write from a bounded
+queue by one task, free slots at once.
 Does not know: what frames mean (adapter), what carries them (line), which worker (keeper).
 """
 
@@ -14,13 +15,14 @@ from typing import Protocol
 
 import msgspec
 
+from asr.audio import AudioError, decode
 from asr.events import Event
 from server.config import ServerConfig
 from server.keeper import Keeper
 from server.keys import Account
 from server.ledger import SMALL_BYTES
 from server.metrics import Conversation, Metrics
-from server.negotiation import class_of
+from server.negotiation import class_of, writable
 from server.session import Identity, Session
 from server.wire.adapter import Adapter, Frame, Request
 from server.wire.conversation import Audio
@@ -30,9 +32,10 @@ from server.wire.errors import (
     LocalProtocolError,
     ServiceError,
     TooFarAhead,
+    UnsupportedAudio,
     WireError,
 )
-from server.wire.messages import Error, Start
+from server.wire.messages import AudioFormat, Configure, Error, Start
 from server.worker import link
 
 logger = logging.getLogger(__name__)
@@ -94,6 +97,8 @@ class Talk:
             limits = msgspec.structs.replace(limits, idle_ms=adapter.idle_ms)
         self._config = replace(house.config, limits=limits)
         self._session: Session | None = None
+        self._mixed: AudioFormat | None = None
+        """What comes, where the session is given one channel of it."""
         self._is_attached = False
         self._waiting: deque[Request] = deque()
         self._waiting_bytes = 0
@@ -231,6 +236,7 @@ class Talk:
         while self._waiting and self._may_serve(self._waiting[0]):
             request = self._waiting.popleft()
             self._waiting_bytes -= _bytes_of(request)
+            request = self._heeded(request)
             if isinstance(request, Start):
                 self._open(request)
             elif self._session is not None:
@@ -247,13 +253,31 @@ class Talk:
         window = self._config.limits.window_ms * session.agreement.audio.rate // 1000
         return session.at - session.done < window
 
+    def _heeded(self, request: Request) -> Request:
+        """Leave out phrases that the model cannot write: a foreign client knows no alphabet."""
+        model = self._house.keeper.model
+        if not isinstance(request, Start | Configure) or not request.boost or model is None:
+            return request
+        return msgspec.structs.replace(request, boost=writable(request.boost, model))
+
     def _open(self, start: Start) -> None:
         now = self._loop.time()
         identity = self._house.identify()
+        self._mixed = None
+        if start.audio.channels > 1 and not self._adapter.has_channels:
+            self._mixed = start.audio
+            one = AudioFormat(encoding="pcm_f32le", rate=start.audio.rate)
+            start = msgspec.structs.replace(start, audio=one)
         self._session = Session(identity, self._config, now=now)
         self._session.receive(start, now=now, model=self._house.keeper.model)
 
     def _give(self, request: Request, session: Session) -> None:
+        if isinstance(request, Audio) and self._mixed is not None:
+            try:
+                request = _mix(request, self._mixed)
+            except AudioError as error:
+                session.fail(UnsupportedAudio(str(error)))
+                return
         session.receive(request, now=self._loop.time())
         if isinstance(request, Audio) and (agreed := session.agreement):
             length_s = len(request.data) / agreed.audio.frame_bytes / agreed.audio.rate
@@ -362,6 +386,12 @@ class Talk:
             self._adapter.tell(IdleTimeout("nothing came for too long").to_message())
             self._adapter.end(1011, "nothing came for too long")
         self.pump()
+
+
+def _mix(audio: Audio, form: AudioFormat) -> Audio:
+    """Return one channel of 32-bit floats; raises AudioError."""
+    samples = decode(audio.data, form.encoding, channels=form.channels)
+    return Audio(samples.mean(axis=0).astype("<f4").tobytes())
 
 
 def _bytes_of(request: Request) -> int:

@@ -18,6 +18,9 @@ from server.wire.values import latency_of, number_in, to_json
 Frame = str | bytes
 Request = native.ClientMessage | Audio
 
+PATIENCE_MS = 600_000
+"""How long a session hears nothing where the wire's own server knows no such limit: a microphone
+that is muted sends nothing, and a session that rests holds no slot."""
 PIECE_MS = 1_000
 """Audio handed on at once, at most: a whole file comes in pieces."""
 
@@ -78,8 +81,12 @@ class Adapter:
     max_message_bytes: ClassVar[int] = 1024 * 1024
     start_s: ClassVar[float | None] = None
     """How long a client may go without a session; None: as the server is set up."""
-    idle_ms: ClassVar[int | None] = None
+    idle_ms: int | None = None
     """How long a session may hear nothing; None: as the server is set up."""
+
+    has_channels: bool = True
+    """Whether a client is told which channel spoke; where not, two are mixed: they would say
+    everything twice."""
 
     def __init__(self, hello: Hello) -> None:
         self.hello = hello
@@ -227,13 +234,16 @@ class Adapter:
         self,
         *,
         endpointing: native.Endpointing | None = None,
+        partials: native.PartialsMode | None = None,
         phrases: Iterable[native.Boost] | None = None,
         req: str = "",
     ) -> None:
         """Change rules; without any, the session only hears that the client is there."""
         if self.format is not None:
             boost = None if phrases is None else tuple(dict.fromkeys(phrases))[:1_000]
-            self._ask(native.Configure(req=req, endpointing=endpointing, boost=boost))
+            self._ask(
+                native.Configure(req=req, endpointing=endpointing, partials=partials, boost=boost)
+            )
 
     def stop(self) -> None:
         """Ask for the rest; with it the session ends."""
@@ -256,8 +266,9 @@ class Adapter:
 
     def language_of(self, tag: str) -> str | None:
         """Return a language as the session takes it; what it cannot take is left to the model."""
+        tag = tag.replace("_", "-")  # as POSIX writes locales
         spoken = {known.split("-")[0].lower() for known in self.hello.languages}
-        return tag if tag.replace("_", "-").split("-")[0].lower() in spoken else None
+        return tag if tag.split("-")[0].lower() in spoken else None
 
     # ---- inside
 

@@ -9,7 +9,7 @@ tail is in its words, marked as not final.
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello, Refused
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello, Refused
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.values import (
@@ -19,6 +19,7 @@ from server.wire.values import (
     phrases_in,
     read_json,
     spread,
+    strings_in,
     turns_after,
 )
 
@@ -41,11 +42,14 @@ class AssemblyServer(Adapter):
     """A client of ``/v3/ws``."""
 
     start_s: ClassVar[float | None] = 60.0
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
         try:
             self._audio = _audio_of(hello)
+            if wish := hello.get("inactivity_timeout"):
+                self.idle_ms = _idle_of(wish)
             self._endpointing = _endpointing_of(
                 {name: hello.get(name) or None for name in _SILENCES}
             )
@@ -61,7 +65,7 @@ class AssemblyServer(Adapter):
         self.start(
             self._audio,
             endpointing=self._endpointing,
-            language=self.hello.get("language"),
+            language=_language_of(self.hello),
             phrases=phrases_in(self.hello.get("keyterms_prompt")),
             latency=self.hello.get("latency"),
         )
@@ -130,6 +134,8 @@ class AssemblyServer(Adapter):
         rules = None
         if any(value.get(name) is not None for name in _SILENCES):
             rules = self._endpointing = _endpointing_of(value)
+        if (is_formatted := value.get("format_turns")) is not None:
+            self._is_formatted = bool(is_formatted)
         self.configure(endpointing=rules, phrases=phrases)
 
     def _turn(
@@ -170,6 +176,20 @@ def _audio_of(hello: Hello) -> native.AudioFormat:
     return audio_format(
         ENCODINGS[name], integer_in(hello.get("sample_rate") or 16_000, "sample_rate")
     )
+
+
+def _language_of(hello: Hello) -> str:
+    """Return the language of the session; a list of several says nothing."""
+    listed = strings_in(hello.get("language_codes"))
+    only = listed[0] if len(listed) == 1 else ""
+    return hello.get("language_code") or only or hello.get("language")
+
+
+def _idle_of(wish: str) -> int:
+    wanted_s = number_in(wish, "inactivity_timeout")
+    if not 5 <= wanted_s <= 3_600:
+        raise BadRequest("inactivity_timeout must be 5..3600 seconds")
+    return round(wanted_s * 1_000)
 
 
 def _endpointing_of(value: JsonObject) -> native.Endpointing:

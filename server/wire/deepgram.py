@@ -95,11 +95,9 @@ def readable_of(hello: Hello) -> native.Readable | None:
 
 
 def endpointing_of(hello: Hello) -> native.Endpointing:
-    """Return when a turn ends; raises BadRequest."""
+    """Return when a segment ends; raises BadRequest."""
     wish = hello.get("endpointing").lower()
-    if wish == "false":
-        return native.Endpointing(mode="manual")
-    if wish in ("", "true"):
+    if wish in ("", "true", "false"):
         return native.Endpointing()
     return turns_after(hello.number("endpointing", 0))
 
@@ -112,6 +110,7 @@ class DeepgramServer(Adapter):
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
         self.readable = readable_of(hello)
+        self.has_channels = hello.is_set("multichannel")
         self._has_interim = hello.is_set("interim_results")
         self._has_vad_events = hello.is_set("vad_events")
         try:
@@ -120,6 +119,8 @@ class DeepgramServer(Adapter):
             self._utterance_end_ms = hello.number("utterance_end_ms", 0)
         except RemoteProtocolError as error:
             raise refusal(hello, error.message) from error
+        self._has_ends = hello.get("endpointing").lower() != "false"
+        """Whether a pause ends an utterance; without, it only makes the words before it final."""
         self._header = WavHeader()
         self._channels = 1
         self._last_word_ms: dict[int, int] = {}
@@ -182,13 +183,14 @@ class DeepgramServer(Adapter):
         if words:
             self._end_utterance(message.channel, message.start_ms)
             self._last_word_ms[message.channel] = words[-1].e
+        ends = ("endpoint", "stop", "finalize") if self._has_ends else ("stop", "finalize")
         confidence = (message.confidence or 0.0) if message.text else 0.0
         alternative = self._alternative(message.text, confidence, words)
         self.send_json(
             self._results(message, alternative)
             | {
                 "is_final": True,
-                "speech_final": message.cause in ("endpoint", "stop", "finalize"),
+                "speech_final": message.cause in ends,
                 "from_finalize": message.cause == "finalize",
             }
         )
@@ -240,7 +242,7 @@ class DeepgramServer(Adapter):
     # ---- inside
 
     def _begin(self, audio: native.AudioFormat) -> None:
-        self._announced, self._channels = audio, audio.channels
+        self._announced, self._channels = audio, audio.channels if self.has_channels else 1
         self.start(
             audio,
             endpointing=self._endpointing,

@@ -18,6 +18,7 @@ class DeepgramFile(FileServer):
     def __init__(self, hello: Hello, recording: Recording) -> None:
         super().__init__(hello, recording)
         self.readable = readable_of(hello)
+        self.has_channels = hello.is_set("multichannel")
 
     def wishes(self) -> tuple[str, list[native.Boost]]:
         """Return language and phrases."""
@@ -25,7 +26,7 @@ class DeepgramFile(FileServer):
 
     def whole(self) -> bytes:
         """Return one alternative for each channel."""
-        channels = range(self.recording.audio.channels)
+        channels = range(self.recording.audio.channels if self.has_channels else 1)
         results: JsonObject = {"channels": [self._channel(channel) for channel in channels]}
         if self.hello.is_set("utterances"):
             results["utterances"] = [self._utterance(final) for final in self.finals]

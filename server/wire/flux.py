@@ -10,7 +10,14 @@ from typing import ClassVar
 from server.wire import messages as native
 from server.wire.adapter import Adapter, Hello
 from server.wire.codec import JsonObject
-from server.wire.deepgram import CLOSE_CODES, CONFIGURE, format_of, keyterms_of, refusal
+from server.wire.deepgram import (
+    CLOSE_CODES,
+    CONFIGURE,
+    format_of,
+    keyterms_of,
+    readable_of,
+    refusal,
+)
 from server.wire.errors import BadRequest, RemoteProtocolError, UnsupportedAudio
 from server.wire.values import (
     LONGEST_SILENCE_MS,
@@ -101,6 +108,7 @@ class FluxServer(Adapter):
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
+        self.readable = readable_of(hello)
         self._thresholds = Thresholds()
         try:
             self._announced = format_of(hello)
@@ -250,8 +258,8 @@ class FluxServer(Adapter):
         )
         self._thresholds = thresholds
         phrases = None
-        if isinstance(terms := value.get("keyterms"), list):
-            phrases = phrases_in(terms)
+        if (terms := value.get("keyterms")) is not None:
+            phrases = phrases_in([terms] if isinstance(terms, str) else terms)
             self._keyterms = [boost.phrase for boost in phrases]
         self.configure(endpointing=self._thresholds.endpointing(), phrases=phrases, req=CONFIGURE)
 

@@ -23,6 +23,8 @@ from server.wire.values import audio_format, seconds, spread
 RATE = 24_000
 STEP = 1_920
 """Samples of a step: 80 ms."""
+MOST_SILENT = 10 * RATE
+"""Samples of silence counted before they are told: a session that is told nothing is idle."""
 PAUSE_HEADS = 4
 """Clients look at one of so many probabilities; ours are the same, 0 or 1."""
 
@@ -68,8 +70,8 @@ class KyutaiServer(Adapter):
         self._said_ms = 0
         """End of the last word that was said."""
         self._steps = 0
-        self._heard = self._silent = 0
-        """Samples of the client; the last of them, silence that was not handed on."""
+        self._silent = 0
+        """The last samples of the client: silence that was not handed on."""
         self._is_marked = False
         self._is_pause = True
 
@@ -144,6 +146,8 @@ class KyutaiServer(Adapter):
     def _hear(self, pcm: list[float]) -> None:
         if self._is_marked and not any(pcm):
             self._silent += len(pcm)
+            if self._silent >= MOST_SILENT and not self._markers:  # no step before its marker
+                self._tell_silence()
             return
         self._is_marked = False
         try:
@@ -153,9 +157,12 @@ class KyutaiServer(Adapter):
         if self.format is None:
             self.start(audio_format("pcm_f32le", RATE), partials="stable")
         if self._silent:
-            self._ask(native.ClientGap(samples=self._silent))
-            self._silent = 0
+            self._tell_silence()
         self.audio(data)
+
+    def _tell_silence(self) -> None:
+        self._ask(native.ClientGap(samples=self._silent))
+        self._silent = 0
 
     def _mark(self, number: int) -> None:
         if self.format is None:

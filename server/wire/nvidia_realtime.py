@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Growth, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Growth, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.openai_realtime import MAX_EVENT_BYTES
@@ -126,6 +126,8 @@ class NvidiaServer(Adapter):
     subprotocols: ClassVar[tuple[str, ...]] = ("realtime",)
     max_message_bytes: ClassVar[int] = MAX_EVENT_BYTES
     start_s: ClassVar[float | None] = 60.0
+    idle_ms = PATIENCE_MS
+    has_channels = False
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -39,6 +39,8 @@ class Config:
     encoding: int
     rate: int
     channels: int
+    has_channels: bool
+    """Whether each is to be heard by itself."""
     language: str
     has_words: bool
     has_marks: bool
@@ -66,6 +68,7 @@ def read_config(fields: pb.Fields) -> Config:
         encoding=fields.integer(1),
         rate=fields.integer(2),
         channels=fields.integer(7),
+        has_channels=bool(fields.integer(12)),
         language=fields.text(3),
         has_words=bool(fields.integer(8)),
         has_marks=bool(fields.integer(11)),
@@ -174,6 +177,7 @@ class RivaServer(Adapter):
 
     def _begin(self, fields: pb.Fields) -> None:
         self._config = config = read_config(fields.message(1))
+        self.has_channels = config.has_channels
         self._has_interim = bool(fields.integer(2))
         self._rate = config.audio.rate
         if config.has_marks:
@@ -200,6 +204,7 @@ class RivaFile(FileServer):
     ) -> None:
         super().__init__(hello, recording)
         self._config, self._id = config, request_id
+        self.has_channels = config.has_channels
         if config.has_marks:
             self.readable = native.Readable(numbers=False)
 

@@ -7,7 +7,7 @@ Does not know: sockets, clocks.
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello
 from server.wire.errors import BadRequest
 from server.wire.values import audio_format, seconds, spread
 
@@ -17,7 +17,8 @@ RATE = 16_000
 class SherpaServer(Adapter):
     """A client of the streaming server."""
 
-    start_s: ClassVar[float | None] = 60.0
+    start_s: ClassVar[float | None] = PATIENCE_MS / 1_000
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

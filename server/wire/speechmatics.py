@@ -6,7 +6,7 @@ Does not know: sockets, clocks.
 """
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello
 from server.wire.codec import JsonObject
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.values import (
@@ -41,6 +41,9 @@ KINDS: dict[str, tuple[str, int]] = {
 class SpeechmaticsServer(Adapter):
     """A client of ``/v2``."""
 
+    idle_ms = PATIENCE_MS
+    has_channels = False
+
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)
         self._has_started = self._is_ending = False
@@ -74,6 +77,7 @@ class SpeechmaticsServer(Adapter):
             case "SetRecognitionConfig":
                 config = object_in(value.get("transcription_config"))
                 self._has_partials = bool(config.get("enable_partials", self._has_partials))
+                self.configure(partials=self._partials)
             case _:
                 raise BadRequest("unknown message")
 
@@ -130,6 +134,10 @@ class SpeechmaticsServer(Adapter):
 
     # ---- inside
 
+    @property
+    def _partials(self) -> native.PartialsMode:
+        return "all" if self._has_partials else "none"
+
     def _begin(self, value: JsonObject) -> None:
         config = object_in(value.get("transcription_config"))
         self._has_partials = bool(config.get("enable_partials"))
@@ -171,7 +179,7 @@ class SpeechmaticsServer(Adapter):
         self.start(
             audio,
             endpointing=self._wish,
-            partials="all" if self._has_partials else "none",
+            partials=self._partials,
             language=self._language,
             phrases=self._phrases,
             latency=self.hello.get("latency"),

@@ -94,15 +94,20 @@ def turns_after(milliseconds: float) -> native.Endpointing:
     return native.Endpointing(silence_ms=silence(milliseconds), hesitation_ms=0)
 
 
-def phrases_in(value: object) -> list[native.Boost]:
-    """Return the phrases of a list (or of JSON in a string); others are left out."""
+def strings_in(value: object) -> list[str]:
+    """Return the strings of a list (or of JSON in a string); others are left out."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = msgspec.json.decode(value)
         except msgspec.MsgspecError:
             return []
     items = value if isinstance(value, list | tuple) else ()
-    return [boost for item in items if (boost := phrase(item)) is not None]
+    return [item for item in items if isinstance(item, str)]
+
+
+def phrases_in(value: object) -> list[native.Boost]:
+    """Return the phrases of a list (or of JSON in a string); others are left out."""
+    return [boost for text in strings_in(value) if (boost := phrase(text)) is not None]
 
 
 def phrase(text: object, weight: float = 2.0) -> native.Boost | None:

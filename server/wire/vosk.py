@@ -8,7 +8,7 @@ leaves it waiting: an answer is what is known now, and finals that came together
 from typing import ClassVar
 
 from server.wire import messages as native
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello
 from server.wire.codec import JsonObject
 from server.wire.values import audio_format, integer_in, object_in, phrases_in, read_json, seconds
 
@@ -19,7 +19,8 @@ GRAMMAR_NOISE = "[unk]"
 class VoskServer(Adapter):
     """A client of the vosk server."""
 
-    start_s: ClassVar[float | None] = 60.0
+    start_s: ClassVar[float | None] = PATIENCE_MS / 1_000
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -93,6 +93,7 @@ class WyomingServer(Adapter):
     """A client of a Wyoming speech-to-text service; one utterance after another."""
 
     start_s: ClassVar[float | None] = 3_600.0
+    has_channels = False
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -343,11 +343,11 @@ async def ask_sherpa(server: Running, port: int) -> list[str]:
     return [answer["text"] for answer in answers if answer["is_final"]]
 
 
-async def ask_wyoming(server: Running, port: int) -> str:
+async def ask_wyoming(server: Running, port: int, *, channels: int = 1) -> str:
     reader, writer = await asyncio.open_connection(server.addresses.host, port)
-    shape = {"rate": 16_000, "width": 2, "channels": 1}
+    shape = {"rate": 16_000, "width": 2, "channels": channels}
     writer.write(encode(Event("audio-start", shape)))
-    for piece in pieces():
+    for piece in pieces(pcm(np.repeat(SAID, channels))):
         writer.write(encode(Event("audio-chunk", shape, piece)))
     writer.write(encode(Event("audio-stop")))
     heard, events = Reader(), list[Event]()
@@ -355,6 +355,25 @@ async def ask_wyoming(server: Running, port: int) -> str:
         events += heard.push(await reader.read(4_096))
     writer.close()
     return str(events[-1].data["text"])
+
+
+async def test_a_stereo_microphone_says_everything_once() -> None:
+    async with serving(wyoming_port=0) as server:
+        port = server.gateway.ports.port_of("wyoming")
+        assert await ask_wyoming(server, port, channels=2) == await ask_wyoming(server, port)
+
+
+@pytest.mark.parametrize(("query", "times"), [("", 1), ("&multichannel=true", 2)])
+async def test_deepgram_hears_channels_apart_where_it_is_asked_to(query: str, times: int) -> None:
+    path, stereo = f"{LISTEN}&channels=2{query}", pcm(np.repeat(SAID, 2))
+    async with serving() as server:
+        told = await listen(server, stereo, path=path)
+        head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {len(stereo)}"
+        _, answer = await post(server, head, stereo)
+    assert [told.count(FIRST), told.count(SECOND)] == [times] * 2
+    channels = json.loads(answer)["results"]["channels"]
+    texts = [channel["alternatives"][0]["transcript"] for channel in channels]
+    assert texts == [f"{FIRST} {SECOND}"] * times
 
 
 async def test_files_over_grpc_wait_for_their_turn_with_those_that_are_posted() -> None:

@@ -1,10 +1,12 @@
 """A talk over a line and with an adapter that the test plays."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from asr.events import Final, Progress, Stopped
@@ -22,8 +24,9 @@ from server.wire import messages as native
 from server.wire.adapter import Adapter, Frame, Hello, Request
 from server.wire.conversation import Audio
 from server.wire.messages import Limits
-from server.wire.values import audio_format
+from server.wire.values import audio_format, phrases_in
 from server.worker import link
+from tests.unit.server import test_connection
 from tests.unit.server.test_connection import Silent
 
 RATE = 8_000
@@ -84,6 +87,38 @@ class Simple(Adapter):
     def on_error(self, error: native.Error) -> None:
         self.send(f"error {error.code}")
         self.end(1011, error.message)
+
+
+class Patient(Simple):
+    """A wire that waits longer, or not so long, as others."""
+
+    idle_ms = 123
+
+    def on_answer(self, message: native.Ready | native.Finalized | native.Configured) -> None:
+        assert isinstance(message, native.Ready)
+        self.send(f"idle {message.limits.idle_ms}")
+
+
+class Stereo(Simple):
+    """A wire that cannot say which channel spoke."""
+
+    has_channels = False
+
+    def on_open(self) -> None:
+        self.start(audio_format("pcm_s16le", RATE, 2))
+
+
+class Boosting(Simple):
+    """A wire whose clients name what they like."""
+
+    def on_open(self) -> None:
+        self.start(audio_format("pcm_s16le", RATE), phrases=phrases_in(["moon", "GPT-4"]))
+
+    def on_text(self, text: str) -> None:
+        if text == "change":
+            self.configure(phrases=phrases_in(["\u6771\u4eac", "Sun."]), req="c")
+        else:
+            super().on_text(text)
 
 
 class Endless(Simple):
@@ -255,6 +290,52 @@ async def test_a_client_that_never_begins_is_told_and_closed() -> None:
         await scene.running
         assert scene.line.sent == ["error idle_timeout"]
         assert scene.line.closed == (1011, "nothing came for too long")
+
+
+async def test_a_wire_says_how_long_a_client_of_it_may_be_silent() -> None:
+    async with Scene(Line(), Patient) as scene:
+        scene.hear("start")
+        await scene.all_heard()
+        scene.talk.opened()
+        await scene.all_heard()
+        assert scene.line.sent == ["idle 123"]
+
+
+async def test_channels_are_mixed_where_the_wire_has_none() -> None:
+    async with Scene(Line(), Stereo) as scene:
+        scene.hear(struct.pack("<5h", 16_384, 0, -8_192, -8_192, 1), struct.pack("<h", 1))
+        opening, *pieces = await scene.all_heard()
+        assert isinstance(opening, link.Open)
+        assert (opening.encoding, opening.channels) == ("pcm_f32le", 1)
+        heard = b"".join(piece.data for piece in pieces if isinstance(piece, link.Audio))
+        assert struct.unpack("<3f", heard) == (0.25, -0.25, 2**-15)
+
+
+async def test_channels_that_cannot_be_mixed_are_refused_in_the_words_of_the_wire() -> None:
+    class Broken(Stereo):
+        def on_open(self) -> None:
+            self.start(audio_format("pcm_f32le", RATE, 2))
+
+    async with Scene(Line(), Broken) as scene:
+        scene.hear(struct.pack("<2f", float("nan"), 0.0))
+        await scene.running
+        assert scene.line.sent == ["error unsupported_audio"]
+
+
+async def test_phrases_that_the_model_cannot_write_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = msgspec.structs.replace(test_connection.MODEL, alphabet=" abcdefghijklmnopqrstuvwxyz")
+    monkeypatch.setattr(test_connection, "MODEL", model)
+    async with Scene(Line(), Boosting) as scene:
+        (opening,) = await scene.all_heard()
+        assert isinstance(opening, link.Open)
+        assert [phrase for phrase, _ in opening.boost] == ["moon"]
+        scene.talk.opened()
+        scene.hear("change")
+        (change,) = await scene.all_heard()
+        assert isinstance(change, link.Configure)
+        assert [phrase for phrase, _ in change.boost or ()] == ["Sun."]
 
 
 async def test_a_client_that_vanishes_frees_its_slot() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.wire.adapter import Refused
+from server.wire.adapter import PATIENCE_MS, Refused
 from server.wire.assemblyai import AssemblyServer
 from server.wire.messages import Endpointing
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
@@ -35,6 +35,35 @@ def test_a_formatted_turn_is_told_once() -> None:
     played = table(format_turns="True")
     played.tell(ready(), final("a"))
     assert [value["turn_is_formatted"] for value in played.said(type="Turn")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("query", "language"),
+    [
+        ({"language_code": "en"}, "en"),
+        ({"language_codes": '["en-GB"]'}, "en-GB"),
+        ({"language_codes": '["en", "es"]'}, None),
+        ({"language_codes": "[", "language": "en"}, "en"),
+    ],
+)
+def test_the_language_stands_where_their_client_puts_it(
+    query: dict[str, str], language: str | None
+) -> None:
+    assert table(**query).start.language == language
+
+
+def test_turns_may_be_formatted_from_an_update_on() -> None:
+    played = table()
+    played.hear({"type": "UpdateConfiguration", "format_turns": True})
+    played.tell(ready(), final("a"))
+    assert [value["turn_is_formatted"] for value in played.said(type="Turn")] == [True]
+
+
+def test_a_muted_client_is_kept_as_long_as_it_asks_for() -> None:
+    assert table().adapter.idle_ms == PATIENCE_MS
+    assert table(inactivity_timeout=5).adapter.idle_ms == 5_000
+    with pytest.raises(Refused):
+        table(inactivity_timeout=4)
 
 
 def test_terminate_is_answered_before_the_close() -> None:

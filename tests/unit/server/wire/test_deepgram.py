@@ -43,7 +43,7 @@ def test_the_query_becomes_a_start() -> None:
     ("wish", "rules"),
     [
         ("25", Endpointing(silence_ms=200, hesitation_ms=0)),
-        ("false", Endpointing(mode="manual")),
+        ("false", Endpointing()),
         ("true", Endpointing()),
         ("99999", Endpointing(silence_ms=5_000, hesitation_ms=0)),
     ],
@@ -72,6 +72,10 @@ def test_a_query_that_cannot_be_is_refused_with_400_in_their_form(query: dict[st
 
 def test_a_language_that_the_model_does_not_speak_is_left_to_the_model() -> None:
     assert table(language="multi").start.language is None
+
+
+def test_a_language_may_be_written_as_a_locale() -> None:
+    assert table(language="en_US").start.language == "en-US"
 
 
 def test_partials_come_only_when_they_were_asked_for() -> None:
@@ -103,6 +107,14 @@ def test_a_final_says_why_it_came(cause: str, flags: tuple[bool, ...]) -> None:
     first, last = result["channel"]["alternatives"][0]["words"]
     assert (last["word"], last["punctuated_word"], first["start"]) == ("there", "there.", 0.5)
     assert result["metadata"]["request_id"]
+
+
+def test_without_endpointing_a_pause_makes_words_final_and_ends_no_utterance() -> None:
+    played = table(endpointing="false", utterance_end_ms=1_000)
+    played.tell(ready(), final("yes"), Ack(at=32_000, done=32_000, durable=0))
+    result, end = played.said()
+    assert (result["is_final"], result["speech_final"]) == (True, False)
+    assert end["type"] == "UtteranceEnd"
 
 
 def test_a_finalize_without_words_is_answered_too() -> None:

@@ -203,3 +203,15 @@ def test_what_cannot_be_read_is_a_fatal_error_message(text: str) -> None:
 def test_readable_text_may_be_asked_for_in_any_address() -> None:
     assert table(readable="true").start.readable == Readable()
     assert table().start.readable is None
+
+
+def test_numerals_are_written_where_they_are_asked_for() -> None:
+    found = table(numerals="true").start.readable
+    assert found == Readable(capitals=False, punctuation=False)
+
+
+def test_one_keyterm_need_not_be_a_list() -> None:
+    played = table()
+    played.hear({"type": "Configure", "keyterms": "moon"})
+    played.tell(ready(), Configured(req="configure", at=0, applied={}))
+    assert played.said(type="ConfigureSuccess")[0]["keyterms"] == ["moon"]

@@ -115,6 +115,15 @@ def test_silence_behind_a_marker_is_counted_and_not_heard() -> None:
     assert len(played.audio) == 4 * (2 + 2 + STEP)
 
 
+def test_a_microphone_that_is_muted_behind_a_marker_is_not_idle() -> None:
+    played = table(SOUND, {"type": "Marker", "id": 7}, *[SILENCE] * 300)
+    assert played.kinds() == ["start", "audio", "finalize"]
+    played.tell(ready(), native.Finalized(at=2))
+    played.hear(*[pack(SILENCE)] * 126)
+    gaps = [request for request in played.asked if isinstance(request, native.ClientGap)]
+    assert [gap.samples for gap in gaps] == [301 * STEP, 125 * STEP]
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -62,6 +62,10 @@ def test_a_session_can_be_sent_back_as_it_was_given_out() -> None:
     assert played.said(type="error") == []
 
 
+def test_two_channels_are_one_voice() -> None:
+    assert not NvidiaServer(hello()).has_channels
+
+
 def test_a_commit_behind_every_packet_ends_nothing() -> None:
     played = table(append(), COMMIT, append(), COMMIT)
     assert played.kinds() == ["start", "audio"]

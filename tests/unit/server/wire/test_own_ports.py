@@ -347,6 +347,13 @@ def test_riva_config_is_read() -> None:
     assert found.endpointing == Endpointing(silence_ms=900, hesitation_ms=0)
 
 
+def test_riva_hears_channels_apart_where_it_is_asked_to() -> None:
+    audio = AudioFormat(encoding="pcm_s16le", rate=16_000, channels=2)
+    for apart in (0, 1):
+        told = read_config(pb.Fields(config(_7=2, _12=apart)))
+        assert RivaFile(hello(), Recording(audio, PCM), told).has_channels is bool(apart)
+
+
 def test_riva_without_a_session_ends_well() -> None:
     played = Table(RivaServer(hello()))
     played.hang_up()

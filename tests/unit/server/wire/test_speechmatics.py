@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.wire.messages import Endpointing, Error, Finalized
+from server.wire.messages import Configure, Endpointing, Error, Finalized
 from server.wire.speechmatics import SpeechmaticsServer
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
@@ -51,6 +51,17 @@ def test_partials_and_ends_of_utterance_come_only_when_asked_for() -> None:
     assert asked.said(message="EndOfUtterance")[0]["metadata"]["end_time"] == 0.9
 
 
+def test_partials_may_be_asked_for_in_mid_stream() -> None:
+    played = table(enable_partials=False)
+    wish = {"transcription_config": {"language": "en", "enable_partials": True}}
+    played.hear({"message": "SetRecognitionConfig"} | wish)
+    assert played.start.partials == "none"
+    (change,) = [one for one in played.asked if isinstance(one, Configure)]
+    assert change.partials == "all"
+    played.tell(ready(), partial("a"))
+    assert played.said()[-1]["message"] == "AddPartialTranscript"
+
+
 @pytest.mark.parametrize("config", [{}, {"end_of_utterance_silence_trigger": 0.5}])
 def test_a_forced_end_of_utterance_is_answered_once_whoever_asked(config: dict[str, Any]) -> None:
     played = table(conversation_config=config)
@@ -86,6 +97,10 @@ def test_the_end_of_the_stream_is_the_end_of_the_transcript() -> None:
     assert played.kinds() == ["start", "audio", "finalize", "stop"]
     assert [boost.phrase for boost in played.start.boost or ()] == ["moon", "sun"]
     assert played.adapter.ending == (1000, "")
+
+
+def test_two_channels_of_a_file_are_one_voice() -> None:
+    assert not SpeechmaticsServer(hello()).has_channels
 
 
 def test_an_end_without_audio_is_answered() -> None:
