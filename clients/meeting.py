@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.audiofile import AudioFile, open_audio
 from clients.captions import (
     add_session_arguments,
     interrupts,
@@ -205,10 +205,7 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).is_file():
             name, path = Path(text).stem, text
-        try:
-            found.append(Participant(name, open_audio(Path(path))))
-        except BadAudioFile as error:
-            raise CommandError(str(error)) from error
+        found.append(Participant(name, open_audio(Path(path))))
     names = [participant.name for participant in found]
     if len(set(names)) < len(names):
         raise CommandError("two participants have the same name: say NAME=FILE")
