@@ -150,7 +150,7 @@ function receive(message) {
   $("empty").hidden = !transcript.isEmpty;
   tell(message.live ? "live" : "waiting", message.live ? `Live, ${message.live} ${message.live === 1 ? "speaker" : "speakers"}` : "Nobody is here to speak");
   if (overlay) trim();
-  else find();
+  else if ($("search").value) find();
   reader.stick();
 }
 
@@ -234,8 +234,12 @@ $("search").addEventListener("input", () => { find(); reader.stick(); });
 $("smaller").addEventListener("click", () => resize(-1));
 $("larger").addEventListener("click", () => resize(1));
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(transcript.text);
-  $("copy").textContent = "Copied";
+  try {
+    await navigator.clipboard.writeText(transcript.text);
+    $("copy").textContent = "Copied";
+  } catch { // refused, or no clipboard: browsers give it only to pages on https or localhost
+    $("copy").textContent = "Not allowed: save";
+  }
   setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
 });
 for (const button of $("save").querySelectorAll("[data-format]")) {

@@ -86,6 +86,18 @@ async def test_who_comes_late_reads_it_all_and_finds_words_in_it(
         assert page.complaints == []
 
 
+async def test_a_copy_that_the_browser_refuses_is_told(devtools: str, tmp_path: Path) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await talk(server, speech("turn on"), **meeting("Ann"))
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 1")
+        # as on a page that came over http from elsewhere
+        await page.js("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        await page.click("#copy")
+        await page.wait("document.querySelector('#copy').textContent === 'Not allowed: save'")
+        assert page.complaints == []
+
+
 async def test_a_lost_connection_comes_back_with_the_same_text(
     devtools: str, tmp_path: Path
 ) -> None:
