@@ -19,6 +19,7 @@ const PHRASES = 1000;
 const PHRASE_CHARS = 64;
 const REPLACE = "A file begins a new transcript, and the one that is here was neither copied nor downloaded. Go on without it?";
 const ROOM = /^[A-Za-z0-9_-]{1,64}$/;
+const TOKEN = /^[!#$%&'*+.^_`|~\w-]*$/; // as a WebSocket's subprotocol takes it
 const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
 
 const $ = (id) => document.getElementById(id);
@@ -83,6 +84,10 @@ class Page {
     this.notice("");
     if (choice.kind === "file" && !choice.file) {
       this.error("Choose a file first.");
+      return;
+    }
+    if (!TOKEN.test(token())) {
+      this.error("The token in this page's address cannot be one: was it cut, or pasted with more?");
       return;
     }
     if (choice.kind === "file" && this.#isUnsaved && !confirm(REPLACE)) return;
@@ -161,7 +166,7 @@ class Page {
     let begun = false;
     this.#link = new Link({
       url: new URL("v1/stream", document.baseURI).href.replace(/^http/, "ws"),
-      token: new URLSearchParams(location.hash.slice(1)).get("token"),
+      token: token(),
       start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#wishes() },
       live: source.live,
       isLoading: async () => (await models())?.length === 0,
@@ -359,6 +364,9 @@ class Page {
     }
   }
 }
+
+/** Of the server, where the address of this page brings one. */
+function token() { return new URLSearchParams(location.hash.slice(1)).get("token") ?? ""; }
 
 /** What the person listens for, as the protocol takes it. */
 function phrases() {

@@ -105,7 +105,7 @@ export class Link {
     const again = code === "over_capacity" && !this.#wasReady && !this.#stopping && (await this.#isLoading());
     if (this.#over) return; // stopped meanwhile
     if (!again) {
-      this.#fail(message);
+      this.#fail(code === "unauthorized" ? closeReason(4401) : message);
       return;
     }
     this.#on("loading", {});

@@ -300,6 +300,20 @@ async def test_a_refusal_is_one_sentence(devtools: str, tmp_path: Path) -> None:
         await page.wait(f"{STATE} === 'idle'")
 
 
+async def test_a_token_that_is_none_is_told_with_what_to_do(devtools: str, tmp_path: Path) -> None:
+    refusal = {"code": "unauthorized", "message": "not a key of this server", "fatal": True}
+    async with opened(devtools, tmp_path, refuse=refusal) as (page, server):
+        await page.click("#toggle")
+        await page.wait("!document.querySelector('#error').hidden")
+        assert "open this page with #token=" in await page.text("#error span")
+        await page.wait(f"{STATE} === 'idle'")
+        await page.js("location.hash = '#token=one two'")
+        await page.click("#toggle")
+        assert "cannot be one" in await page.text("#error span")
+        assert await page.js(STATE) == "idle"
+        assert len(server.starts) == 1
+
+
 async def test_a_file_goes_as_fast_as_the_server_takes_it_at_its_own_rate(
     devtools: str, tmp_path: Path
 ) -> None:
