@@ -194,6 +194,7 @@ function tell(state, text) {
 }
 
 let attempt = 0;
+let isKnown = false; // the server let us in once: browsers hide why one refuses
 
 function connect() {
   const token = query.get("token");
@@ -202,12 +203,13 @@ function connect() {
   const socket = new WebSocket(url);
   socket.addEventListener("message", ({ data }) => {
     attempt = 0;
+    isKnown = true;
     receive(JSON.parse(data));
   });
   socket.addEventListener("close", () => {
     const delay = Math.min(FIRST_DELAY_MS * 2 ** attempt, MAX_DELAY_MS) + Math.random() * JITTER_MS;
     attempt += 1;
-    tell("lost", "Connection lost, trying again");
+    tell("lost", isKnown ? "Connection lost, trying again" : "No connection; the link may need ?token=…");
     setTimeout(connect, delay);
   });
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server.keys import add_key
 from tests.browser.cdp import Page, open_page
 from tests.io.serving import (
     RATE_HZ,
@@ -96,6 +97,17 @@ async def test_a_copy_that_the_browser_refuses_is_told(devtools: str, tmp_path: 
         await page.click("#copy")
         await page.wait("document.querySelector('#copy').textContent === 'Not allowed: save'")
         assert page.complaints == []
+
+
+async def test_who_reads_along_needs_a_token_where_keys_are_asked_for(
+    devtools: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    add_key(keys, "shop", ("stream", "tokens"), 2)
+    async with serving(keys=str(keys)) as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{STATE} === 'lost'")
+        assert "may need ?token=" in await page.text("#state")
 
 
 async def test_a_lost_connection_comes_back_with_the_same_text(
