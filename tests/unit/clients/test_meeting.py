@@ -160,6 +160,7 @@ async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
         (["{clip}", "--save", "x.doc"], "the ending must be one of"),
         (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
         (["{clip}", "{clip}"], "two participants have the same name"),
+        (["Me={clip}", "--microphone"], "two participants have the same name"),
         (["nothing.wav"], "there is no such file"),
         (["{clip}", "--room", "a room"], "--room is 1 to 64"),
         (["{clip}", "--most-speakers", "0"], "--most-speakers is 1 or more"),
