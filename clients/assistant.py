@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.audiofile import AudioFile, open_audio
 from clients.captions import (
     add_session_arguments,
     interrupts,
@@ -71,10 +71,7 @@ def run(args: argparse.Namespace) -> int:
     language_of(args.language)
     check_ms("--silence-ms", args.silence_ms, SILENCE_MS)
     check_ms("--eager-ms", args.eager_ms, EAGER_MS)
-    try:
-        file = open_audio(args.file) if args.file else None
-    except BadAudioFile as error:
-        raise CommandError(str(error)) from error
+    file = open_audio(args.file) if args.file else None
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
     failures = list[int]()
 
@@ -84,7 +81,10 @@ def run(args: argparse.Namespace) -> int:
         screen.note(f"{command[0]} failed: {how}")
 
     async def launch(text: str) -> Run:
-        return await Process.start(command, text, lambda line: screen.final(NAME, line), failed)
+        try:
+            return await Process.start(command, text, lambda line: screen.final(NAME, line), failed)
+        except OSError as error:
+            raise CommandError(f"{command[0]} does not start: {error.strerror}") from error
 
     try:
         is_cut = asyncio.run(_answer_all(file, args, launch, screen))
@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(why(error, args.url)) from error
     except LocalProtocolError as error:
         raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"{command[0]} does not start: {error.strerror}") from error
     except asyncio.CancelledError:
         return 130
     finally:

@@ -4,6 +4,7 @@ Does: read wav, flac, ogg (Vorbis, Opus) and mp3 as s16 packets of one or two ch
 Does not know: servers, the wire's messages, microphones.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from clients.errors import CommandError
+
 PACKET_MS = 80
 """One encoder frame: shorter packets add messages, longer ones add lag."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8_000, 48_000
 
 
-class BadAudioFile(Exception):
+class BadAudioFile(CommandError):
     """A file that cannot be streamed; the message names it and says why."""
 
 
@@ -40,14 +43,20 @@ class AudioFile:
         return self.frames / self.own_rate
 
     def packets(self, packet_ms: int = PACKET_MS) -> Iterator[bytes]:
-        """Interleaved little-endian s16, ``packet_ms`` each; the last may be shorter."""
+        """Interleaved little-endian s16, ``packet_ms`` each; the last may be shorter.
+
+        Raises BadAudioFile where a broken file cannot be read on.
+        """
         keep = self.own_rate // self.rate
-        with soundfile.SoundFile(self.path) as file:
-            block = max(1, self.own_rate * packet_ms // 1000) // keep * keep
-            while len(samples := file.read(block, dtype="float32", always_2d=True)):
-                if self.channels < samples.shape[1]:
-                    samples = samples.mean(axis=1, keepdims=True)
-                yield to_s16(_averaged(samples, keep))
+        block = max(1, self.own_rate * packet_ms // 1000) // keep * keep
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                while len(samples := file.read(block, dtype="float32", always_2d=True)):
+                    if self.channels < samples.shape[1]:
+                        samples = samples.mean(axis=1, keepdims=True)
+                    yield to_s16(_averaged(samples, keep))
+        except soundfile.LibsndfileError as error:
+            raise BadAudioFile(f"{self.path}: cannot be read on: {error.error_string}") from error
 
 
 def _averaged(samples: np.ndarray, keep: int) -> np.ndarray:
@@ -66,9 +75,14 @@ def to_s16(samples: np.ndarray) -> bytes:
 
 def open_audio(path: Path) -> AudioFile:
     """Look at a file. Raises BadAudioFile."""
+    if path.is_dir():
+        raise BadAudioFile(f"{path}: a folder, not a sound file")
+    if not path.exists():
+        raise BadAudioFile(f"{path}: there is no such file")
     if not path.is_file():
-        what = "a folder, not a sound file" if path.is_dir() else "there is no such file"
-        raise BadAudioFile(f"{path}: {what}")
+        raise BadAudioFile(f"{path}: a pipe or a device: put the sound into a file first")
+    if not os.access(path, os.R_OK):
+        raise BadAudioFile(f"{path}: it may not be read")
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:

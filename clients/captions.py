@@ -16,7 +16,7 @@ from typing import get_args
 
 import msgspec
 
-from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.audiofile import AudioFile, open_audio
 from clients.connection import RivuletError
 from clients.console import CaptionScreen
 from clients.errors import CommandError
@@ -104,10 +104,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("captions needs either FILEs or --microphone")
     saved = [args.save] if args.save else []
     check(saved, FORMATS)
-    try:
-        files = [open_audio(path) for path in args.files]
-    except BadAudioFile as error:
-        raise CommandError(str(error)) from error
+    files = [open_audio(path) for path in args.files]
     latency_of(args.latency)
     language_of(args.language)
     screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())

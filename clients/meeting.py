@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from clients.audiofile import AudioFile, BadAudioFile, open_audio
+from clients.audiofile import AudioFile, open_audio
 from clients.captions import (
     add_session_arguments,
     interrupts,
@@ -205,13 +205,7 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).is_file():
             name, path = Path(text).stem, text
-        try:
-            found.append(Participant(name, open_audio(Path(path))))
-        except BadAudioFile as error:
-            raise CommandError(str(error)) from error
-    names = [participant.name for participant in found]
-    if len(set(names)) < len(names):
-        raise CommandError("two participants have the same name: say NAME=FILE")
+        found.append(Participant(name, open_audio(Path(path))))
     return found
 
 
@@ -219,10 +213,12 @@ def check_names(participants: Sequence[Participant], room: str | None) -> None:
     """Look at what the server would refuse, before links are shown. Raises CommandError."""
     if room is not None and not ROOM.fullmatch(room):
         raise CommandError(f"--room is 1 to 64 letters, digits, - and _, not {room!r}")
-    for participant in participants:
-        for name in participant.names:
-            if not 1 <= len(name) <= MOST_NAME:
-                raise CommandError(f"a name has 1 to {MOST_NAME} characters, not {name!r}")
+    names = [name for participant in participants for name in participant.names]
+    for name in names:
+        if not 1 <= len(name) <= MOST_NAME:
+            raise CommandError(f"a name has 1 to {MOST_NAME} characters, not {name!r}")
+    if len(set(names)) < len(names):
+        raise CommandError("two participants have the same name: say NAME=FILE")
 
 
 def merged(participants: Sequence[Participant]) -> list[Segment]:

@@ -12,8 +12,10 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-GRACE_S = 2.0
-"""From a polite end to a hard one."""
+GRACE_S, KILLED_S = 2.0, 0.5
+"""From a polite end to a hard one; from there to leaving alone what escaped it."""
+LONGEST_LINE = 4_096
+"""Bytes: a longer line is handed on in pieces."""
 
 
 class Run(Protocol):
@@ -91,27 +93,33 @@ class Process:
         """End it with its children; lines that were not handed on are lost."""
         if self._reading is not None:
             self._reading.cancel()
-            await asyncio.wait([self._reading])
-        self._signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(GRACE_S):
-                await self._drain()
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self._drain()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILLED_S)):
+            self._signal(number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._drain()
+                return
+        # what it started in a session of its own lives on, and has the pipe that is let go here
+        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
     async def wait(self) -> None:
-        """Wait until a released run is over."""
+        """Wait until a released run is over; raises what handing its output on raised."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
+            if not self._reading.cancelled():
+                self._reading.result()
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
         rest = b""
-        while data := await self._process.stdout.read(4_096):
+        while data := await self._process.stdout.read(LONGEST_LINE - len(rest)):
             *lines, rest = (rest + data).split(b"\n")
+            if len(rest) == LONGEST_LINE:
+                lines, rest = [rest], b""
             for line in lines:
                 self._line(line.decode(errors="replace"))
+                await asyncio.sleep(0)  # of many lines none holds up the session
         if rest:
             self._line(rest.decode(errors="replace"))
         if status := await self._process.wait():

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clients.audiofile import BadAudioFile, open_audio
+from clients.audiofile import open_audio
 from clients.console import ProgressBar
 from clients.errors import CommandError
 from clients.glue import add_model_arguments, choice_of, engine_side
@@ -40,10 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe and print in the order of the arguments."""
-    try:
-        seconds = sum(open_audio(path).seconds for path in args.files)
-    except BadAudioFile as error:
-        raise CommandError(str(error)) from error
+    seconds = sum(open_audio(path).seconds for path in args.files)
     if args.form in ("srt", "vtt") and len(args.files) > 1:
         raise CommandError(f"--{args.form} writes one file of subtitles: give one FILE")
     bar = ProgressBar(sys.stderr, "transcribing", seconds, sys.stderr.isatty())

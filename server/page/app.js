@@ -17,7 +17,9 @@ const STATES = {
 };
 const PHRASES = 1000;
 const PHRASE_CHARS = 64;
+const REPLACE = "A file begins a new transcript, and the one that is here was neither copied nor downloaded. Go on without it?";
 const ROOM = /^[A-Za-z0-9_-]{1,64}$/;
+const TOKEN = /^[!#$%&'*+.^_`|~\w-]*$/; // as a WebSocket's subprotocol takes it
 const RUNNING = new Set(["connecting", "live", "lost", "finishing"]);
 
 const $ = (id) => document.getElementById(id);
@@ -48,6 +50,8 @@ class Page {
   #wakeLock = null;
   #audioNotice = "";
   #noticeTimer = 0;
+  #noticeStays = false;
+  #kept = null; // the last final when the transcript was copied or downloaded
   #room = null;
   #wasLoading = false;
 
@@ -60,6 +64,7 @@ class Page {
     });
     this.controls = bindControls(this);
     document.addEventListener("visibilitychange", () => { if (!document.hidden && RUNNING.has(this.state)) this.#keepAwake(); });
+    addEventListener("beforeunload", (event) => { if (this.running || this.#isUnsaved) event.preventDefault(); });
     addEventListener("pagehide", () => this.#link?.close());
     this.#refresh();
     this.#join();
@@ -67,6 +72,11 @@ class Page {
   }
 
   get running() { return RUNNING.has(this.state); }
+
+  get #isUnsaved() { return this.transcript.finals.length > 0 && this.transcript.finals.at(-1) !== this.#kept; }
+
+  /** The transcript as it is now is in the clipboard or in a file. */
+  kept() { this.#kept = this.transcript.finals.at(-1); }
 
   async start(choice) {
     if (this.running) return;
@@ -76,6 +86,11 @@ class Page {
       this.error("Choose a file first.");
       return;
     }
+    if (!TOKEN.test(token())) {
+      this.error("The token in this page's address cannot be one: was it cut, or pasted with more?");
+      return;
+    }
+    if (choice.kind === "file" && this.#isUnsaved && !confirm(REPLACE)) return;
     this.#enter("connecting");
     try {
       this.#source = await this.#open(choice);
@@ -85,7 +100,7 @@ class Page {
       this.#enter(this.transcript.isEmpty ? "idle" : "finished");
       return;
     }
-    if (choice.kind === "file" && !this.transcript.isEmpty) this.clear();
+    if (choice.kind === "file") this.#empty();
     this.#begin(choice);
   }
 
@@ -95,28 +110,33 @@ class Page {
 
   clear() {
     if (this.transcript.isEmpty) return;
-    const before = this.transcript;
-    this.transcript = before.emptied();
-    this.view.clear();
-    this.#undo = before;
-    this.notice("Transcript cleared.", { undo: !this.running });
+    this.#undo = this.transcript.finals;
+    this.#empty();
+    this.notice("Transcript cleared.", { undo: true });
     if (!this.running) this.#enter("idle");
     this.#refresh();
   }
 
+  #empty() {
+    this.transcript = this.transcript.emptied();
+    this.view.clear();
+  }
+
+  /** What was cleared comes back, before what was said since then. */
   undo() {
-    if (!this.#undo || this.running) return;
-    this.transcript = this.#undo;
+    if (!this.#undo) return;
+    this.transcript.finals.unshift(...this.#undo);
     this.#undo = null;
     this.view.restore(this.transcript.finals);
     this.notice("Transcript is back.");
-    this.#enter("finished");
+    if (!this.running) this.#enter("finished");
     this.#refresh();
   }
 
   /** Say something that passes; `stays` for what holds until it is taken back. */
   notice(text, { undo = false, stays = false } = {}) {
     clearTimeout(this.#noticeTimer);
+    this.#noticeStays = stays;
     $("notice").firstElementChild.textContent = text;
     $("undo").hidden = !undo;
     if (text && !stays) this.#noticeTimer = setTimeout(() => this.notice(""), NOTICE_MS);
@@ -146,7 +166,7 @@ class Page {
     let begun = false;
     this.#link = new Link({
       url: new URL("v1/stream", document.baseURI).href.replace(/^http/, "ws"),
-      token: new URLSearchParams(location.hash.slice(1)).get("token"),
+      token: token(),
       start: { audio: { encoding: "pcm_s16le", rate: source.rate, channels: 1 }, latency, partials: "all", words: true, ...this.#wishes() },
       live: source.live,
       isLoading: async () => (await models())?.length === 0,
@@ -299,9 +319,8 @@ class Page {
   async #ended() {
     clearInterval(this.#watch);
     for (const final of this.transcript.cut()) this.view.final(final);
-    if (this.#audioNotice) this.notice("");
+    if (this.#noticeStays) this.notice("");
     this.#audioNotice = "";
-    if (this.#wasLoading) this.notice("");
     this.#wasLoading = false;
     await this.#source?.stop();
     this.#source = this.#link = null;
@@ -345,6 +364,9 @@ class Page {
     }
   }
 }
+
+/** Of the server, where the address of this page brings one. */
+function token() { return new URLSearchParams(location.hash.slice(1)).get("token") ?? ""; }
 
 /** What the person listens for, as the protocol takes it. */
 function phrases() {

@@ -84,6 +84,7 @@ function transcriptVerbs(page) {
       if (page.transcript.finals.length === 0) return;
       try {
         await navigator.clipboard.writeText(toText(page.transcript));
+        page.kept();
         page.notice("Transcript copied.");
         $("copy").classList.add("done");
         setTimeout(() => { $("copy").classList.remove("done"); }, TOAST_MS);
@@ -123,6 +124,7 @@ function bindMenu(page) {
       menu.open = false;
       menu.firstElementChild.focus();
       download(page.transcript, button.dataset.format);
+      page.kept();
     });
   }
   document.addEventListener("click", (event) => { if (!menu.contains(event.target)) menu.open = false; });

@@ -13,6 +13,7 @@ const JITTER_MS = 500;
 const QUEUE_MS = 20000;
 const DONE_TIMEOUT_MS = 15000;
 const LOADING_S = 1;
+const MISSING = "The last words may be missing.";
 const RECONNECTABLE = new Set([1001, 1005, 1006, 1011, 1012, 1013]);
 
 export class Link {
@@ -69,6 +70,7 @@ export class Link {
     if (this.#over || this.#stopping) return;
     this.#stopping = true;
     if (this.#talk?.ready) this.#requestDone();
+    else if (!this.#talk && this.#wasReady) this.#fail(`${closeReason(1006)} ${MISSING}`);
     else if (!this.#talk) this.#end();
   }
 
@@ -103,7 +105,7 @@ export class Link {
     const again = code === "over_capacity" && !this.#wasReady && !this.#stopping && (await this.#isLoading());
     if (this.#over) return; // stopped meanwhile
     if (!again) {
-      this.#fail(message);
+      this.#fail(code === "unauthorized" ? closeReason(4401) : message);
       return;
     }
     this.#on("loading", {});
@@ -136,7 +138,7 @@ export class Link {
   #lost(code) {
     this.#talk = null;
     if (this.#stopping) {
-      this.#fail(`${closeReason(code)} The last words may be missing.`);
+      this.#fail(`${closeReason(code)} ${MISSING}`);
     } else if (!this.#wasReady || !RECONNECTABLE.has(code)) {
       this.#fail(code === 1006 && !this.#wasReady ? "The server cannot be reached." : closeReason(code));
     } else {

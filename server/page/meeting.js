@@ -150,7 +150,7 @@ function receive(message) {
   $("empty").hidden = !transcript.isEmpty;
   tell(message.live ? "live" : "waiting", message.live ? `Live, ${message.live} ${message.live === 1 ? "speaker" : "speakers"}` : "Nobody is here to speak");
   if (overlay) trim();
-  else find();
+  else if ($("search").value) find();
   reader.stick();
 }
 
@@ -194,6 +194,7 @@ function tell(state, text) {
 }
 
 let attempt = 0;
+let isKnown = false; // the server let us in once: browsers hide why one refuses
 
 function connect() {
   const token = query.get("token");
@@ -202,12 +203,13 @@ function connect() {
   const socket = new WebSocket(url);
   socket.addEventListener("message", ({ data }) => {
     attempt = 0;
+    isKnown = true;
     receive(JSON.parse(data));
   });
   socket.addEventListener("close", () => {
     const delay = Math.min(FIRST_DELAY_MS * 2 ** attempt, MAX_DELAY_MS) + Math.random() * JITTER_MS;
     attempt += 1;
-    tell("lost", "Connection lost, trying again");
+    tell("lost", isKnown ? "Connection lost, trying again" : "No connection; the link may need ?token=…");
     setTimeout(connect, delay);
   });
 }
@@ -234,8 +236,12 @@ $("search").addEventListener("input", () => { find(); reader.stick(); });
 $("smaller").addEventListener("click", () => resize(-1));
 $("larger").addEventListener("click", () => resize(1));
 $("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(transcript.text);
-  $("copy").textContent = "Copied";
+  try {
+    await navigator.clipboard.writeText(transcript.text);
+    $("copy").textContent = "Copied";
+  } catch { // refused, or no clipboard: browsers give it only to pages on https or localhost
+    $("copy").textContent = "Not allowed: save";
+  }
   setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
 });
 for (const button of $("save").querySelectorAll("[data-format]")) {

@@ -11,7 +11,7 @@ const CLOSE_REASONS = {
   1001: "The server is shutting down.",
   1009: "The server refused a message as too big.",
   1011: "The server had an internal error.",
-  4401: "The server asks for a token: open this page with #token=… in its address.",
+  4401: "The server asks for a token and got none that is good: open this page with #token=… in its address.",
   4403: "The server does not allow this page's origin.",
   4408: "The server closed an idle session.",
   4413: "Audio was sent faster than the server takes it.",

@@ -90,9 +90,12 @@ class Page:
     session: str
     downloads: Path
     complaints: list[str] = field(default_factory=list)
+    dialogs: list[str] = field(default_factory=list)
+    """Kinds of the questions that the browser asked; each was answered with yes."""
     _number: int = 0
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _finished: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    _yes: set[asyncio.Task[object]] = field(default_factory=set)
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a DevTools method of this tab."""
@@ -131,6 +134,10 @@ class Page:
             self.complaints.append(params["entry"]["text"])
         elif method == "Browser.downloadProgress" and params["state"] == "completed":
             self._finished.put_nowait(params["guid"])
+        elif method == "Page.javascriptDialogOpening":
+            self.dialogs.append(params["type"])
+            answer = self.send("Page.handleJavaScriptDialog", accept=True)
+            self._yes.add(asyncio.create_task(answer))
 
     async def goto(self, url: str) -> None:
         await self.send("Page.navigate", url=url)

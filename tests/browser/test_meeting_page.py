@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server.keys import add_key
 from tests.browser.cdp import Page, open_page
 from tests.io.serving import (
     RATE_HZ,
@@ -84,6 +85,29 @@ async def test_who_comes_late_reads_it_all_and_finds_words_in_it(
         copied = await page.js("navigator.clipboard.readText()")
         assert copied == "Ann: turn on the light\nBob: yes thank you\n"
         assert page.complaints == []
+
+
+async def test_a_copy_that_the_browser_refuses_is_told(devtools: str, tmp_path: Path) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await talk(server, speech("turn on"), **meeting("Ann"))
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 1")
+        # as on a page that came over http from elsewhere
+        await page.js("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        await page.click("#copy")
+        await page.wait("document.querySelector('#copy').textContent === 'Not allowed: save'")
+        assert page.complaints == []
+
+
+async def test_who_reads_along_needs_a_token_where_keys_are_asked_for(
+    devtools: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    add_key(keys, "shop", ("stream", "tokens"), 2)
+    async with serving(keys=str(keys)) as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{STATE} === 'lost'")
+        assert "may need ?token=" in await page.text("#state")
 
 
 async def test_a_lost_connection_comes_back_with_the_same_text(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser.cdp import Page, open_page
-from tests.browser.conftest import beep
+from tests.browser.conftest import RATE, beep
 from tests.browser.fake_server import FakeServer, Utterance, serving
 
 pytestmark = pytest.mark.io
@@ -150,6 +150,58 @@ async def test_a_cleared_transcript_comes_back_with_undo(devtools: str, tmp_path
         assert await page.text("#log") == log
 
 
+async def test_what_is_cleared_while_it_runs_comes_back_before_what_follows(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with opened(devtools, tmp_path) as (page, _server):
+        await page.click("#toggle")
+        await page.wait(f"{FINALS} === 1")
+        await page.click("#clear")
+        await page.wait(f"{FINALS} === 1")
+        await page.click("#undo")
+        said = "[...document.querySelectorAll('.final span')].map((each) => each.textContent)"
+        assert await page.js(said) == [each.text for each in SCRIPT[:2]]
+        assert await page.js(STATE) == "live"
+        await page.click("#toggle")
+        await page.wait(f"{STATE} === 'finished'")
+
+
+async def test_words_that_are_nowhere_else_are_not_left_without_a_question(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with opened(devtools, tmp_path) as (page, server):
+        await page.goto(server.url)
+        assert page.dialogs == []
+        await listen_to_two_finals(page)
+        await page.click("[name=source][value=file]")
+        await page.choose_file("#file", beep(tmp_path / "a.wav", rate=RATE, milliseconds=400))
+        await page.js("document.querySelector('#pace').value = 'fast'")
+        await page.click("#toggle")
+        assert page.dialogs == ["confirm"]
+        await page.wait(f"{STATE} === 'finished' && {FINALS} > 0")
+        await page.goto(server.url)
+        assert page.dialogs == ["confirm", "beforeunload"]
+        await page.click("[name=source][value=microphone]")
+        await listen_to_two_finals(page)
+        await page.click("[data-format=txt]")
+        await page.downloaded()
+        await page.goto(server.url)
+        assert page.dialogs == ["confirm", "beforeunload"]
+
+
+async def test_a_stop_while_the_connection_is_lost_says_what_may_be_missing(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with opened(devtools, tmp_path, drop_after_ms=1300, away_for=1000) as (page, _server):
+        await page.click("#toggle")
+        await page.wait(f"{STATE} === 'lost'")
+        await page.click("#toggle")
+        await page.wait(f"{STATE} === 'finished'")
+        assert "The last words may be missing." in await page.text("#error span")
+        assert await page.text("#notice span") == ""
+        page.complaints.clear()  # the browser's own words for the handshakes in vain
+
+
 async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
     devtools: str, tmp_path: Path
 ) -> None:
@@ -246,6 +298,20 @@ async def test_a_refusal_is_one_sentence(devtools: str, tmp_path: Path) -> None:
         await page.wait("!document.querySelector('#error').hidden")
         assert await page.text("#error span") == REFUSED["message"]
         await page.wait(f"{STATE} === 'idle'")
+
+
+async def test_a_token_that_is_none_is_told_with_what_to_do(devtools: str, tmp_path: Path) -> None:
+    refusal = {"code": "unauthorized", "message": "not a key of this server", "fatal": True}
+    async with opened(devtools, tmp_path, refuse=refusal) as (page, server):
+        await page.click("#toggle")
+        await page.wait("!document.querySelector('#error').hidden")
+        assert "open this page with #token=" in await page.text("#error span")
+        await page.wait(f"{STATE} === 'idle'")
+        await page.js("location.hash = '#token=one two'")
+        await page.click("#toggle")
+        assert "cannot be one" in await page.text("#error span")
+        assert await page.js(STATE) == "idle"
+        assert len(server.starts) == 1
 
 
 async def test_a_file_goes_as_fast_as_the_server_takes_it_at_its_own_rate(

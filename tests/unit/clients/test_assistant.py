@@ -88,6 +88,25 @@ async def test_speech_over_an_answer_is_a_barge_in(
     assert out[-1] == "assistant: yes"
 
 
+async def test_an_output_that_nobody_reads_is_an_end_without_a_traceback(tmp_path: Path) -> None:
+    path = clip(tmp_path, utter("thank you"), silence(1_200))
+    async with serving() as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "clients", "assistant", str(path), "--run", "seq 100000",
+            "--url", server.addresses.websocket,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        pipe = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdout.readuntil(b"assistant: 1\n")
+        pipe.close()
+        err = await process.stderr.read()
+        assert await process.wait() == 1
+    assert b"Traceback" not in err
+    assert b"does not start" not in err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -267,6 +267,28 @@ def test_a_file_that_is_no_sound_is_refused_by_name(tmp_path: Path, content: byt
         open_audio(path)
 
 
+def test_a_pipe_is_no_file_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    os.mkfifo(path)
+    with pytest.raises(BadAudioFile, match=r"x\.wav: a pipe or a device"):
+        open_audio(path)
+
+
+def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
+    path = broken_off(tmp_path / "x.flac")
+    with pytest.raises(BadAudioFile, match=r"x\.flac: cannot be read on"):
+        list(open_audio(path).packets())
+
+
+def broken_off(path: Path) -> Path:
+    """A FLAC file whose second half is missing."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(path, noise, 16_000)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
 # ---- what became of samples
 
 

@@ -100,6 +100,20 @@ async def test_voices_of_a_file_are_numbered_where_it_has_one_channel(tmp_path: 
     assert saved.read_text() == "talk 1: turn on the light\n"
 
 
+async def test_a_file_that_breaks_off_leaves_the_others_in_the_meeting(tmp_path: Path) -> None:
+    speech = np.concatenate([utter("turn on the light"), silence(800)])
+    ann = tmp_path / "ann.flac"
+    soundfile.write(ann, np.tile(speech, 3), RATE_HZ)
+    whole = ann.read_bytes()
+    ann.write_bytes(whole[: len(whole) // 2])
+    bob = clip(tmp_path / "bob.wav", np.tile(speech, 3))
+    async with serving() as server:
+        code, out, err = await command(str(ann), str(bob), "--url", server.addresses.websocket)
+    assert code == 1
+    assert out.count("bob: turn on the light") == 3
+    assert f"ann: {ann}: cannot be read on" in err
+
+
 def test_a_participant_is_named_by_hand_or_by_file(tmp_path: Path) -> None:
     path = clip(tmp_path / "ann=x.wav", silence(80))
     assert participants_of([str(path)])[0].name == "ann=x"
@@ -146,6 +160,7 @@ async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
         (["{clip}", "--save", "x.doc"], "the ending must be one of"),
         (["{clip}", "--save", "nowhere/x.md"], "there is no such folder"),
         (["{clip}", "{clip}"], "two participants have the same name"),
+        (["Me={clip}", "--microphone"], "two participants have the same name"),
         (["nothing.wav"], "there is no such file"),
         (["{clip}", "--room", "a room"], "--room is 1 to 64"),
         (["{clip}", "--most-speakers", "0"], "--most-speakers is 1 or more"),

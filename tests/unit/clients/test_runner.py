@@ -1,12 +1,15 @@
 """Real processes: their words, their output, their end."""
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from clients.runner import Process
+from clients import runner
+from clients.runner import LONGEST_LINE, Process
 
 pytestmark = pytest.mark.io
 LISTENS = [sys.executable, "-c", "import sys; print(sys.stdin.read().upper(), end='')"]
@@ -57,6 +60,59 @@ async def test_a_command_that_writes_much_waits_in_its_pipe_and_is_cancelled_all
     run = await Process.start(["yes"], "", lines.append)
     await run.cancel()
     assert lines == []
+
+
+async def test_of_many_lines_each_leaves_the_session_a_turn() -> None:
+    turns, seen = 0, list[int]()
+
+    async def session() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(session())
+    run = await Process.start(["seq", "3000"], "", lambda _: seen.append(turns))
+    run.release()
+    await run.wait()
+    beside.cancel()
+    assert len(set(seen)) == 3_000
+
+
+async def test_a_line_without_an_end_comes_in_pieces() -> None:
+    lines = list[str]()
+    run = await Process.start(["sh", "-c", "yes | tr -d '\\n' | head -c 10000"], "", lines.append)
+    run.release()
+    await run.wait()
+    assert "".join(lines) == "y" * 10_000
+    assert max(map(len, lines)) == LONGEST_LINE
+
+
+async def test_what_a_command_leaves_behind_with_its_pipe_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "GRACE_S", 0.1)
+    left = tmp_path / "left"
+    script = f"setsid sleep 600 & echo $! > {left}.new; mv {left}.new {left}"
+    run = await Process.start(["sh", "-c", script], "", lambda _: None)
+    while not left.exists():  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(30):
+            await run.cancel()
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+async def test_who_waits_is_told_that_the_lines_went_nowhere() -> None:
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    run = await Process.start(["echo", "yes"], "", gone)
+    run.release()
+    with pytest.raises(BrokenPipeError):
+        await run.wait()
+    await run.cancel()
 
 
 def _is_alive(status: Path) -> bool:
