@@ -417,6 +417,32 @@ async def test_a_session_that_is_forgotten_as_its_client_comes_back_is_the_clien
     assert client.notes == ["opened"]
 
 
+async def test_a_final_that_is_written_while_its_client_comes_back_reaches_the_new_connection() -> (
+    None
+):
+    house, old, new = await House().open(), Client(), Client()
+    ticket = house.begin(old)
+    coming = asyncio.create_task(house.keeper.come_back(ticket.token, new, 2))
+    await asyncio.sleep(0)  # the store is asked for the session, then to write a final
+    half = len(PACKETS) // 2
+    for packet in PACKETS[:half]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()
+    assert house.keeper._clerk is not None
+    house.keeper._clerk._thread.submit(int).result()  # both were done before the loop hears of it
+    for packet in PACKETS[half:]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    asyncio.get_running_loop().call_soon(house.run)  # and more is said before anybody else's turn
+    found = await coming
+    assert found is not None
+    house.keeper.resume(1)
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    logged = [event for entry in found.finals for _, event in entry if isinstance(event, Final)]
+    assert logged + new.finals() == EXPECTED
+    assert old.finals() == []
+
+
 @pytest.mark.parametrize("token", ["", "s1", "s1.", ".x", "s1.wrong", "s2.x", "x" * 300 + ".y"])
 async def test_a_wrong_token_gives_nothing_and_changes_nothing(token: str) -> None:
     house, client = await House().open(), Client()
