@@ -556,6 +556,31 @@ async def test_a_session_that_finds_no_place_in_time_is_told_so(
     assert client.notes[-1] == ("internal", LOST)
 
 
+async def test_a_session_without_a_client_that_finds_no_place_in_time_can_be_come_back_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.tenant.RETURN_WITHIN_S", 0.01)
+    house, client = await House().open(), Client()
+    ticket = house.begin(client)
+    for packet in PACKETS[:8]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.put_away(1, client)
+    restart, house.manager._restart = house.manager._restart, _never  # type: ignore[method-assign]
+    house.living[0].kill()  # before it has written down what it heard
+    async with asyncio.timeout(10):
+        while house.manager.waiting:  # noqa: ASYNC110 - it is a timer that is waited for
+            await asyncio.sleep(0.001)
+    assert (client.notes, house.keeper.away) == (["opened"], 1)
+    await restart(house.manager._places[0], 0.0)
+    assert await house.keeper.come_back(ticket.token, client, 2) is not None
+    house.keeper.resume(1)
+    for packet in PACKETS[8:]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+
+
 async def test_sessions_of_a_dead_worker_wait_for_room_and_new_ones_wait_behind_them() -> None:
     house = await House(workers=2, slots=3).open()
     clients = [Client() for _ in range(4)]
