@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -450,6 +451,28 @@ async def test_a_wrong_token_gives_nothing_and_changes_nothing(token: str) -> No
     assert await house.keeper.come_back(token, client, 2) is None
     assert client.notes == ["opened"]
     assert await house.keeper.come_back(ticket.token, client, 2) is not None
+
+
+@pytest.mark.parametrize("part", ["about", "log", "snapshot"])
+async def test_what_another_version_has_written_is_no_session_here(part: str) -> None:
+    store, client = MemoryStore(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    for packet in PACKETS[:8]:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    first.run()
+    first.keeper._tenants[1].write_down()
+    await first.settle()
+    kept = store._sessions["s1"]
+    if part == "about":
+        kept.about = b"?"
+    elif part == "log":
+        kept.log[0] = b"?"
+    else:
+        assert kept.snapshot is not None
+        kept.snapshot = replace(kept.snapshot, blob=b"?")
+    assert await second.keeper.come_back(ticket.token, Client(), 2) is None
+    assert not second.keeper._tenants
 
 
 async def test_a_lost_reply_locks_nobody_out_and_a_used_token_is_spent() -> None:
