@@ -339,7 +339,7 @@ class Connection:
         else:
             began = msgspec.json.decode(found.start, type=Start)
             self.session.take_up(began, model, found.opening, found.stopped)
-            with contextlib.suppress(OverCapacity):  # it goes on without its readers
+            with contextlib.suppress(OverCapacity, BadRequest):  # it goes on without its readers
                 self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True
         agreed = self.session.agreement

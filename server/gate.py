@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from asr.events import Event, Final, TurnEnd, TurnStart
-from server.store.base import Outcome, Snapshot, Store, StoreUnavailable
+from server.store.base import Outcome, Snapshot, StoreUnavailable
 from server.store.clerk import Clerk
 from server.worker import link
 
@@ -38,6 +38,16 @@ class Owner:
         self.known_epoch = self.epoch
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Events, and whether they may be said."""
+
+    events: Sequence[Happening]
+    is_written: bool = True
+    """As the event loop was told in its turn: who acquired the session before the write has taken
+    it over by then. That it is written may be seen earlier, and would reach the holder before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlets:
     """What a gate calls."""
@@ -59,25 +69,29 @@ class Gate:
         self.owner = owner
         self._clerk = clerk
         self._outlets = outlets
-        self._waiting: deque[tuple[Sequence[Happening], asyncio.Future[Outcome] | None]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._is_shut = False
         self._asked: list[asyncio.Future[Snapshot]] = []
         """By whom the next snapshot is waited for."""
 
     def put(self, events: Sequence[Happening], record: Callable[[], bytes]) -> None:
         """Let events through when their finals are written; ``record`` goes with those."""
-        written: asyncio.Future[Outcome] | None = None
+        waiting = _Waiting(events)
+        self._waiting.append(waiting)
         if any(isinstance(event, Final) for _, event in events):
+            waiting.is_written = False
             owner, entry, body, kept = self.owner, self.owner.entries, to_entry(events), record()
             owner.entries += 1
-            written = self._submit(lambda s: s.commit(owner.name, owner.epoch, entry, body, kept))
-        self._waiting.append((events, written))
+            written = self._clerk.submit(
+                lambda s: s.commit(owner.name, owner.epoch, entry, body, kept)
+            )
+            written.add_done_callback(lambda future: self._was_written(future, waiting))
         self._let_pass()
 
     def snapshot(self, at: int, blob: bytes) -> None:
         """Have a snapshot written."""
         owner, snapshot = self.owner, Snapshot(at, self.owner.entries, blob)
-        written = self._submit(lambda s: s.put_snapshot(owner.name, owner.epoch, snapshot))
+        written = self._clerk.submit(lambda s: s.put_snapshot(owner.name, owner.epoch, snapshot))
         written.add_done_callback(lambda future: self._was_kept(future, snapshot))
 
     def next_snapshot(self) -> "asyncio.Future[Snapshot]":
@@ -91,26 +105,17 @@ class Gate:
         self._is_shut = True
         self._waiting.clear()
 
-    def _submit(self, act: Callable[[Store], Outcome]) -> "asyncio.Future[Outcome]":
-        future = self._clerk.submit(act)
-        future.add_done_callback(self._answered)
-        return future
-
-    def _answered(self, written: "asyncio.Future[Outcome]") -> None:
-        if not written.cancelled():
-            written.exception()  # read by somebody, even when the gate is shut
-        self._let_pass()
-
     def _let_pass(self) -> None:
-        while self._waiting and not self._is_shut:
-            events, written = self._waiting[0]
-            if written is not None and (not written.done() or not self._is_well(written)):
-                return
-            self._waiting.popleft()
-            self._outlets.passed(events)
+        while self._waiting and self._waiting[0].is_written and not self._is_shut:
+            self._outlets.passed(self._waiting.popleft().events)
+
+    def _was_written(self, written: "asyncio.Future[Outcome]", waiting: _Waiting) -> None:
+        if self._is_well(written):
+            waiting.is_written = True
+            self._let_pass()
 
     def _was_kept(self, written: "asyncio.Future[Outcome]", snapshot: Snapshot) -> None:
-        if self._is_shut or not self._is_well(written):
+        if not self._is_well(written):
             return
         self._outlets.kept(snapshot.at)
         asked, self._asked = self._asked, []
@@ -119,16 +124,18 @@ class Gate:
                 future.set_result(snapshot)
 
     def _is_well(self, written: "asyncio.Future[Outcome]") -> bool:
-        """Whether the write was done; else this is the end."""
+        """Whether the write was done and somebody wants to know; else this is the end."""
         try:
             is_written = written.result() is Outcome.WRITTEN
         except (StoreUnavailable, asyncio.CancelledError):
-            self.shut()
-            self._outlets.broken()
+            is_written, tell = False, self._outlets.broken
+        else:
+            tell = self._outlets.refused
+        if self._is_shut:
             return False
         if not is_written:
             self.shut()
-            self._outlets.refused()
+            tell()
         return is_written
 
 

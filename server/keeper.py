@@ -9,6 +9,7 @@ so that a lost reply locks nobody out.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +34,8 @@ from server.store.clerk import Clerk
 from server.tenant import Tenant
 from server.ticket import Ticket
 from server.worker import link
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 
@@ -205,12 +208,18 @@ class Keeper:
         kept = await self._clerk_().submit(self._acquiring(ticket, new))
         if kept is None:
             return None
-        finals = [from_entry(body) for body in kept.log]
+        try:
+            about = msgspec.msgpack.decode(kept.about, type=About)
+            finals = [from_entry(body) for body in kept.log]
+            whole = _whole(kept, about)
+        except (msgspec.MsgspecError, link.LinkError):
+            logger.error("session of another version", extra={"session": ticket.name})
+            return None
         known = self._current(ticket.name, kept.epoch)
         session = None
         if known is None:
             known = number
-            self._rebuild(known, kept, ticket.name, holder)
+            self._rebuild(known, whole, Owner(ticket.name, kept.epoch, len(kept.log)), holder)
         else:
             session = self._take_over(known, holder)
         books = self._tenants[known].ledger
@@ -221,7 +230,7 @@ class Keeper:
             finals=finals,
             partials=books.shown(),
             session=session,
-            start=msgspec.msgpack.decode(kept.about, type=About).start,
+            start=about.start,
             opening=msgspec.structs.replace(books.opening, at=books.at),
             stopped=books.stopped,
         )
@@ -386,19 +395,21 @@ class Keeper:
         self._tenants[number].listener = holder
         return old.surrender()
 
-    def _rebuild(self, number: int, kept: Kept, name: str, holder: Holder) -> None:
-        snapshot, record = None, kept.record
-        if kept.snapshot is not None:
-            snapshot = kept.snapshot.blob
-            if kept.snapshot.entries == len(kept.log):
-                record = None  # it is older than the snapshot, which has all of it
-        whole = ledger.kept_from(record, snapshot)
-        if whole is None:
-            whole = ledger.Kept(msgspec.msgpack.decode(kept.about, type=About).opening, ())
+    def _rebuild(self, number: int, whole: ledger.Kept, owner: Owner, holder: Holder) -> None:
         books = Ledger(whole.opening, whole.finals, hushed=whole.hushed)
         one = Tenant(books, holder, self._lives, is_begun=True)
         self._tenants[number] = one
-        self._own(number, one, Owner(name, kept.epoch, len(kept.log)), holder)
+        self._own(number, one, owner, holder)
+
+
+def _whole(kept: Kept, about: About) -> ledger.Kept:
+    """Put together what the store has of a session; raises MsgspecError."""
+    snapshot, record = None, kept.record
+    if kept.snapshot is not None:
+        snapshot = kept.snapshot.blob
+        if kept.snapshot.entries == len(kept.log):
+            record = None  # it is older than the snapshot, which has all of it
+    return ledger.kept_from(record, snapshot) or ledger.Kept(about.opening, ())
 
 
 def _read(done: "asyncio.Future[Outcome]") -> None:

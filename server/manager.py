@@ -315,7 +315,8 @@ class Manager:
                 listener = self._listeners.get(report.session)
                 self._detach(report.session)
                 if listener:
-                    listener.failed(report.code, report.message)
+                    failed = methodcaller("failed", report.code, report.message)
+                    self._try(listener, failed, report.session)
             case link.Ready():
                 place.state, place.reason = WorkerState.READY, ""
                 place.model, place.device = report.model, report.device
@@ -347,10 +348,12 @@ class Manager:
             self._tell(session, methodcaller("stepped", happened, records.get(session, {})))
 
     def _tell(self, session: int, tell: Callable[[Listener], None]) -> None:
-        """Tell a session something; a fault of ours there ends it, not its worker's others."""
-        listener = self._listeners.get(session)
-        if listener is None:
-            return
+        """Tell a session something."""
+        if (listener := self._listeners.get(session)) is not None:
+            self._try(listener, tell, session)
+
+    def _try(self, listener: Listener, tell: Callable[[Listener], None], session: int) -> None:
+        """Tell; a fault of ours there ends the session, not its worker's others."""
         try:
             tell(listener)
         except Exception:
@@ -361,7 +364,7 @@ class Manager:
 
     def _gone(self, place: Place, reason: str) -> None:
         """Handle a worker's death: its sessions find other places, it is started again."""
-        lost = [self._listeners[session] for session in place.sessions]
+        lost = {session: self._listeners[session] for session in place.sessions}
         place.slots_in_use = 0
         backoff_s = self._backoff_s(place)
         is_unfit = place.state is WorkerState.UNFIT
@@ -370,7 +373,7 @@ class Manager:
             logger.error(
                 "worker gone", extra={"worker": place.number, "reason": reason, "lost": len(lost)}
             )
-        for session in list(place.sessions):
+        for session in lost:
             self._detach(session)
         if lost and self.is_ready:
             backoff_s = max(backoff_s, CATCH_UP_S)
@@ -380,8 +383,8 @@ class Manager:
             task = asyncio.get_running_loop().create_task(self._restart(place, backoff_s))
             self._restarts.add(task)
             task.add_done_callback(self._restarts.discard)
-        for listener in lost:
-            listener.lost()
+        for session, listener in lost.items():
+            self._try(listener, methodcaller("lost"), session)
 
     def _backoff_s(self, place: Place) -> float:
         """Start one that was well at once; let one that dies again and again wait longer."""

@@ -110,8 +110,11 @@ class Session:
     # ---- in: the client
 
     def receive(self, request: Request, *, now: float, model: link.Model | None = None) -> None:
-        """Take a legal request. ``model`` is what serves a ``start``; None: nothing does yet."""
-        if self.phase is Phase.CLOSED:
+        """Take a legal request. ``model`` is what serves a ``start``; None: nothing does yet.
+
+        The engine was told to stop when we leave: what comes behind that is not heard here.
+        """
+        if self.phase is Phase.CLOSED or self._is_leaving:
             return
         self._patience.heard(now)
         try:
@@ -351,11 +354,11 @@ class Session:
         """End when every channel has stopped and the client knows that it asked for it."""
         if len(self._stopped) < len(self._decoded):
             return
-        if self._is_leaving:
-            self._end(1001)
-        elif self._is_stop_heard:
+        if self._is_stop_heard:
             self._say(wire.Done(samples=self.at, finals=sum(self._stopped.values())))
             self._end(1000)
+        elif self._is_leaving:
+            self._end(1001)
 
     def _ready(self, *, is_resumed: bool) -> wire.Ready:
         assert self.agreement is not None and self._model is not None

@@ -275,7 +275,9 @@ class Tenant:
             self._deadline = self._loop.call_later(RETURN_WITHIN_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self._claim is Claim.RESCUE:
+        if self._leaving_to is _State.AWAY:  # nobody waits for it: all that it heard is kept
+            self._vacate(_State.AWAY)
+        elif self._claim is Claim.RESCUE:
             self.failed("internal", LOST)
         else:
             self.failed("over_capacity", NO_ROOM)

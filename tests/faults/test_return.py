@@ -220,6 +220,22 @@ async def test_a_server_that_is_started_again_takes_its_sessions_up(tmp_path: Pa
         assert transcript(after) == TEXT
 
 
+async def test_a_speaker_of_a_meeting_goes_on_at_a_server_that_holds_none(tmp_path: Path) -> None:
+    said, store = speech(TEXT), f"sqlite:{tmp_path}/sessions.db"
+    async with serving(store=store) as server, dial(server) as socket:
+        await socket.send(start(meeting={"id": "room"}))
+        ready = await read_until(socket, "ready")
+        await say(socket, said[:50_000])
+        stopping = asyncio.create_task(server.gateway.stop())
+        await rest(socket)
+        await stopping
+    async with serving(store=store, gateways=2, workers=2) as server, dial(server) as socket:
+        await socket.send(resume(ready["token"]))
+        back = await read_until(socket, "ready")
+        assert transcript(await finish(socket, said, back["at"])) == TEXT
+        await all_slots_free(server)
+
+
 async def heard(connection: Connection) -> list[Final]:
     return [message async for message in connection if isinstance(message, Final)]
 

@@ -180,6 +180,21 @@ async def test_a_fault_of_ours_in_one_session_ends_that_one_only(
     assert house.streams() == [1]
 
 
+async def test_a_fault_of_ours_when_a_worker_dies_leaves_no_other_session_untold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    house = await House(workers=1).open()
+    faulty, other = house.attach(1), house.attach(2)
+
+    def lost() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(faulty, "lost", lost)
+    house.launched[0].exit("killed")
+    assert faulty.heard == [("internal", FAULT)]
+    assert other.heard == ["lost"]
+
+
 async def test_a_worker_that_dies_is_told_to_its_sessions_and_comes_back_after_a_while() -> None:
     house = await House(workers=1).open()
     heard = house.attach(1)

@@ -436,7 +436,8 @@ async def _strike(house: House, act: str, *, is_disturbed: bool) -> None:
     elif not is_disturbed:
         return
     elif act == "kill":
-        house.living[0].kill()
+        for worker in house.living:  # none, where the one before is not started again yet
+            worker.kill()
     elif act == "nothing":
         nothing_came(house)
     elif house.keeper._tenants[1].is_served and house.keeper._tenants[1].is_settled:

@@ -312,6 +312,26 @@ def test_a_leaving_server_flushes_without_done() -> None:
     assert "done" not in table.kinds()
 
 
+def test_what_comes_while_a_leaving_server_flushes_does_not_reach_the_engine() -> None:
+    table = Table()
+    table.opened()
+    table.session.leave(now=table.now)
+    table.hear(audio(100), request("gap", samples=5), request("pause"), request("finalize"))
+    assert table.commands[-1] == link.Stop(7)  # an engine refuses what comes behind it
+    table.event(Stopped(0, 0))
+    assert table.session.close_code == 1001
+
+
+def test_a_client_that_said_stop_before_its_server_leaves_is_told_the_end() -> None:
+    table = Table()
+    table.opened()
+    table.hear(audio(100), request("stop"))
+    table.session.leave(now=table.now)
+    table.event(Stopped(0, 0))
+    assert table.kinds()[-1] == "done"
+    assert table.session.close_code == 1000
+
+
 def test_lag_is_told_when_it_begins_and_when_it_is_over() -> None:
     table = Table()
     table.opened()
