@@ -86,13 +86,23 @@ class _Session:
     """When the last of it reached the gateway."""
     enough: int = 0
     """Bytes of it that may complete a chunk."""
+    frame_bytes: int = 1
+    """Of one sample of all channels."""
     preparing: Iterator[None] | None = None
     """What the phrases of the first that waits still need."""
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one sample of all channels."""
-        return frame_bytes(self.encoding, len(self.channels))
+    def collect(self, audio: link.Audio) -> bool:
+        """Put audio by that completes no chunk; False: it is to be heard, or may wait."""
+        if len(self.unheard) + len(audio.data) >= self.enough or _is_patient(audio):
+            return False
+        self.add(audio)
+        return True
+
+    def add(self, audio: link.Audio) -> None:
+        """Put audio behind what was put by."""
+        self.unheard += audio.data
+        self.at += len(audio.data) // self.frame_bytes
+        self.sent = audio.sent
 
     def hold(self, command: link.Command) -> None:
         """Let a command wait; audio that may wait for others is due with what comes behind it."""
@@ -219,6 +229,8 @@ class Host:
         # else: the session failed here while the command was on its way
 
     def _take(self, command: link.Command, number: int, session: _Session) -> None:
+        if isinstance(command, link.Audio) and not session.held and session.collect(command):
+            return  # most packets, so nothing more is looked at
         is_at_once = isinstance(command, link.Drop | link.Checkpoint)
         if _phrases(command) and sum(bool(_phrases(c)) for c in session.held) >= MOST_CHANGES:
             self._fail(number, "bad_request", f"{MOST_CHANGES} changes of phrases wait already")
@@ -312,6 +324,7 @@ class Host:
 
     def _open(self, command: link.Open, session: _Session) -> None:
         options = channel_options(command)
+        session.frame_bytes = frame_bytes(command.encoding, command.channels)
         for position in range(command.channels):
             state = command.states[position] if command.states else link.State()
             if state.is_closed:
@@ -327,14 +340,15 @@ class Host:
 
     def _apply(self, command: link.Command, session: _Session) -> None:
         recognizer, channels = self._recognizer, _open_ones(session)
-        if not isinstance(command, link.Audio):
-            self._hear(session)
+        if not isinstance(command, link.Audio) or _is_patient(command):
+            self._hear(session)  # what was put by is in time
             session.enough = 0  # what comes next may make older audio due
         match command:
             case link.Open():
                 self._open(command, session)
             case link.Audio():
-                self._collect(command, session)
+                session.add(command)
+                self._hear(session)
             case link.Gap(samples=lost):
                 session.at += lost
                 _each(channels, lambda channel: recognizer.gap(channel, lost))
@@ -358,19 +372,8 @@ class Host:
             case link.Drop(session=number):
                 self._forget(number)
 
-    def _collect(self, audio: link.Audio, session: _Session) -> None:
-        """Take audio; hear it once it may complete a chunk."""
-        is_patient = _is_patient(audio)
-        if is_patient:
-            self._hear(session)  # what waits is not
-        session.unheard += audio.data
-        session.at += len(audio.data) // session.frame_bytes
-        session.sent = audio.sent
-        if is_patient or len(session.unheard) >= session.enough:
-            self._hear(session)
-
     def _hear(self, session: _Session) -> None:
-        """Have the recogniser hear what was collected."""
+        """Have the recogniser hear what was put by."""
         if not session.unheard:
             return
         data, session.unheard = session.unheard, bytearray()
