@@ -400,7 +400,8 @@ def test_a_checkpoint_that_had_to_wait_is_of_what_was_heard_meanwhile() -> None:
     assert b'"fed":%d,' % report.at in report.snapshots[0]
 
 
-def test_what_was_in_time_stays_so_when_something_comes_that_may_wait() -> None:
+@pytest.mark.parametrize("ms", [20, 400])
+def test_what_was_in_time_stays_so_when_something_comes_that_may_wait(ms: int) -> None:
     times = list[float]()
 
     class Noting(ScriptedEngine):
@@ -410,7 +411,7 @@ def test_what_was_in_time_stays_so_when_something_comes_that_may_wait() -> None:
 
     host = Host(Noting(slots=8), Letterbox())
     live = packets(1, silence(60))
-    host.turn([opening(1), *live, link.Audio(1, silence(400).tobytes(), PATIENT)])
+    host.turn([opening(1), *live, link.Audio(1, silence(ms).tobytes(), PATIENT)])
     assert times == [1 / 50, 3 / 50, PATIENT]
 
 
@@ -523,6 +524,23 @@ def test_nobody_waits_for_the_phrases_of_another_session() -> None:
         host.turn([])
     assert text_of(box.events(2)) == "sun"
     assert [phrase.text for phrase in engine.favoured[-1]] == ["sun"]
+
+
+def test_audio_waits_behind_phrases_however_little_it_is() -> None:
+    heard_before = list[int]()
+
+    class Noting(Compiling):
+        def bias(self, stream: int, biasing: Biasing) -> None:
+            heard_before.append(host._sessions[1].at)
+
+    engine = Noting()
+    host = Host(engine, Letterbox(), clock=lambda: engine.time)
+    host.turn([opening(1), *packets(1, silence(20))])
+    host.turn([link.Configure(1, None, None, (("sun", 3.0),)), *packets(1, silence(60))])
+    while host._has_work():
+        host.turn([])
+    assert heard_before == [320]
+    assert host._sessions[1].at == 4 * 320
 
 
 def test_other_phrases_count_from_the_audio_behind_them_on() -> None:
