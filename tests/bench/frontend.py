@@ -51,7 +51,7 @@ def measure(streams: int = 32, seconds: float = 10.0) -> dict[str, Any]:
         seconds=seconds, ramp_s=3.0, warm_s=1.0, packets_ms=(PACKET_MS,), churn=0.0, jitter_ms=0.0
     )
     sounds = material(SAMPLES, "speech", traffic.total_s)
-    options = ["--workers", "1", "--slots", str(streams + 8)]
+    options = ["--workers", "1", "--slots", str(2 * streams)]
     options += ["--admission", "slots", "--rest-after", "0"]
     with ServerProcess(free_port(), options) as server:
         server.wait_ready()
