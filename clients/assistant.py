@@ -19,13 +19,14 @@ from clients.captions import (
     interrupts,
     language_of,
     latency_of,
+    line_notes,
     paced,
     why,
 )
 from clients.connection import Connection, RivuletError, connect
 from clients.console import CaptionScreen
 from clients.errors import CommandError
-from clients.live import both, send_until
+from clients.live import converse
 from clients.microphone import Microphone
 from clients.runner import Process, Run
 from clients.turntaking import Ears, TurnTaking
@@ -155,18 +156,17 @@ async def _answer(
         token=args.token,
         readable=Readable() if args.readable else None,
         come_back_s=30.0,
+        on_line=line_notes(screen),
         endpointing=Endpointing(silence_ms=args.silence_ms, eager_ms=args.eager_ms),
     ) as connection:
         try:
-            await both(
-                send_until(connection, ears.listen(packets), until), hear(connection, taking)
-            )
-            await taking.finish()
+            await converse(connection, ears.listen(packets), until, hear(connection, taking))
         finally:
             await taking.cancel()
 
 
 async def hear(connection: Connection, taking: TurnTaking) -> None:
-    """Hand every message of a session to the one who takes turns."""
+    """Hand every message of a session to the one who takes turns; the last turn is answered too."""
     async for message in connection:
         await taking.hear(message)
+    await taking.finish()

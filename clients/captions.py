@@ -10,7 +10,7 @@ import contextlib
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -98,6 +98,13 @@ def why(error: RivuletError, url: str) -> str:
     return f"{error} ({url})" + (f"; {hint}" if hint else "")
 
 
+def line_notes(screen: CaptionScreen, name: str = "") -> Callable[[bool], None]:
+    """Return what says on the screen that a connection broke, and that it is back."""
+    prefix = f"{name}: " if name else ""
+    said = {True: "the connection is back", False: "connection lost, trying again"}
+    return lambda is_back: screen.note(prefix + said[is_back])
+
+
 def run(args: argparse.Namespace) -> int:
     """Caption the sources one after another."""
     if bool(args.files) == args.microphone:
@@ -135,7 +142,7 @@ async def _caption(
         if args.microphone:
             async with Microphone(args.device) as microphone:
                 audio = AudioFormat(encoding="pcm_s16le", rate=microphone.rate)
-                session = session_of(args, audio)
+                session = session_of(args, audio, screen)
                 packets = microphone.packets()
                 await stream_live(packets, session, screen, heard=heard, until=until)
             return True
@@ -150,7 +157,7 @@ async def _caption(
             one = Heard()
             packets = paced(file)
             try:
-                session = session_of(args, audio, names)
+                session = session_of(args, audio, screen, names)
                 await stream_live(packets, session, screen, heard=one, until=until)
             finally:
                 heard.finals += (later(final, offset_ms) for final in one.finals)
@@ -159,7 +166,10 @@ async def _caption(
 
 
 def session_of(
-    args: argparse.Namespace, audio: AudioFormat, names: tuple[str, ...] = ("",)
+    args: argparse.Namespace,
+    audio: AudioFormat,
+    screen: CaptionScreen,
+    names: tuple[str, ...] = ("",),
 ) -> Session:
     """Return the session that the arguments ask for."""
     return Session(
@@ -170,6 +180,7 @@ def session_of(
         token=args.token,
         readable=Readable() if args.readable else None,
         names=names,
+        on_line=line_notes(screen),
     )
 
 

@@ -14,7 +14,7 @@ Does not know: files, microphones, captions, how words were found.
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NotRequired, Required, TypedDict, Unpack
 
@@ -103,7 +103,14 @@ class Changes(TypedDict, total=False):
 class Connection:
     """A started session. Iterate for messages; ``done`` is the last one."""
 
-    def __init__(self, line: Line, address: Address, start: Start, come_back_s: float) -> None:
+    def __init__(
+        self,
+        line: Line,
+        address: Address,
+        start: Start,
+        come_back_s: float,
+        on_line: Callable[[bool], None],
+    ) -> None:
         self.ready: Ready = line.ready
         """The server's answer to ``start``: session, model, limits; after a return, the newest."""
         self.returns = 0
@@ -112,6 +119,7 @@ class Connection:
         self._address = address
         self._start = start
         self._come_back_s = come_back_s
+        self._on_line = on_line
         audio = start.audio
         self._journal = Journal(audio.rate, audio.frame_bytes)
         self._journal.end = line.ready.at  # not 0 where another connection began the session
@@ -305,6 +313,8 @@ class Connection:
             raise broken
         loop = asyncio.get_running_loop()
         until, pause_s = loop.time() + self._come_back_s, 0.1
+        if self._come_back_s:
+            self._on_line(False)
         while loop.time() < until:
             have = tuple(self._finals)
             resume = ResumeFrom(token=self.ready.token, finals=have)
@@ -319,6 +329,7 @@ class Connection:
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
                 continue
             await self._go_on(line)
+            self._on_line(True)
             return
         raise broken
 
@@ -350,16 +361,19 @@ async def connect(
     token: str | None = None,
     timeout_s: float = 20.0,
     come_back_s: float = 0.0,
+    on_line: Callable[[bool], None] = lambda _: None,
     **options: Unpack[StartOptions],
 ) -> AsyncIterator[Connection]:
     """Open a session at ``ws://host:port/v1/stream`` and wait for ``ready``.
 
     A broken connection is dialled again for ``come_back_s`` and the session goes on; 0: it is lost.
+    ``on_line`` is called with False when it broke and with True when the session goes on.
     Raises ConnectionLost when there is no server, RivuletError when it refuses,
     LocalProtocolError when an option is out of range (nothing is opened then).
     """
     start, address = Start(v=1, **options), Address(url, token, timeout_s)
-    connection = Connection(await dial(address, start), address, start, come_back_s)
+    line = await dial(address, start)
+    connection = Connection(line, address, start, come_back_s, on_line)
     reader = asyncio.create_task(connection.read())
     try:
         yield connection

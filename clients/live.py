@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clients.connection import Connection, RivuletError, connect
+from clients.errors import CommandError
 from clients.lag import LagMeter, Schedule
 from server.wire.messages import (
     Ack,
@@ -53,6 +54,8 @@ class Session:
     """What the server adds to the text."""
     names: tuple[str, ...] = ("",)
     """A name for each channel, in front of its captions."""
+    on_line: Callable[[bool], None] = lambda _: None
+    """Told that the connection broke (False) and that the session goes on (True)."""
 
 
 @dataclass(slots=True)
@@ -110,11 +113,31 @@ async def stream_live(
     heard: Heard,
     until: asyncio.Event,
 ) -> None:
-    """Stream a source without an end; ``until`` flushes it. Raises RivuletError."""
+    """Stream a source without an end; ``until`` flushes it. Raises RivuletError, CommandError."""
     async with _open(session) as connection:
-        await both(
-            send_until(connection, packets, until), _show_all(connection, heard, session, captions)
-        )
+        await converse(connection, packets, until, _show_all(connection, heard, session, captions))
+
+
+async def converse(
+    connection: Connection,
+    packets: AsyncIterator[bytes],
+    until: asyncio.Event,
+    hearing: Coroutine[None, None, None],
+) -> None:
+    """Send a source and hear it to the end; one that breaks off is heard so far, then it raises."""
+    broken: CommandError | None = None
+
+    async def whole() -> AsyncIterator[bytes]:
+        nonlocal broken
+        try:
+            async for packet in packets:
+                yield packet
+        except CommandError as error:
+            broken = error
+
+    await both(_send_until(connection, whole(), until), hearing)
+    if broken is not None:
+        raise broken
 
 
 async def both(sending: Coroutine[None, None, None], hearing: Coroutine[None, None, None]) -> None:
@@ -161,6 +184,7 @@ def _open(session: Session) -> AbstractAsyncContextManager[Connection]:
         come_back_s=session.come_back_s,
         meeting=session.meeting,
         readable=session.readable,
+        on_line=session.on_line,
         words=True,
     )
 
@@ -196,7 +220,7 @@ async def _send(
     await connection.stop()
 
 
-async def send_until(
+async def _send_until(
     connection: Connection, packets: AsyncIterator[bytes], until: asyncio.Event
 ) -> None:
     """Send packets until the source or ``until`` ends it, then stop."""

@@ -24,6 +24,7 @@ from clients.captions import (
     language_of,
     latency_of,
     later,
+    line_notes,
     paced,
     why,
 )
@@ -297,6 +298,7 @@ async def _take_part(
             meeting=Meeting(id=wish.room, speakers=participant.names),
             readable=wish.readable,
             names=participant.names,
+            on_line=line_notes(screen, "" if wish.is_alone else participant.name),
         )
         captions: Captions = screen
         if wish.listeners is not None and channels == 1 and participant.voice is None:

@@ -24,7 +24,7 @@ from clients.errors import CommandError
 EXAMPLES = """\
 examples:
   rivulet edge core --server ws://127.0.0.1:8765/v1/stream        nodes dial in on 127.0.0.1:8770
-  rivulet edge --core tcp://127.0.0.1:8770 --audiosocket 9092     a relay for Asterisk calls
+  rivulet edge --core tcp://127.0.0.1:8770 --web 8772 --audiosocket 9092   a relay for Asterisk
   rivulet edge --core tls://core.example:8770 --cert node.pem --key node.key --ca ca.pem \\
       --policy core+local --rtp 5004 --codec 96=L16/16000 --spill /var/lib/rivulet
   rivulet edge --policy edge --web 8771 --out calls.jsonl         no audio leaves this machine
@@ -417,7 +417,8 @@ def _core_state(state: dict[str, Any]) -> tuple[str, _Tables]:
     here |= {"legs": "legs", "slots": "slots", "backlog s": "backlog_s"}
     legs = {"node": "node", "name": "name", "policy": "policy", "received s": "received_s"}
     legs |= {"decoded s": "done_s", "finals": "finals"}
-    said = f"core {state['core']}: " + (f"{len(nodes)} nodes" if nodes else "no node yet")
+    count = {0: "no node yet", 1: "1 node"}.get(len(nodes), f"{len(nodes)} nodes")
+    said = f"core {state['core']}: {count}"
     return said, [(here, nodes), (legs, state["legs"])]
 
 

@@ -44,6 +44,8 @@ from server.store.moving import put_in
 
 logger = logging.getLogger(__name__)
 
+PAGE = "; where it is the page's port, --web takes another (a core and a node are two pages)"
+
 
 class RunError(Exception):
     """It cannot start; the text is one sentence."""
@@ -177,7 +179,7 @@ async def running_node(settings: NodeSettings) -> AsyncIterator[RunningNode]:
                 await stack.enter_async_context(door.open(peers.host, peers.port, peers.door_tls))
             ports = await stack.enter_async_context(listeners.listening())
         except OSError as error:
-            raise RunError(f"cannot listen: {error.strerror or error}") from error
+            raise RunError(f"cannot listen: {error.strerror or error}{PAGE}") from error
         task = asyncio.create_task(node.run())
         try:
             yield RunningNode(node, ports, listeners, moves, task)
@@ -277,7 +279,7 @@ async def run_core(settings: CoreSettings, on_ready: Callable[[int], None]) -> N
         except StoreUnavailable as error:
             raise RunError(str(error)) from error
         except OSError as error:
-            raise RunError(f"cannot listen: {error.strerror or error}") from error
+            raise RunError(f"cannot listen: {error.strerror or error}{PAGE}") from error
         on_ready(port)
         await over.wait()
 

@@ -8,7 +8,7 @@ Does not know: transports, models. Needs ``pipecat-ai`` (run with 1.14.0).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from pipecat.frames.frames import (
@@ -24,15 +24,20 @@ from pipecat.services.settings import STTSettings
 from pipecat.services.stt_service import STTService
 from pipecat.utils.time import time_now_iso8601
 
-from clients.connection import Connection, RivuletError, connect
+from clients.connection import Connection, ConnectionLost, RivuletError, connect
+from clients.live import both
 from server.wire.messages import AudioFormat, Chunk, Endpointing, Final, LatencyClass, Partial, Turn
 
 COME_BACK_S = 30.0
 """A broken connection is dialled again for so long; the session goes on."""
+AGAIN_S = 2.0
+"""After a session that failed, a new one is tried so much later."""
+RETRIED = ("over_capacity", "rate_limited", "internal", "idle_timeout", "session_limit")
+"""Refusals after which a new session may go well."""
 TTFS_P99_S = 0.31
 """From the end of speech to the final, with voice detection of 0.2 s: the aim, not a promise."""
 
-
+Ask = Callable[[Connection], Awaitable[object]]
 QUIET_S = 10.0
 """Without audio for so long (a muted microphone) a little silence keeps the session."""
 
@@ -62,6 +67,9 @@ class RivuletSTTService(STTService):  # type: ignore[misc]  # the framework is n
             "endpointing": endpointing,
         }
         self._connection: Connection | None = None
+        self._asked: asyncio.Queue[Ask | None] = asyncio.Queue()
+        """Audio and requests in order, None behind the last: the pipeline never waits for them."""
+        self._is_ending = False
         self._session: asyncio.Task[None] | None = None
         self._is_settled = asyncio.Event()
         """The session was opened, or refused."""
@@ -81,8 +89,9 @@ class RivuletSTTService(STTService):  # type: ignore[misc]  # the framework is n
     async def stop(self, frame: EndFrame) -> None:
         """Let the last words come before the end does."""
         await super().stop(frame)
+        self._is_ending = True
         if self._connection is not None and self._session is not None:
-            await self._connection.stop()
+            self._asked.put_nowait(None)
             await asyncio.wait([self._session])
 
     async def cancel(self, frame: CancelFrame) -> None:
@@ -98,10 +107,7 @@ class RivuletSTTService(STTService):  # type: ignore[misc]  # the framework is n
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
         """Send audio; what is heard comes from the session's task."""
         if self._connection is not None:
-            try:
-                await self._connection.send(audio)
-            except RivuletError:
-                pass  # the session's task tells it
+            self._asked.put_nowait(lambda connection: connection.send(audio))
         yield None
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -109,10 +115,17 @@ class RivuletSTTService(STTService):  # type: ignore[misc]  # the framework is n
         await super().process_frame(frame, direction)
         if isinstance(frame, VADUserStoppedSpeakingFrame) and self._connection is not None:
             self.request_finalize()
-            try:
-                await self._connection.finalize()
-            except RivuletError:
-                pass  # the session's task tells it
+            self._asked.put_nowait(lambda connection: connection.finalize())
+
+    async def _update_settings(self, delta: STTSettings) -> dict[str, Any]:
+        """Change the language of the session; nothing else can change while it runs."""
+        changed: dict[str, Any] = await super()._update_settings(delta)
+        if "language" in changed:
+            self._wish["language"] = language = str(self._settings.language)
+            if self._connection is not None:
+                self._asked.put_nowait(lambda connection: connection.configure(language=language))
+        self._warn_unhandled_updated_settings(changed.keys() - {"language"})
+        return changed
 
     def _is_keepalive_ready(self) -> bool:
         return self._connection is not None
@@ -122,20 +135,38 @@ class RivuletSTTService(STTService):  # type: ignore[misc]  # the framework is n
             pass
 
     async def _run(self) -> None:
+        while await self._failed():
+            if self._is_ending:
+                return
+            await asyncio.sleep(AGAIN_S)
+
+    async def _failed(self) -> bool:
+        """Hold a session to its end; return whether it failed and another one may go well."""
         audio = AudioFormat(encoding="pcm_s16le", rate=self.sample_rate)
         try:
             async with connect(
                 self._url, audio=audio, come_back_s=COME_BACK_S, **self._wish
             ) as connection:
+                self._asked = asyncio.Queue()
                 self._connection = connection
                 self._is_settled.set()
-                async for message in connection:
-                    await self._tell(message)
+                await both(self._send(connection), self._hear(connection))
         except RivuletError as error:
             await self.push_error(error_msg=f"rivulet: {error}", exception=error)
+            return isinstance(error, ConnectionLost) or error.code in RETRIED
         finally:
             self._connection = None
             self._is_settled.set()
+        return False
+
+    async def _hear(self, connection: Connection) -> None:
+        async for message in connection:
+            await self._tell(message)
+
+    async def _send(self, connection: Connection) -> None:
+        while (ask := await self._asked.get()) is not None:
+            await ask(connection)
+        await connection.stop()
 
     async def _tell(self, message: object) -> None:
         match message:

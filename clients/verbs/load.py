@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from clients.captions import HINTS
 from clients.demo import SAMPLES
 from clients.errors import CommandError
 from clients.load.caller import CallFailed, Target, check
@@ -159,7 +160,8 @@ def _why(target: Target, reason: str) -> str:
     if reason.startswith("no connection"):
         return f"no server answers at {target.url} {reason.removeprefix('no connection ')}"
     if reason.startswith("HTTP"):
-        return f"{target.url} takes no streams: it answered {reason}"
+        hint = f"; {HINTS['unauthorized']}" if reason.startswith("HTTP 401") else ""
+        return f"{target.url} takes no streams: it answered {reason}{hint}"
     return f"{target.url} refused a stream: {reason}"
 
 

@@ -23,11 +23,12 @@ examples:
   rivulet transcribe *.wav --json                       one {"file", "text", "words"} a line
   rivulet transcribe call.wav --model nvidia/nemotron-speech-streaming-en-0.6b --look-ahead 13"""
 MAX_SLOTS = 16
+FILES = "wav, flac, ogg or mp3; channels are mixed (captions and meeting keep two apart)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="wav, flac, ogg or mp3")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=FILES)
     form = parser.add_mutually_exclusive_group()
     for name in ("json", "srt", "vtt"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name)

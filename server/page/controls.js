@@ -24,8 +24,9 @@ export function bindControls(page) {
   $("dock").addEventListener("submit", (event) => { event.preventDefault(); verbs.toggle(); });
   for (const name of ["smaller", "larger", "pause", "copy", "clear"]) $(name).addEventListener("click", verbs[name]);
   $("jump").addEventListener("click", () => { page.view.follow(true); $("scroller").focus({ preventScroll: true }); });
-  $("undo").addEventListener("click", () => page.undo());
-  $("error").querySelector("button").addEventListener("click", () => page.error(""));
+  // What hides itself hands the focus on: a keyboard would begin at the top again.
+  $("undo").addEventListener("click", () => { page.undo(); $("clear").focus({ preventScroll: true }); });
+  $("error").querySelector("button").addEventListener("click", () => { page.error(""); $("toggle").focus({ preventScroll: true }); });
   $("settings-open").addEventListener("click", verbs.settings);
   bindRadio("view", (value) => { $("scroller").tabIndex = value === "lines" ? -1 : 0; }); // out of sight there
   bindRadio("theme", () => page.ribbon.repaint());
@@ -128,6 +129,7 @@ function bindMenu(page) {
     });
   }
   document.addEventListener("click", (event) => { if (!menu.contains(event.target)) menu.open = false; });
+  menu.addEventListener("focusout", ({ relatedTarget: next }) => { if (next && !menu.contains(next)) menu.open = false; });
   menu.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     menu.open = false;
@@ -210,12 +212,12 @@ function showModel({ id, precision, look_aheads: offered }) {
 
 function showState({ state, running }) {
   $("toggle-text").textContent = { connecting: "Connecting", finishing: "Finishing" }[state] ?? (running ? "Stop" : "Start");
-  $("toggle").disabled = state === "finishing";
+  $("toggle").ariaDisabled = String(state === "finishing"); // `disabled` would take the focus away
   for (const id of ["source-setup", "delay-setup"]) $(id).disabled = running;
 }
 
 function showContent({ empty }) {
-  for (const id of ["copy", "clear"]) $(id).disabled = empty;
+  for (const id of ["copy", "clear"]) $(id).ariaDisabled = String(empty);
   for (const button of document.querySelectorAll("[data-format]")) button.disabled = empty;
   $("save").firstElementChild.ariaDisabled = String(empty); // a summary has no disabled of its own
   if (empty) $("save").open = false;

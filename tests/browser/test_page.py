@@ -140,6 +140,35 @@ async def test_one_key_starts_stops_copies_clears_and_resizes_unless_switched_of
         assert await page.js(FINALS) == 0
 
 
+async def test_the_focus_of_a_keyboard_is_never_lost(devtools: str, tmp_path: Path) -> None:
+    focused = "document.activeElement.closest('[id]').id"
+    async with opened(devtools, tmp_path) as (page, _server):
+        await page.js("document.querySelector('#toggle').focus()")
+        await listen_to_two_finals(page)
+        assert await page.js(focused) == "toggle"
+        await page.js("document.querySelector('#clear').focus()")
+        await page.click("#clear")
+        assert await page.js(focused) == "clear"
+        await page.click("#undo")
+        assert await page.js(focused) == "clear"
+        await page.click("[name=source][value=file]")
+        await page.click("#toggle")
+        await page.js("document.querySelector('#error button').focus()")
+        await page.click("#error button")
+        assert await page.js(focused) == "toggle"
+
+
+async def test_a_menu_that_the_focus_has_left_is_closed(devtools: str, tmp_path: Path) -> None:
+    async with opened(devtools, tmp_path) as (page, _server):
+        await listen_to_two_finals(page)
+        await page.key("d")
+        is_open = "document.querySelector('#save').open"
+        await page.js("document.querySelector('[data-format=json]').focus()")
+        assert await page.js(is_open)
+        await page.js("document.querySelector('#clear').focus()")
+        assert not await page.js(is_open)
+
+
 async def test_a_cleared_transcript_comes_back_with_undo(devtools: str, tmp_path: Path) -> None:
     async with opened(devtools, tmp_path) as (page, _server):
         await listen_to_two_finals(page)

@@ -49,3 +49,28 @@ def test_livekit_gets_every_event_and_a_quiet_session_pauses(tmp_path: Path) -> 
     assert len(heard) < len(said["events"])  # usage was reported
     assert said["whole"] == "turn on the light"
     assert said["failure"] == "APIConnectionError"
+
+
+def test_pipecat_outlives_a_server_that_goes_and_can_be_cancelled_meanwhile(
+    tmp_path: Path,
+) -> None:
+    try:
+        python = environment("pipecat")
+    except NoEnvironment as reason:
+        pytest.skip(str(reason))
+    clip = tmp_path / "clip.pcm"
+    clip.write_bytes(speech("turn on the light", silence_ms=1_600))
+
+    async def run() -> tuple[bytes, bytes]:
+        async with serving() as server:
+            process = await asyncio.create_subprocess_exec(
+                python, DRIVERS / "drive_pipecat_lost.py",
+                f"127.0.0.1:{server.addresses.port}", clip,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            return await asyncio.wait_for(process.communicate(), 150)
+
+    out, err = asyncio.run(run())
+    assert out, err.decode()
+    said = json.loads(out.decode().splitlines()[-1])
+    assert said == {"texts": ["turn on the light"] * 2, "passed": True, "language": "en"}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -59,7 +60,7 @@ async def test_a_call_through_both_programs_to_a_server_with_keys(
     async with serving(keys=str(keys)) as server:
         door = program(
             "core", "--server", server.addresses.websocket, "--server-key-file", str(key),
-            "--listen", "127.0.0.1:0", "--out", str(there),
+            "--listen", "127.0.0.1:0", "--web", "0", "--out", str(there),
         )  # fmt: skip
         async with door as (_, told):
             (port,) = re.findall(r"dial 127\.0\.0\.1:(\d+)", told)
@@ -119,6 +120,15 @@ def read(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url) as reply:
         found: dict[str, Any] = json.load(reply)
     return found
+
+
+def test_a_page_whose_port_is_taken_is_told_with_the_option_for_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert main(["edge", "core", "--listen", "127.0.0.1:0", "--web", port]) == 1
+        assert "--web takes another" in capsys.readouterr().err
 
 
 async def test_a_node_that_failed_takes_no_calls_any_more() -> None:

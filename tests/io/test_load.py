@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from asr.scripted import silence, utter
-from clients.__main__ import main
+from clients.__main__ import main, parser_of
+from clients.errors import CommandError
 from clients.load.caller import Caller, CallFailed, Target, check
 from clients.load.judge import Limits
 from clients.load.lab import Laboratory, short
@@ -22,6 +24,7 @@ from clients.load.plan import RATE_HZ, Call, Traffic
 from clients.load.search import Search
 from clients.load.tally import Tally
 from clients.load.view import View
+from server.keys import add_key
 from tests.io.serving import all_slots_free, figure, pcm, serving
 
 pytestmark = pytest.mark.io
@@ -212,6 +215,15 @@ def test_what_cannot_be_measured_is_one_sentence(
     said = capsys.readouterr().err
     assert said.startswith(f"rivulet: {sentence.format(port=port)}")
     assert said.count("\n") == 1
+
+
+async def test_a_server_that_asks_for_a_key_is_met_with_the_option_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    add_key(file, "shop", (), None)
+    async with serving(keys=str(file)) as server:
+        args = parser_of("load").parse_args([server.addresses.websocket])
+        with pytest.raises(CommandError, match="HTTP 401; --token takes a key"):
+            await asyncio.to_thread(args.run, args)
 
 
 def test_an_address_that_is_no_websocket_is_one_sentence(

@@ -326,6 +326,15 @@ def test_saved_words_of_a_second_file_come_later_and_speakers_are_named() -> Non
     assert second.start_ms == second.words[0].start_ms == 5_000
 
 
+def test_the_embedded_model_names_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "Apache-2.0" in capsys.readouterr().out
+
+
+def test_transcribe_says_that_channels_are_mixed() -> None:
+    assert "channels are mixed" in " ".join(parser_of("transcribe").format_help().split())
+
+
 def test_arguments_of_a_verb_run_that_verb() -> None:
     args = parser_of("captions").parse_args(["x.wav"])
     assert isinstance(args, argparse.Namespace)

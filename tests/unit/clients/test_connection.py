@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 
 from clients import connection as under_test
 from clients.connection import Connection, ConnectionLost, RivuletError, connect
+from clients.demo import SAMPLES
 from server.wire.conversation import Audio, State
 from server.wire.errors import LocalProtocolError, OverCapacity
 from server.wire.messages import (
@@ -484,3 +485,46 @@ def test_the_client_loads_no_engine() -> None:
     code = "import sys, clients.connection; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "asr", "server.session"} & set(ran.stdout.split())
+
+
+# ---- what is said while the connection is away
+
+
+def lost_once() -> Script:
+    """Vanish behind ``ready``; the second time, hear the rest."""
+    begun = list[Start]()
+
+    async def script(peer: Peer) -> None:
+        begun.append(await peer.begin())
+        if len(begun) == 1:
+            peer.vanish()
+        else:
+            await peer.end()
+
+    return script
+
+
+async def test_a_caller_is_told_that_the_connection_broke_and_that_it_is_back() -> None:
+    told = list[bool]()
+    async with (
+        serving(lost_once()) as url,
+        connect(url, audio=S16, come_back_s=20, on_line=told.append) as connection,
+    ):
+        await connection.send(b"1234")
+        await connection.stop()
+        assert await rest_of(connection) == [Done(samples=2, finals=0)]
+    assert told == [False, True]
+
+
+@pytest.mark.parametrize("verb", ["captions", "meeting", "assistant"])
+async def test_who_sits_before_a_terminal_is_told_too(verb: str) -> None:
+    file = str(SAMPLES / "02-timer.ogg")
+    more = {"assistant": ["--run", "cat"]}.get(verb, [])
+    async with serving(lost_once()) as url:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "clients", verb, file, "--url", url, *more,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await process.communicate()
+    said = err.decode().splitlines()
+    assert said[-2:] == ["connection lost, trying again", "the connection is back"]

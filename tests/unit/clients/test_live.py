@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr.scripted import ScriptedEngine, silence, utter
-from clients.audiofile import to_s16
+from clients.audiofile import BadAudioFile, to_s16
 from clients.live import Heard, Session, stream_file, stream_live
 from server.app import running
 from server.config import ServerConfig
@@ -94,3 +94,17 @@ async def test_a_source_that_fails_half_way_is_not_silent() -> None:
     async with server() as url:
         with pytest.raises(OSError, match="disk"):
             await stream_file(broken(), RATE, Session(url=url, audio=AUDIO), Seen())
+
+
+async def test_the_last_words_of_a_recording_that_breaks_off_become_final() -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        for packet in packets("open the door")[0][:-8]:  # no silence in which the turn would end
+            yield packet
+        raise BadAudioFile("x.flac: cannot be read on")
+
+    heard = Heard()
+    async with server() as url:
+        session = Session(url=url, audio=AUDIO, latency="low")
+        with pytest.raises(BadAudioFile, match="cannot be read on"):
+            await stream_live(broken(), session, Seen(), heard=heard, until=asyncio.Event())
+    assert heard.text() == "open the door"
