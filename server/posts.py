@@ -80,12 +80,13 @@ class Posts:
 
     async def answer(self, door: Door, head: Head) -> None:
         """Answer one request and close."""
-        route = self._routes.get(head.path)
+        path = head.path.rstrip("/")
+        route = self._routes.get(path)
         caller = _caller_of(door, head)
-        if head.method == "POST" and head.path == TOKENS_PATH:
+        if head.method == "POST" and path == TOKENS_PATH:
             await self._token(door, head, caller)
             return
-        if head.method == "POST" and head.path == nvidia_realtime.SESSIONS_PATH:
+        if head.method == "POST" and path == nvidia_realtime.SESSIONS_PATH:
             await self._session(door, head, caller)
             return
         if head.method != "POST" or route is None:

@@ -277,6 +277,27 @@ async def test_a_bad_request_is_answered(head: str, status: int) -> None:
         assert (await post(server, head, b"abc"))[0] == status
 
 
+async def test_the_loaded_model_is_found_by_its_name_and_no_other() -> None:
+    async with serving() as server:
+        _, listed = await post(server, "GET /v1/models/ HTTP/1.1\nHost: here")
+        (model,) = json.loads(listed)["data"]
+        for name, expected in ((model["id"], 200), (f"{model['id']}/", 200), ("whisper-1", 404)):
+            status, answer = await post(server, f"GET /v1/models/{name} HTTP/1.1\nHost: here")
+            assert status == expected
+            assert json.loads(answer) == model or json.loads(answer)["error"]["param"] == "model"
+
+
+async def test_a_slash_behind_the_path_of_a_post_is_nothing() -> None:
+    async with serving() as server:
+        for path, size in (
+            ("/v1/listen/", len(wav())),
+            ("/v1/realtime/transcription_sessions/", 2),
+        ):
+            head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {size}"
+            status, _ = await post(server, head, wav()[:size])
+            assert status == 200, path
+
+
 async def test_a_client_that_only_ended_its_request_is_answered() -> None:
     body = form(file=wav(), response_format=b"text")
     async with serving() as server:
