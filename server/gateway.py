@@ -180,7 +180,9 @@ class Gateway:
         if is_upgrade and room_at(path):
             return self._turned_away(socket, request)
         if path != STREAM_PATH or not is_upgrade:
-            return self._site.respond(request.method, request.path)
+            response = self._site.respond(request.method, request.path)
+            response.headers.update(self._guard.shared_with(request.headers))
+            return response
         try:
             account = self._guard.admit(caller_of(socket, request), "stream")
             self._may_be_full()

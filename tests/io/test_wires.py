@@ -65,13 +65,25 @@ async def listen(server: Running, data: bytes = PCM, *, path: str = LISTEN) -> s
 
 async def post(server: Running, head: str, body: bytes = b"") -> tuple[int, bytes]:
     """Send a request byte for byte; return status and body."""
+    head_raw, answer = await exchange(server, head, body)
+    return int(head_raw.split()[1]), answer
+
+
+async def headers_of(server: Running, head: str, body: bytes = b"") -> dict[str, str]:
+    """Send a request; return the headers of its answer, their names in lower case."""
+    head_raw, _ = await exchange(server, head, body)
+    lines = [line.partition(": ") for line in head_raw.decode().split("\r\n")[1:]]
+    return {name.lower(): value for name, _, value in lines}
+
+
+async def exchange(server: Running, head: str, body: bytes) -> tuple[bytes, bytes]:
     host, port = server.addresses.host, server.addresses.port
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
     raw = await reader.read()
     writer.close()
     head_raw, _, answer = raw.partition(b"\r\n\r\n")
-    return int(head_raw.split()[1]), answer
+    return head_raw, answer
 
 
 def wav(samples: Any = SAID) -> bytes:
@@ -296,6 +308,29 @@ async def test_a_slash_behind_the_path_of_a_post_is_nothing() -> None:
             head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {size}"
             status, _ = await post(server, head, wav()[:size])
             assert status == 200, path
+
+
+@pytest.mark.parametrize("origins", [("https://shop.example",), ()])
+async def test_a_page_reads_answers_if_its_origin_may_connect(origins: tuple[str, ...]) -> None:
+    page = "https://shop.example"
+    preflight = (
+        f"OPTIONS /v1/audio/transcriptions HTTP/1.1\nHost: here\nOrigin: {page}\n"
+        "Access-Control-Request-Method: POST\n"
+        "Access-Control-Request-Headers: authorization,x-stainless-os"
+    )
+    body = form(file=wav(), stream=b"true")
+    async with serving(origins=origins) as server:
+        asked = await headers_of(server, preflight)
+        models = await headers_of(server, f"GET /v1/models HTTP/1.1\nHost: here\nOrigin: {page}")
+        posted = f"{FORM}\nOrigin: {page}\nContent-Length: {len(body)}"
+        heard = await headers_of(server, posted, body)
+        broken = await headers_of(server, f"{FORM}\nOrigin: {page}\nContent-Length: 3", b"abc")
+        nobody = await headers_of(server, f"{FORM}\nContent-Length: {len(body)}", body)
+    allowed = [found.get("access-control-allow-origin") for found in (asked, models, heard, broken)]
+    assert allowed == [page if origins else None] * 4
+    listed = "authorization,x-stainless-os" if origins else None
+    assert asked.get("access-control-allow-headers") == listed
+    assert not any(name.startswith("access-control") for name in nobody)
 
 
 async def test_a_client_that_only_ended_its_request_is_answered() -> None:
