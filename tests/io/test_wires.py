@@ -462,6 +462,35 @@ async def test_over_grpc_it_tells_what_model_it_has() -> None:
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_grpc_client_that_often_asks_whether_we_are_there_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grpc_port = pytest.importorskip("server.grpc_port")
+    monkeypatch.setattr(grpc_port, "SHORTEST_PING_MS", 0)  # nobody waits here
+    settings, ping = (0, 4), (8, 6)
+    ack, goaway = (6, 1), 7
+    async with serving(grpc_port=0) as server:
+        port = server.gateway.ports.port_of("grpc")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        def write(kind: tuple[int, int]) -> None:
+            length, number = kind
+            writer.write(bytes([0, 0, length, number, 0, 0, 0, 0, 0]) + bytes(length))
+
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        write(settings)
+        answered = 0
+        write(ping)
+        while answered < 10:
+            head = await reader.readexactly(9)
+            body = await reader.readexactly(int.from_bytes(head[:3]))
+            assert head[3] != goaway, body
+            if (head[3], head[4]) == ack:
+                answered += 1
+                write(ping)
+        writer.close()
+
+
 async def test_a_port_that_is_taken_stops_the_start() -> None:
     async with serving() as server:
         with pytest.raises(Exception, match="cannot listen"):

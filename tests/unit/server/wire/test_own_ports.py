@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.wire import protobuf as pb
-from server.wire.adapter import Adapter
+from server.wire.adapter import PATIENCE_MS, Adapter
 from server.wire.errors import BadRequest
 from server.wire.messages import Ack, AudioFormat, Done, Endpointing, Readable
 from server.wire.rest import Recording
@@ -312,6 +312,10 @@ def test_riva_gives_interim_and_final_results() -> None:
     ]
     assert played.kinds() == ["start", "audio", "stop"]
     assert played.adapter.ending == (0, "")
+
+
+def test_riva_keeps_a_call_whose_microphone_is_muted() -> None:
+    assert riva().adapter.idle_ms == PATIENCE_MS
 
 
 def test_riva_has_processed_what_it_tells_of_and_never_less() -> None:
