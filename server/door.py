@@ -7,7 +7,7 @@ Does not know: what a request means (``Posts``), WebSocket frames (websockets).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -62,6 +62,8 @@ class Door(ServerConnection):
         self._decided: asyncio.Future[bool] = self.loop.create_future()
         """Whether it is a request with a body."""
         self._reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES, loop=self.loop)
+        self.extra: Mapping[str, str] = {}
+        """Headers of the answer beside its own, until it is begun."""
 
     # ---- what asyncio calls
 
@@ -141,6 +143,11 @@ class Door(ServerConnection):
         """Write; raises ConnectionError when nobody reads."""
         if self.transport.is_closing():
             raise ConnectionError
+        if self.extra:
+            first, _, rest = data.partition(b"\r\n")
+            lines = [f"{name}: {value}\r\n" for name, value in self.extra.items()]
+            data = b"%b\r\n%b%b" % (first, "".join(lines).encode("latin-1"), rest)
+            self.extra = {}
         self.transport.write(data)
         await self.drain()
 

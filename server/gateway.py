@@ -38,6 +38,7 @@ from server.rooms import Rooms
 from server.session import Identity, Session
 from server.talk import House
 from server.ticket import Ticket
+from server.wire import openai_files
 from server.wire.errors import OverCapacity, WireError
 from server.wire.messages import SUBPROTOCOL
 
@@ -85,7 +86,8 @@ class Gateway:
                 "/readyz": self._readiness,
                 "/metrics": self._figures,
                 "/v1/models": self._models,
-            }
+            },
+            {"/v1/models/": self._model},
         )
 
     async def start(self) -> None:
@@ -178,7 +180,9 @@ class Gateway:
         if is_upgrade and room_at(path):
             return self._turned_away(socket, request)
         if path != STREAM_PATH or not is_upgrade:
-            return self._site.respond(request.method, request.path)
+            response = self._site.respond(request.method, request.path)
+            response.headers.update(self._guard.shared_with(request.headers))
+            return response
         try:
             account = self._guard.admit(caller_of(socket, request), "stream")
             self._may_be_full()
@@ -291,8 +295,17 @@ class Gateway:
             "fingerprint": model.fingerprint,
         }
         # the second form is the one that OpenAI's clients list
-        known = {"id": model.name, "object": "model", "created": 0, "owned_by": "rivulet"}
-        return json_answer({"models": [entry], "object": "list", "data": [known]})
+        return json_answer(
+            {"models": [entry], "object": "list", "data": [openai_files.model_of(model.name)]}
+        )
+
+    def _model(self, name: str) -> Answer:
+        model = self._manager.model
+        if model is not None and name == model.name:
+            return json_answer(openai_files.model_of(name))
+        text = "no model of this name is loaded here"
+        status = HTTPStatus.NOT_FOUND
+        return json_answer(openai_files.failure_of(status, text, "model"), status)
 
 
 def _select_subprotocol(

@@ -31,6 +31,9 @@ from server.wire.riva import (
 )
 
 SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
+SHORTEST_PING_MS = 1_000
+"""How often a client may ask whether we are there while neither says anything; gRPC's five minutes
+would end the calls of clients that do so every few seconds."""
 _MOST_MESSAGE_BYTES = 2**31 - 1
 """gRPC knows no larger ones."""
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS")
@@ -88,7 +91,11 @@ class GrpcPort:
         """Listen; raises OSError."""
         most = min(self._config.file_mb << 20, _MOST_MESSAGE_BYTES)
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", most)],
+            options=[
+                ("grpc.max_receive_message_length", most),
+                ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
             maximum_concurrent_rpcs=self._config.max_connections,
         )
         methods = {

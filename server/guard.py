@@ -123,6 +123,14 @@ class Guard:
             return None
         return self._account(caller, scope, self._keyring)
 
+    def shared_with(self, headers: Headers) -> dict[str, str]:
+        """Return the headers by which a browser lets a page of another origin read the answer:
+        of a page that may connect; none for any other.
+        """
+        if "Origin" not in headers or not self._may_connect(headers):
+            return {}
+        return {"Access-Control-Allow-Origin": headers["Origin"], "Vary": "Origin"}
+
     def token(self, caller: Caller, lasts_s: int) -> str | None:
         """Return a token for a caller's pages; None: this server has no keys. Raises as admit."""
         account = self.admit(caller, "tokens")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 from websockets.datastructures import Headers
@@ -67,8 +68,14 @@ def sentence(status: HTTPStatus, text: str) -> Answer:
 class Site:
     """Everything but the stream."""
 
-    def __init__(self, routes: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Callable[[], Answer]],
+        named: Mapping[str, Callable[[str], Answer]] | None = None,
+    ) -> None:
         self._routes = routes
+        self._named = named or {}
+        """By what stands before the name."""
         self._files = {
             path.name: (_TYPES[path.suffix], path.read_bytes())
             for path in sorted(PAGE_FOLDER.glob("*"))
@@ -81,18 +88,26 @@ class Site:
         if method not in ("GET", "HEAD"):
             answer = sentence(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
             return _response(answer, {"Allow": "GET, HEAD"}, method)
-        if route := self._routes.get(path):
-            return _response(route(), {"Cache-Control": "no-store"}, method)
+        if (found := self._routed(path.rstrip("/"))) is not None:
+            return _response(found, {"Cache-Control": "no-store"}, method)
         if path == STREAM_PATH:
             text = f"{STREAM_PATH} is a WebSocket; open it with the subprotocol rivulet.v1"
             answer = sentence(HTTPStatus.UPGRADE_REQUIRED, text)
             return _response(answer, {"Upgrade": "websocket"}, method)
         name = "index.html" if path == "/" else path.removeprefix("/page").removeprefix("/")
         name = "meeting.html" if MEETING.fullmatch(path) else name
-        if found := self._files.get(name):
-            return _response(Answer(HTTPStatus.OK, *found), _PAGE, method)
+        if file := self._files.get(name):
+            return _response(Answer(HTTPStatus.OK, *file), _PAGE, method)
         text = "nothing is here; try / , /v1/stream, /v1/models, /livez, /readyz, /metrics"
         return _response(sentence(HTTPStatus.NOT_FOUND, text), {}, method)
+
+    def _routed(self, path: str) -> Answer | None:
+        if route := self._routes.get(path):
+            return route()
+        for before, answer in self._named.items():
+            if path.startswith(before):
+                return answer(unquote(path.removeprefix(before)))
+        return None
 
 
 def refusal(status: HTTPStatus, text: str, *, retry_after_s: int | None = None) -> Response:

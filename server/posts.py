@@ -31,7 +31,7 @@ from server.wire.errors import (
     OverCapacity,
     WireError,
 )
-from server.wire.rest import Head, Recording, json_answer, read_form
+from server.wire.rest import Head, Recording, answer, json_answer, read_form
 
 MAX_WAITING_BYTES = 512 * 1024 * 1024
 """Bodies being received or heard at once."""
@@ -39,6 +39,8 @@ MAX_WISH_BYTES = 64 * 1024
 """A body that is no file; anybody may send one, so little is read before the key is looked at."""
 
 TOKENS_PATH = "/v1/tokens"
+PREFLIGHT_S = "600"
+"""How long a browser need not ask again whether a page may."""
 MAX_SESSION_WAIT_S = 60
 """From a session of NVIDIA's wire to its socket."""
 
@@ -80,12 +82,17 @@ class Posts:
 
     async def answer(self, door: Door, head: Head) -> None:
         """Answer one request and close."""
-        route = self._routes.get(head.path)
+        path = head.path.rstrip("/")
+        route = self._routes.get(path)
         caller = _caller_of(door, head)
-        if head.method == "POST" and head.path == TOKENS_PATH:
+        door.extra = self._guard.shared_with(caller.headers)
+        if head.method == "OPTIONS" and door.extra:
+            await self._say(door, answer(200, b"", "text/plain", _allowed(head)))
+            return
+        if head.method == "POST" and path == TOKENS_PATH:
             await self._token(door, head, caller)
             return
-        if head.method == "POST" and head.path == nvidia_realtime.SESSIONS_PATH:
+        if head.method == "POST" and path == nvidia_realtime.SESSIONS_PATH:
             await self._session(door, head, caller)
             return
         if head.method != "POST" or route is None:
@@ -175,6 +182,15 @@ def _read_wish(body: bytes) -> TokenWish:
         return msgspec.json.decode(body, type=TokenWish) if body else TokenWish()
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f'the body is {{"expires_in": 1 to {MAX_TOKEN_S}}}') from error
+
+
+def _allowed(head: Head) -> dict[str, str]:
+    """Return what a page of an origin that may connect may ask for: whatever it asks with."""
+    return {
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": head.headers.get("access-control-request-headers", ""),
+        "Access-Control-Max-Age": PREFLIGHT_S,
+    }
 
 
 def _caller_of(door: Door, head: Head) -> Caller:

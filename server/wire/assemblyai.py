@@ -6,7 +6,10 @@ Does not know: sockets, clocks. A turn's transcript holds the words that will no
 tail is in its words, marked as not final.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+import msgspec
 
 from server.wire import messages as native
 from server.wire.adapter import PATIENCE_MS, Adapter, Hello, Refused
@@ -35,7 +38,13 @@ CLOSE_CODES: dict[str, int] = {
     "rate_limited": 3009,
 }
 """By native error; any other is 3005."""
-_SILENCES = ("min_turn_silence", "min_end_of_turn_silence_when_confident")
+_SHORTEST = ("min_turn_silence", "min_end_of_turn_silence_when_confident")
+"""The silence that ends a turn whose last word may end a sentence."""
+_LONGEST = "max_turn_silence"
+"""The silence that ends any."""
+_SILENCES = (*_SHORTEST, _LONGEST)
+MOST_LONGER_MS = 2_000
+"""What a session waits longer behind a word that ends no sentence."""
 
 
 class AssemblyServer(Adapter):
@@ -50,9 +59,7 @@ class AssemblyServer(Adapter):
             self._audio = _audio_of(hello)
             if wish := hello.get("inactivity_timeout"):
                 self.idle_ms = _idle_of(wish)
-            self._endpointing = _endpointing_of(
-                {name: hello.get(name) or None for name in _SILENCES}
-            )
+            self._silences = _silences_of({name: hello.get(name) for name in _SILENCES})
         except RemoteProtocolError as error:
             raise Refused(400, {"error": error.message}) from error
         self._is_formatted = hello.is_set("format_turns")
@@ -64,7 +71,7 @@ class AssemblyServer(Adapter):
         self.send_json({"type": "Begin", "id": self.hello.name, "expires_at": expires})
         self.start(
             self._audio,
-            endpointing=self._endpointing,
+            endpointing=_endpointing_of(self._silences),
             language=_language_of(self.hello),
             phrases=phrases_in(self.hello.get("keyterms_prompt")),
             latency=self.hello.get("latency"),
@@ -131,9 +138,9 @@ class AssemblyServer(Adapter):
 
     def _update(self, value: JsonObject) -> None:
         phrases = phrases_in(value["keyterms_prompt"]) if "keyterms_prompt" in value else None
-        rules = None
-        if any(value.get(name) is not None for name in _SILENCES):
-            rules = self._endpointing = _endpointing_of(value)
+        silences = self._silences | _silences_of(value)
+        rules = None if silences == self._silences else _endpointing_of(silences)
+        self._silences = silences
         if (is_formatted := value.get("format_turns")) is not None:
             self._is_formatted = bool(is_formatted)
         self.configure(endpointing=rules, phrases=phrases)
@@ -192,8 +199,18 @@ def _idle_of(wish: str) -> int:
     return round(wanted_s * 1_000)
 
 
-def _endpointing_of(value: JsonObject) -> native.Endpointing:
-    for name in _SILENCES:
-        if value.get(name) is not None:
-            return turns_after(number_in(value[name], name))
-    return native.Endpointing()
+def _silences_of(value: JsonObject) -> dict[str, float]:
+    """Return the silences that are given, in milliseconds; raises BadRequest."""
+    given = {name: value[name] for name in _SILENCES if value.get(name) not in (None, "")}
+    return {name: number_in(wish, name) for name, wish in given.items()}
+
+
+def _endpointing_of(silences: Mapping[str, float]) -> native.Endpointing:
+    if not silences:
+        return native.Endpointing()
+    usual_ms = native.Endpointing().silence_ms
+    shortest_ms = next((silences[name] for name in _SHORTEST if name in silences), usual_ms)
+    longest_ms = silences.get(_LONGEST, shortest_ms)
+    rules = turns_after(min(shortest_ms, longest_ms))
+    longer_ms = min(max(0, round(longest_ms) - rules.silence_ms), MOST_LONGER_MS)
+    return msgspec.structs.replace(rules, hesitation_ms=longer_ms)

@@ -26,6 +26,11 @@ def failure_of(status: int, message: str, param: str | None = None) -> JsonObjec
     return {"error": {"message": message, "type": kind, "code": None, "param": param}}
 
 
+def model_of(name: str) -> JsonObject:
+    """Return a model as they list it."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rivulet"}
+
+
 class TranscriptionFile(FileServer):
     """A client that posts a file."""
 

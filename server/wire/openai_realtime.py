@@ -9,6 +9,7 @@ socket outlives it, so that a pooled one costs nothing.
 """
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from server.wire import messages as native
@@ -29,6 +30,26 @@ class Commit(NamedTuple):
     item: str = ""
     """Empty: audio that was cleared, or of a turn that has its item."""
     length_ms: float = 0.0
+    is_cleared: bool = False
+    """Whether the client threw the audio away: its words are not said."""
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A session of the engine, from its start to its end, and what it was asked under."""
+
+    has_turns: bool
+    """Whether the server owns turns in it; other rules are for the next one."""
+    offset_ms: float
+    """Audio before it."""
+    length_ms: float = 0.0
+    commits: deque[Commit] = field(default_factory=deque)
+    """Not answered yet."""
+
+    @property
+    def is_clearing(self) -> bool:
+        """Whether what is told now is of audio that the client threw away."""
+        return bool(self.commits) and self.commits[0].is_cleared
 
 
 class RealtimeServer(Adapter):
@@ -51,17 +72,16 @@ class RealtimeServer(Adapter):
         self._growth = Growth()
         self._open_item = ""
         """The item of the open turn, while the server owns turns."""
-        self._committed: deque[Commit] = deque()
+        self._stretches: deque[Stretch] = deque()
+        """Not over: what is told is of the first, what the client asks for is of the last."""
         self._event_id: str | None = None
         """Of the client event that is read now: an error names it."""
         self._begun_ms = self._ended_ms = 0
         """Of the turn under way and of the last one, with what is around its speech."""
         self._pending: list[native.Final] = []
         """Finals of a client's turn before it commits."""
-        self._offset_ms = self._length_ms = 0.0
-        """Audio before the session under way, and of it."""
-        self._uncommitted_ms = 0.0
-        """Audio that no commit of the client's took yet."""
+        self._sent_ms = self._uncommitted_ms = 0.0
+        """Audio of all stretches, and that which no commit of the client's took yet."""
 
     def on_open(self) -> None:
         """Greet: clients configure only after it."""
@@ -93,19 +113,21 @@ class RealtimeServer(Adapter):
 
     def on_partial(self, message: native.Partial) -> None:
         """Give words that will not change."""
-        if self._settings.has_turns and self._open_item:
+        if self._stretches[0].has_turns and self._open_item and not self._stretches[0].is_clearing:
             self._delta(self._open_item, self._growth.partial(message))
 
     def on_final(self, message: native.Final) -> None:
         """Finish an item."""
-        if self._settings.has_turns:
-            self._finish_turn(message)
+        stretch = self._stretches[0]
+        if stretch.has_turns:
+            self._finish_turn(message, stretch)
         else:
-            self._finish_commit(message)
+            self._finish_commit(message, stretch)
 
     def on_turn(self, message: native.Turn) -> None:
         """Begin an item."""
-        if message.event == "start" and self._settings.has_turns:
+        stretch = self._stretches[0]
+        if message.event == "start" and stretch.has_turns and not stretch.is_clearing:
             self._open_item, at = self._new_item(), self._at(message.at_ms)
             self._begun_ms = min(at, max(self._ended_ms, at - self._settings.padding_ms))
             self._say(
@@ -116,12 +138,12 @@ class RealtimeServer(Adapter):
 
     def on_done(self, message: native.Done) -> None:
         """Forget the session; the next audio begins another."""
-        self._forget()
+        self._settle()
 
     def on_error(self, error: native.Error) -> None:
         """Say what cannot go on; silence ends the engine's session only."""
         if error.code == "idle_timeout":
-            self._forget()
+            self._settle()
             return
         kind = FATAL.get(error.code, "invalid_request_error")
         self._say(
@@ -137,16 +159,15 @@ class RealtimeServer(Adapter):
         self._event_id = None
         if kind == "server_error":
             self.end(1013 if error.code == "over_capacity" else 1011, error.message)
-        elif error.code != "bad_request":
-            self._forget()
+        else:
+            self._settle()
 
     def on_mistake(self, error: native.Error) -> None:
         """Fail the item whose commit was refused."""
-        if error.code == "rate_limited" and self._committed:
-            item = self._committed.pop().item
-            if item and not self._settings.has_turns:
-                about = {"type": "invalid_request_error", "code": error.code}
-                self._say_of(item, "failed", error=about | {"message": error.message})
+        commits = self._stretches[0].commits
+        if error.code == "rate_limited" and commits and (item := commits.pop().item):
+            about = {"type": "invalid_request_error", "code": error.code}
+            self._say_of(item, "failed", error=about | {"message": error.message})
 
     # ---- client events
 
@@ -158,6 +179,8 @@ class RealtimeServer(Adapter):
         settings = before.updated(wish)
         if settings.must_restart(before):
             self.stop()
+            if before.has_turns:
+                self._uncommitted_ms = 0.0  # what was said is of the turn that ends here
         elif settings.endpointing() != before.endpointing():
             self.configure(endpointing=settings.endpointing())
         self._settings = settings
@@ -166,7 +189,7 @@ class RealtimeServer(Adapter):
     def _append(self, event: JsonObject) -> None:
         data = base64_in(event.get("audio"), "audio")
         if self.format is None:
-            self._offset_ms, self._length_ms = self._offset_ms + self._length_ms, 0.0
+            self._stretches.append(Stretch(self._settings.has_turns, self._sent_ms))
             self.start(
                 self._settings.audio,
                 endpointing=self._settings.endpointing(),
@@ -176,38 +199,43 @@ class RealtimeServer(Adapter):
             )
         audio = self._settings.audio
         added_ms = len(data) / audio.frame_bytes * 1_000 / audio.rate
-        self._length_ms += added_ms
+        self._stretches[-1].length_ms += added_ms
+        self._sent_ms += added_ms
         self._uncommitted_ms += added_ms
         self.audio(data)
 
     def _commit(self) -> None:
         if self._settings.has_turns:
-            if self.format is not None:
-                self._committed.append(Commit())
-                self.finalize()
-            return
-        item = self._new_item()
-        self._say_committed(item)
-        self._committed.append(Commit(item, self._uncommitted_ms))
-        self._uncommitted_ms = 0.0
-        if self.format is None:
-            self._answer_commit()
+            commit = Commit()
         else:
-            self.finalize()
+            commit = Commit(self._new_item(), self._uncommitted_ms)
+            self._say_committed(commit.item)
+        self._uncommitted_ms = 0.0
+        self._await_words(commit)
 
     def _clear(self) -> None:
-        if self.format is not None and not self._settings.has_turns:
-            self._committed.append(Commit())
-            self.finalize()
         self._uncommitted_ms = 0.0
+        self._await_words(Commit(is_cleared=True))
         self._say("input_audio_buffer.cleared")
+
+    def _await_words(self, commit: Commit) -> None:
+        if not self._stretches:
+            self._answer(commit)
+            return
+        self._stretches[-1].commits.append(commit)
+        self.finalize()
 
     # ---- items
 
-    def _finish_turn(self, final: native.Final) -> None:
-        is_asked = final.cause == "finalize" and bool(self._committed)
+    def _finish_turn(self, final: native.Final, stretch: Stretch) -> None:
+        is_cleared = stretch.is_clearing
+        is_asked = final.cause == "finalize" and bool(stretch.commits)
         if is_asked:
-            self._committed.popleft()
+            stretch.commits.popleft()
+        if is_cleared:  # a turn that was begun is told of no more
+            self._growth.final(final)
+            self._open_item = ""
+            return
         if not final.text and not is_asked:
             return
         item = self._open_item or self._new_item()
@@ -221,29 +249,26 @@ class RealtimeServer(Adapter):
         self._say_committed(item)
         self._completed(item, final.text, length_ms)
 
-    def _finish_commit(self, final: native.Final) -> None:
+    def _finish_commit(self, final: native.Final, stretch: Stretch) -> None:
         if final.text:
             self._pending.append(final)
-        if final.cause == "finalize" and self._committed:
-            self._answer_commit()
+        if final.cause == "finalize" and stretch.commits:
+            self._answer(stretch.commits.popleft())
 
-    def _answer_commit(self) -> None:
-        commit, finals = self._committed.popleft(), self._pending
-        self._pending = []
+    def _answer(self, commit: Commit) -> None:
+        finals, self._pending = self._pending, []
         if not commit.item:
-            return  # the client threw this audio away
+            return  # the client threw this audio away, or its turn has an item
         text = " ".join(final.text for final in finals)
         self._delta(commit.item, text)
         self._completed(commit.item, text, commit.length_ms)
 
-    def _forget(self) -> None:
-        """Answer what still waits: the session that would have is over."""
-        while self._committed:
-            if self._settings.has_turns:
-                self._committed.popleft()
-            else:
-                self._answer_commit()
-        self._open_item, self._growth = "", Growth()
+    def _settle(self) -> None:
+        """Answer what still waits for a session that is over."""
+        while len(self._stretches) > self.sessions:
+            for commit in self._stretches.popleft().commits:
+                self._answer(commit)
+            self._open_item, self._growth = "", Growth()
 
     def _say_committed(self, item: str) -> None:
         before, self._previous = self._previous, item
@@ -286,14 +311,15 @@ class RealtimeServer(Adapter):
         return about | (self._settings.beta() if self._is_beta else self._settings.ga())
 
     def _at(self, milliseconds: int) -> int:
-        return milliseconds + round(self._offset_ms)
+        return milliseconds + round(self._stretches[0].offset_ms)
 
     def _end_of(self, final: native.Final) -> int:
         """Return where the audio of a turn ends: behind the silence that ended it."""
         end_ms = self._at(final.end_ms)
         if final.cause != "endpoint":
             return end_ms
-        heard_ms = round(self._offset_ms + self._length_ms)
+        stretch = self._stretches[0]
+        heard_ms = round(stretch.offset_ms + stretch.length_ms)
         return max(end_ms, min(end_ms + self._settings.endpointing().silence_ms, heard_ms))
 
     def _new_item(self) -> str:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from server.wire import messages as native
 from server.wire import protobuf as pb
-from server.wire.adapter import Adapter, Hello
+from server.wire.adapter import PATIENCE_MS, Adapter, Hello
 from server.wire.errors import BadRequest, UnsupportedAudio
 from server.wire.rest import FileServer, Recording
 from server.wire.values import audio_format, phrase, turns_after
@@ -119,6 +119,7 @@ class RivaServer(Adapter):
     """A client of StreamingRecognize; a binary message is one request of the stream."""
 
     max_message_bytes: ClassVar[int] = 4 * 1024 * 1024
+    idle_ms = PATIENCE_MS
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello)

@@ -5,6 +5,7 @@ Does not know: sockets, clocks, mDNS. Chunks are appended by clients: only stabl
 We say that we need no voice detection of theirs: an utterance ends at a pause, by our endpointing.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -100,11 +101,12 @@ class WyomingServer(Adapter):
         self._reader = Reader()
         self._language = ""
         self._phrases: list[native.Boost] = []
+        self._owed = deque[bool]()
+        """Of each session that is not over, whether its transcript is still to be said."""
         self._growth = Growth()
         self._text: list[str] = []
         self._has_begun = False
-        """Whether transcript-start was said."""
-        self._owes_transcript = False
+        """Whether transcript-start was said; all three are of the first session."""
         self._is_deaf = False
         """The utterance is answered; what comes until its end is not heard."""
         self._pause_ms = PAUSES_MS["default"]
@@ -116,27 +118,28 @@ class WyomingServer(Adapter):
 
     def on_partial(self, message: native.Partial) -> None:
         """Give words that will not change."""
-        if self._is_owed():
+        if self._owed[0]:
             self._chunk(self._growth.partial(message))
 
     def on_final(self, message: native.Final) -> None:
         """Give the rest of a segment."""
-        if message.text and self._is_owed():
+        if message.text and self._owed[0]:
             self._chunk(self._growth.final(message))
             self._text.append(message.text)
 
     def on_turn(self, message: native.Turn) -> None:
         """End the utterance at a pause."""
         is_pause = message.event == "end" and message.trigger in ("silence", "model")
-        if is_pause and self.format is not None and self._is_owed():
-            self._is_deaf = True
+        if is_pause and self.format is not None and list(self._owed) == [True]:
+            self._is_deaf, self._owed[0] = True, False
             self._say_transcript()
             self.stop()
 
     def on_done(self, message: native.Done) -> None:
-        """Give the whole."""
-        if self._owes_transcript and not self.sessions:
+        """Give the whole; what is told now is of the next utterance."""
+        if self._owed.popleft():
             self._say_transcript()
+        self._text, self._growth = [], Growth()
 
     def on_error(self, error: native.Error) -> None:
         """Say it; a connection that cannot be read is closed."""
@@ -170,15 +173,14 @@ class WyomingServer(Adapter):
                 pass  # satellites send events of other services, too
 
     def _start(self, data: JsonObject) -> None:
-        if self._owes_transcript:
-            raise BadRequest("audio-start before the transcript of what came before")
         width = integer_in(data.get("width", 2), "width")
         if width != 2:
             raise UnsupportedAudio("samples must have 2 bytes")
         rate = integer_in(data.get("rate", 16_000), "rate")
         audio = audio_format("pcm_s16le", rate, integer_in(data.get("channels", 1), "channels"))
-        self._text, self._has_begun, self._growth = [], False, Growth()
-        self._owes_transcript, self._is_deaf = True, False
+        self.stop()  # the utterance before is over, whether it was said or not
+        self._owed.append(True)
+        self._is_deaf = False
         self.start(
             audio,
             endpointing=native.Endpointing(silence_ms=self._pause_ms),
@@ -187,16 +189,12 @@ class WyomingServer(Adapter):
             phrases=self._phrases,
         )
 
-    def _is_owed(self) -> bool:
-        """Whether what the session says is of the utterance that waits for its transcript."""
-        return self._owes_transcript and self.sessions == 1
-
     def _stop(self) -> None:
         if self._is_deaf:
             self._is_deaf = False  # it was answered before it ended
         elif self.format is not None:
             self.stop()
-        elif not self._owes_transcript:
+        elif not any(self._owed):
             self._text = []
             self._say_transcript()
 
@@ -211,7 +209,6 @@ class WyomingServer(Adapter):
         self._event("transcript-chunk", {"text": text})
 
     def _say_transcript(self) -> None:
-        self._owes_transcript = False
         if not self._has_begun:
             self._event("transcript-start", self._spoken())
         self._event("transcript-stop", {})

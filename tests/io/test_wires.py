@@ -65,13 +65,25 @@ async def listen(server: Running, data: bytes = PCM, *, path: str = LISTEN) -> s
 
 async def post(server: Running, head: str, body: bytes = b"") -> tuple[int, bytes]:
     """Send a request byte for byte; return status and body."""
+    head_raw, answer = await exchange(server, head, body)
+    return int(head_raw.split()[1]), answer
+
+
+async def headers_of(server: Running, head: str, body: bytes = b"") -> dict[str, str]:
+    """Send a request; return the headers of its answer, their names in lower case."""
+    head_raw, _ = await exchange(server, head, body)
+    lines = [line.partition(": ") for line in head_raw.decode().split("\r\n")[1:]]
+    return {name.lower(): value for name, _, value in lines}
+
+
+async def exchange(server: Running, head: str, body: bytes) -> tuple[bytes, bytes]:
     host, port = server.addresses.host, server.addresses.port
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
     raw = await reader.read()
     writer.close()
     head_raw, _, answer = raw.partition(b"\r\n\r\n")
-    return int(head_raw.split()[1]), answer
+    return head_raw, answer
 
 
 def wav(samples: Any = SAID) -> bytes:
@@ -277,6 +289,50 @@ async def test_a_bad_request_is_answered(head: str, status: int) -> None:
         assert (await post(server, head, b"abc"))[0] == status
 
 
+async def test_the_loaded_model_is_found_by_its_name_and_no_other() -> None:
+    async with serving() as server:
+        _, listed = await post(server, "GET /v1/models/ HTTP/1.1\nHost: here")
+        (model,) = json.loads(listed)["data"]
+        for name, expected in ((model["id"], 200), (f"{model['id']}/", 200), ("whisper-1", 404)):
+            status, answer = await post(server, f"GET /v1/models/{name} HTTP/1.1\nHost: here")
+            assert status == expected
+            assert json.loads(answer) == model or json.loads(answer)["error"]["param"] == "model"
+
+
+async def test_a_slash_behind_the_path_of_a_post_is_nothing() -> None:
+    async with serving() as server:
+        for path, size in (
+            ("/v1/listen/", len(wav())),
+            ("/v1/realtime/transcription_sessions/", 2),
+        ):
+            head = f"POST {path} HTTP/1.1\nHost: here\nContent-Length: {size}"
+            status, _ = await post(server, head, wav()[:size])
+            assert status == 200, path
+
+
+@pytest.mark.parametrize("origins", [("https://shop.example",), ()])
+async def test_a_page_reads_answers_if_its_origin_may_connect(origins: tuple[str, ...]) -> None:
+    page = "https://shop.example"
+    preflight = (
+        f"OPTIONS /v1/audio/transcriptions HTTP/1.1\nHost: here\nOrigin: {page}\n"
+        "Access-Control-Request-Method: POST\n"
+        "Access-Control-Request-Headers: authorization,x-stainless-os"
+    )
+    body = form(file=wav(), stream=b"true")
+    async with serving(origins=origins) as server:
+        asked = await headers_of(server, preflight)
+        models = await headers_of(server, f"GET /v1/models HTTP/1.1\nHost: here\nOrigin: {page}")
+        posted = f"{FORM}\nOrigin: {page}\nContent-Length: {len(body)}"
+        heard = await headers_of(server, posted, body)
+        broken = await headers_of(server, f"{FORM}\nOrigin: {page}\nContent-Length: 3", b"abc")
+        nobody = await headers_of(server, f"{FORM}\nContent-Length: {len(body)}", body)
+    allowed = [found.get("access-control-allow-origin") for found in (asked, models, heard, broken)]
+    assert allowed == [page if origins else None] * 4
+    listed = "authorization,x-stainless-os" if origins else None
+    assert asked.get("access-control-allow-headers") == listed
+    assert not any(name.startswith("access-control") for name in nobody)
+
+
 async def test_a_client_that_only_ended_its_request_is_answered() -> None:
     body = form(file=wav(), response_format=b"text")
     async with serving() as server:
@@ -404,6 +460,35 @@ async def test_over_grpc_it_tells_what_model_it_has() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await channel.unary_unary(method)(b"\xff")
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_grpc_client_that_often_asks_whether_we_are_there_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grpc_port = pytest.importorskip("server.grpc_port")
+    monkeypatch.setattr(grpc_port, "SHORTEST_PING_MS", 0)  # nobody waits here
+    settings, ping = (0, 4), (8, 6)
+    ack, goaway = (6, 1), 7
+    async with serving(grpc_port=0) as server:
+        port = server.gateway.ports.port_of("grpc")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        def write(kind: tuple[int, int]) -> None:
+            length, number = kind
+            writer.write(bytes([0, 0, length, number, 0, 0, 0, 0, 0]) + bytes(length))
+
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        write(settings)
+        answered = 0
+        write(ping)
+        while answered < 10:
+            head = await reader.readexactly(9)
+            body = await reader.readexactly(int.from_bytes(head[:3]))
+            assert head[3] != goaway, body
+            if (head[3], head[4]) == ack:
+                answered += 1
+                write(ping)
+        writer.close()
 
 
 async def test_a_port_that_is_taken_stops_the_start() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from server.wire.adapter import PATIENCE_MS, Refused
 from server.wire.assemblyai import AssemblyServer
-from server.wire.messages import Endpointing
+from server.wire.messages import Configure, Endpointing
 from tests.unit.server.wire.foreign import DONE, Table, fatal, final, hello, partial, ready, turn
 
 FIELDS = {"turn_order", "turn_is_formatted", "end_of_turn", "transcript", "end_of_turn_confidence", "words"}  # noqa: E501  # fmt: skip
@@ -87,6 +87,30 @@ def test_the_query_and_updates_become_rules() -> None:
     played.hear({"type": "UpdateConfiguration", "min_turn_silence": 100}, {"type": "ForceEndpoint"})
     played.hear({"type": "KeepAlive"})
     assert played.kinds() == ["start", "configure", "finalize", "configure"]
+
+
+@pytest.mark.parametrize(
+    ("query", "silence_ms", "longer_ms"),
+    [
+        ({"min_turn_silence": 400, "max_turn_silence": 1_280}, 400, 880),
+        ({"min_turn_silence": 100, "max_turn_silence": 100}, 200, 0),
+        ({"max_turn_silence": 1_280}, 700, 580),
+        ({"max_turn_silence": 400}, 400, 0),
+        ({"min_turn_silence": 900, "max_turn_silence": 400}, 400, 0),
+        ({"min_end_of_turn_silence_when_confident": 160, "max_turn_silence": 9_000}, 200, 2_000),
+    ],
+)
+def test_behind_a_word_that_ends_no_sentence_the_longest_silence_is_waited_for(
+    query: dict[str, int], silence_ms: int, longer_ms: int
+) -> None:
+    rules = Endpointing(silence_ms=silence_ms, hesitation_ms=longer_ms)
+    assert table(**query).start.endpointing == rules
+    updated = table()
+    for name, value in query.items():  # what an update does not name stays as it is
+        updated.hear({"type": "UpdateConfiguration", name: value})
+    last = updated.asked[-1]
+    assert isinstance(last, Configure)
+    assert last.endpointing == rules
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,54 @@ def test_cleared_audio_has_no_item() -> None:
     assert played.said(type="input_audio_buffer.cleared")
 
 
+def test_audio_cleared_in_a_turn_says_nothing_and_the_turn_behind_it_does() -> None:
+    played = table()
+    played.hear(append())
+    played.tell(ready(), turn("start"), partial("gone"))
+    played.hear({"type": "input_audio_buffer.clear"}, append())
+    before = kinds(played)
+    played.tell(partial("gone by", rev=2), final("gone by now", cause="finalize"), turn("end"))
+    assert kinds(played) == before
+    played.tell(turn("start", number=1), partial("kept", id=1), final("kept here", id=1))
+    assert [value["delta"] for value in played.said(type=f"{ITEM}.delta")] == [
+        "gone",
+        "kept",
+        " here",
+    ]
+    (completed,) = played.said(type=f"{ITEM}.completed")
+    (begun, again) = played.said(type="input_audio_buffer.speech_started")
+    assert (completed["transcript"], completed["item_id"]) == ("kept here", again["item_id"])
+    assert begun["item_id"] != again["item_id"]
+
+
+def test_a_turn_that_is_open_when_turn_detection_goes_is_completed_by_itself() -> None:
+    played = table()
+    played.hear(append(b"\0" * 48_000))
+    played.tell(ready(), turn("start", at_ms=100), partial("one"))
+    played.hear(update(turn_detection=None), append(b"\0" * 24_000))
+    played.hear({"type": "input_audio_buffer.commit"})
+    played.tell(final("one two", cause="stop", at_ms=100), turn("end"), DONE)
+    (opened,) = played.said(type="input_audio_buffer.speech_started")
+    (completed,) = played.said(type=f"{ITEM}.completed")
+    assert (completed["transcript"], completed["item_id"]) == ("one two", opened["item_id"])
+    played.tell(ready(), turn("start", at_ms=50), final("three", cause="finalize"))
+    last = played.said(type=f"{ITEM}.completed")[-1]
+    assert (last["transcript"], last["usage"]["seconds"]) == ("three", 0.5)
+    assert len(played.said(type="input_audio_buffer.speech_started")) == 1
+
+
+def test_a_refused_event_leaves_the_open_turn_as_it_is() -> None:
+    played = table()
+    played.hear(append())
+    played.tell(ready(), turn("start"), partial("one"))
+    played.hear(update(format={"type": "audio/mp3"}))
+    played.tell(final("one two"))
+    (opened,) = played.said(type="input_audio_buffer.speech_started")
+    (completed,) = played.said(type=f"{ITEM}.completed")
+    deltas = "".join(value["delta"] for value in played.said(type=f"{ITEM}.delta"))
+    assert (completed["item_id"], deltas) == (opened["item_id"], "one two")
+
+
 def test_a_commit_that_cannot_be_served_fails_its_item_only() -> None:
     played = table()
     played.hear(update(turn_detection=None), append(), {"type": "input_audio_buffer.commit"})

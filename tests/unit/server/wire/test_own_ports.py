@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.wire import protobuf as pb
-from server.wire.adapter import Adapter
+from server.wire.adapter import PATIENCE_MS, Adapter
 from server.wire.errors import BadRequest
 from server.wire.messages import Ack, AudioFormat, Done, Endpointing, Readable
 from server.wire.rest import Recording
@@ -248,6 +248,23 @@ def test_wyoming_a_file_sent_at_once_is_transcribed_whole() -> None:
     )
 
 
+@pytest.mark.parametrize("end", [event("audio-stop"), b""])
+def test_wyoming_an_utterance_before_the_transcript_of_another_is_the_next(end: bytes) -> None:
+    played = wyoming()
+    played.hear(start(), event("audio-chunk", PCM), end, start(), event("audio-chunk", PCM))
+    assert played.kinds() == ["start", "audio", "stop", "start", "audio"]
+    played.tell(ready(), partial("one"), final("one", cause="stop"), DONE, ready())
+    played.hear(event("audio-stop"))
+    played.tell(partial("two"), final("two or", cause="stop"), DONE)
+    assert [(e.type, e.data.get("text")) for e in said(played)] == [
+        ("transcript-start", None), ("transcript-chunk", "one"), ("transcript-stop", None),
+        ("transcript", "one"),
+        ("transcript-start", None), ("transcript-chunk", "two"), ("transcript-chunk", " or"),
+        ("transcript-stop", None), ("transcript", "two or"),
+    ]  # fmt: skip
+    assert played.adapter.ending is None
+
+
 def test_wyoming_without_audio_answers_with_nothing() -> None:
     played = wyoming()
     played.hear(event("audio-stop"))
@@ -264,7 +281,6 @@ def test_wyoming_without_audio_answers_with_nothing() -> None:
         b"x" * 70_000,
         event("audio-start", rate=16_000, width=4),
         event("audio-start", rate=1, width=2),
-        start() + start(),
         b"\xff\xfe\n",
     ],
 )
@@ -312,6 +328,10 @@ def test_riva_gives_interim_and_final_results() -> None:
     ]
     assert played.kinds() == ["start", "audio", "stop"]
     assert played.adapter.ending == (0, "")
+
+
+def test_riva_keeps_a_call_whose_microphone_is_muted() -> None:
+    assert riva().adapter.idle_ms == PATIENCE_MS
 
 
 def test_riva_has_processed_what_it_tells_of_and_never_less() -> None:
