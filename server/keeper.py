@@ -254,7 +254,7 @@ class Keeper:
         if ticket is None:
             return None
         name, secret = ticket.name, ticket.secret
-        moved = await self._clerk_().submit(lambda s: moving.take_out(s, name, secret))
+        moved = await self._clerk_().submit(moving.taking_out(name, secret))
         known = self._named.get(name)
         if moved is not None and known is not None:
             self._fenced(known)
