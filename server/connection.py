@@ -80,6 +80,10 @@ class Absent:
     def fenced(self) -> None:
         """Nobody is to be told."""
 
+    def unlogged(self) -> None:
+        """Forget it: nobody can come back."""
+        self._keeper.release(self._session.identity.number)
+
 
 class Connection:
     """Carries one session over one socket (server.keeper.Holder)."""
@@ -203,6 +207,12 @@ class Connection:
         self._close_code = ATTACHED_ELSEWHERE
         self._outbox.clear()
         self._outbox.close()
+
+    def unlogged(self) -> None:
+        """Go on as long as the client is here."""
+        self._is_logged = False
+        if self.session.close_code is not None:  # it was kept until all is read
+            self._release()
 
     # ---- moving things on
 

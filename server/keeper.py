@@ -63,6 +63,10 @@ class Holder(Listener, Protocol):
         """Drop the session and say nothing: another server has it."""
         ...
 
+    def unlogged(self) -> None:
+        """Know that nobody can come back to the session: the store has lost it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Return:
@@ -352,6 +356,7 @@ class Keeper:
             passed=one.say,
             kept=lambda at: self._kept(session, at),
             refused=lambda: self._fenced(session),
+            gone=lambda: self._gone(session),
             broken=lambda: self._broken(session),
         )
         one.gate = Gate(self._clerk_(), owner, outlets)
@@ -371,6 +376,16 @@ class Keeper:
         holder = self._drop(session)
         if holder is not None:
             holder.fenced()
+
+    def _gone(self, session: int) -> None:
+        """Go on with a session that the store has lost; its token brings nobody back."""
+        one = self._tenants.get(session)
+        if one is None or one.gate is None:
+            return
+        logger.warning("the store has lost a session", extra={"session": one.gate.owner.name})
+        self._named.pop(one.gate.owner.name, None)
+        one.gate = None
+        self._holders.pop(session).unlogged()
 
     def _broken(self, session: int) -> None:
         holder = self._drop(session)

@@ -341,6 +341,46 @@ async def test_nothing_is_said_before_it_is_written_and_nothing_when_it_is_refus
     assert house.slots_in_use == 0
 
 
+async def test_a_session_that_the_store_has_lost_says_every_word_and_cannot_be_come_back_to() -> (
+    None
+):
+    store = MemoryStore()
+    house, client = await House(store).open(), Client()
+    ticket = house.begin(client)
+    for number, packet in enumerate(PACKETS):
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+        if number == 12:
+            await house.settle()
+            assert client.finals()
+            store._sessions.clear()  # its server was started again without what it had
+        if number in (14, 20):
+            house.living[0].kill()
+            await house.settle()
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+    check_stream(client.events)
+    assert client.notes == ["opened", "unlogged"]
+    assert await house.keeper.come_back(ticket.token, Client(), 2) is None
+    house.keeper.put_away(1, client)
+    assert (house.keeper.away, house.slots_in_use) == (0, 0)
+    assert not house.keeper._holders and not house.keeper._named
+
+
+async def test_a_session_that_ended_elsewhere_is_not_lost_and_says_nothing_here() -> None:
+    store, client, heir = MemoryStore(), Client(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    assert await second.keeper.come_back(ticket.token, heir, 1) is not None
+    second.keeper.release(1)
+    await second.settle()
+    for packet in PACKETS:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await first.settle()
+    assert client.notes == ["opened", "fenced"]
+    assert client.finals() == []
+
+
 async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     class Broken(MemoryStore):
         def commit(self, *entry: Any) -> Outcome:
