@@ -697,6 +697,19 @@ async def test_a_suspect_that_is_silent_makes_room_for_the_next(
         await asyncio.sleep(0.001)
 
 
+async def test_a_suspect_is_not_given_up_while_it_waits_for_its_trial() -> None:
+    house = await House().open()
+    await suspects(house, 3)
+    waiting = [house.keeper._tenants[number] for number in (2, 3)]
+    assert [*house.keeper._lives.suspects] == waiting
+    assert [one._deadline is None for one in waiting] == [True, True]
+    house.manager._is_closing = True  # no worker will come
+    house.living[0].kill()
+    await ready_again()
+    # in its turn it waits for a place, and not for ever
+    assert [one._deadline is None for one in waiting] == [False, True]
+
+
 async def test_a_suspect_that_leaves_ends_its_trial() -> None:
     house = await House().open()
     await suspects(house, 3)
