@@ -349,6 +349,7 @@ class Connection:
         else:
             began = msgspec.json.decode(found.start, type=Start)
             self.session.take_up(began, model, found.opening, found.stopped)
+            self.session.born(self._loop.time() - found.age_s)
             with contextlib.suppress(OverCapacity, BadRequest):  # it goes on without its readers
                 self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True

@@ -10,6 +10,7 @@ so that a lost reply locks nobody out.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +47,8 @@ class About(msgspec.Struct, frozen=True, array_like=True):
     opening: link.Open
     start: bytes
     """The client's ``start`` as JSON."""
+    born: float | None = None
+    """By the clock on the wall, which machines share."""
 
 
 class Holder(Listener, Protocol):
@@ -84,6 +87,8 @@ class Return:
     opening: link.Open
     stopped: dict[int, int]
     """Finals of the channels that had stopped."""
+    age_s: float
+    """Since it began, wherever."""
 
 
 class Keeper:
@@ -157,7 +162,7 @@ class Keeper:
         one = self._tenants.get(session)
         if one is None:
             return
-        about = msgspec.msgpack.encode(About(one.ledger.opening, start))
+        about = msgspec.msgpack.encode(About(one.ledger.opening, start, time.time()))
         created = self._clerk_().submit(lambda s: s.create(ticket.name, ticket.hash, about))
         created.add_done_callback(lambda _: self._was_created(created, session))
         self._own(session, one, Owner(ticket.name, 1), holder)
@@ -237,6 +242,7 @@ class Keeper:
             start=about.start,
             opening=msgspec.structs.replace(books.opening, at=books.at),
             stopped=books.stopped,
+            age_s=0.0 if about.born is None else max(0.0, time.time() - about.born),
         )
 
     # ---- to and from other servers

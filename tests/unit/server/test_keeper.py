@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -442,6 +443,21 @@ async def test_who_has_an_old_copy_of_a_session_goes_on_with_what_the_store_has(
     await second.settle()
     assert client.finals() == EXPECTED
     assert client.notes[-1] == "fenced"
+
+
+async def test_a_session_is_as_old_as_it_is_wherever_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, now = MemoryStore(), [1e9]
+    monkeypatch.setattr("server.keeper.time", SimpleNamespace(time=lambda: now[0]))
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(Client())
+    now[0] += 5_000
+    found = await second.keeper.come_back(ticket.token, Client(), 1)
+    assert found is not None and found.age_s == 5_000
+    now[0] -= 9_000  # a clock that is wrong makes no session younger than new
+    found = await second.keeper.come_back(found.ticket.token, Client(), 1)
+    assert found is not None and found.age_s == 0
 
 
 async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> None:
