@@ -80,6 +80,10 @@ class Absent:
     def fenced(self) -> None:
         """Nobody is to be told."""
 
+    def unlogged(self) -> None:
+        """Forget it: nobody can come back."""
+        self._keeper.release(self._session.identity.number)
+
 
 class Connection:
     """Carries one session over one socket (server.keeper.Holder)."""
@@ -203,6 +207,12 @@ class Connection:
         self._close_code = ATTACHED_ELSEWHERE
         self._outbox.clear()
         self._outbox.close()
+
+    def unlogged(self) -> None:
+        """Go on as long as the client is here."""
+        self._is_logged = False
+        if self.session.close_code is not None:  # it was kept until all is read
+            self._release()
 
     # ---- moving things on
 
@@ -339,6 +349,7 @@ class Connection:
         else:
             began = msgspec.json.decode(found.start, type=Start)
             self.session.take_up(began, model, found.opening, found.stopped)
+            self.session.born(self._loop.time() - found.age_s)
             with contextlib.suppress(OverCapacity, BadRequest):  # it goes on without its readers
                 self._enter_meeting(began)
         self._is_attached = self._is_logged = self._is_new_token_unused = True

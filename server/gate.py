@@ -1,7 +1,8 @@
 """Where events wait until the finals among them are written: logged before they are said.
 
 Does: hand entries and snapshots of one session to the store, in order; let events through behind
-their entry; stop for good when the store says that another owner has the session.
+their entry; stop for good when the store says that another owner has the session, and hold nothing
+back any more when it says that it has lost the session.
 Does not know: workers, clients, what a snapshot holds.
 """
 
@@ -58,6 +59,8 @@ class Outlets:
     """A snapshot at this sample is written."""
     refused: Callable[[], None]
     """Another owner has the session: drop it, say nothing."""
+    gone: Callable[[], None]
+    """The store has lost the session: all that waited has passed, go on without this gate."""
     broken: Callable[[], None]
     """The store does not answer."""
 
@@ -126,17 +129,22 @@ class Gate:
     def _is_well(self, written: "asyncio.Future[Outcome]") -> bool:
         """Whether the write was done and somebody wants to know; else this is the end."""
         try:
-            is_written = written.result() is Outcome.WRITTEN
+            outcome = written.result()
         except (StoreUnavailable, asyncio.CancelledError):
-            is_written, tell = False, self._outlets.broken
+            outcome, tell = None, self._outlets.broken
         else:
-            tell = self._outlets.refused
+            tell = self._outlets.gone if outcome is Outcome.GONE else self._outlets.refused
         if self._is_shut:
             return False
-        if not is_written:
-            self.shut()
-            tell()
-        return is_written
+        if outcome is Outcome.WRITTEN:
+            return True
+        waiting = [*self._waiting]
+        self.shut()
+        if outcome is Outcome.GONE:
+            for one in waiting:
+                self._outlets.passed(one.events)
+        tell()
+        return False
 
 
 def to_entry(events: Sequence[Happening]) -> bytes:

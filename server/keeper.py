@@ -10,6 +10,7 @@ so that a lost reply locks nobody out.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +47,8 @@ class About(msgspec.Struct, frozen=True, array_like=True):
     opening: link.Open
     start: bytes
     """The client's ``start`` as JSON."""
+    born: float | None = None
+    """By the clock on the wall, which machines share."""
 
 
 class Holder(Listener, Protocol):
@@ -61,6 +64,10 @@ class Holder(Listener, Protocol):
 
     def fenced(self) -> None:
         """Drop the session and say nothing: another server has it."""
+        ...
+
+    def unlogged(self) -> None:
+        """Know that nobody can come back to the session: the store has lost it."""
         ...
 
 
@@ -80,6 +87,8 @@ class Return:
     opening: link.Open
     stopped: dict[int, int]
     """Finals of the channels that had stopped."""
+    age_s: float
+    """Since it began, wherever."""
 
 
 class Keeper:
@@ -153,7 +162,7 @@ class Keeper:
         one = self._tenants.get(session)
         if one is None:
             return
-        about = msgspec.msgpack.encode(About(one.ledger.opening, start))
+        about = msgspec.msgpack.encode(About(one.ledger.opening, start, time.time()))
         created = self._clerk_().submit(lambda s: s.create(ticket.name, ticket.hash, about))
         created.add_done_callback(lambda _: self._was_created(created, session))
         self._own(session, one, Owner(ticket.name, 1), holder)
@@ -233,6 +242,7 @@ class Keeper:
             start=about.start,
             opening=msgspec.structs.replace(books.opening, at=books.at),
             stopped=books.stopped,
+            age_s=0.0 if about.born is None else max(0.0, time.time() - about.born),
         )
 
     # ---- to and from other servers
@@ -254,7 +264,7 @@ class Keeper:
         if ticket is None:
             return None
         name, secret = ticket.name, ticket.secret
-        moved = await self._clerk_().submit(lambda s: moving.take_out(s, name, secret))
+        moved = await self._clerk_().submit(moving.taking_out(name, secret))
         known = self._named.get(name)
         if moved is not None and known is not None:
             self._fenced(known)
@@ -352,6 +362,7 @@ class Keeper:
             passed=one.say,
             kept=lambda at: self._kept(session, at),
             refused=lambda: self._fenced(session),
+            gone=lambda: self._gone(session),
             broken=lambda: self._broken(session),
         )
         one.gate = Gate(self._clerk_(), owner, outlets)
@@ -371,6 +382,16 @@ class Keeper:
         holder = self._drop(session)
         if holder is not None:
             holder.fenced()
+
+    def _gone(self, session: int) -> None:
+        """Go on with a session that the store has lost; its token brings nobody back."""
+        one = self._tenants.get(session)
+        if one is None or one.gate is None:
+            return
+        logger.warning("the store has lost a session", extra={"session": one.gate.owner.name})
+        self._named.pop(one.gate.owner.name, None)
+        one.gate = None
+        self._holders.pop(session).unlogged()
 
     def _broken(self, session: int) -> None:
         holder = self._drop(session)

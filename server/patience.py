@@ -33,6 +33,10 @@ class Patience:
         self._born = self._since = self._heard = now
         self._is_warned_of_age = False
 
+    def born(self, at: float) -> None:
+        """Count the age from here."""
+        self._born = at
+
     def entered(self, now: float) -> None:
         """Begin a phase."""
         self._since = now

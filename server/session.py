@@ -184,6 +184,10 @@ class Session:
         self._is_ready = True
         self.phase = Phase.STREAMING
 
+    def born(self, at: float) -> None:
+        """Know when the session began: no return makes it younger."""
+        self._patience.born(at)
+
     def resumed(self, token: str, *, now: float) -> None:
         """Go on with a client that came back; it sends again from ``at``."""
         assert self.agreement is not None and self._model is not None

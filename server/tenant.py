@@ -230,7 +230,7 @@ class Tenant:
         if self._deaths < SUSPECT_DEATHS:
             self._return()
             return
-        self._wait()
+        self._state = _State.WAITING  # without a limit: no trial before its own lasts for ever
         self._lives.suspects.append(self)
         self._lives.call_next()
 

@@ -18,7 +18,9 @@ class Outcome(Enum):
 
     WRITTEN = "written"
     REFUSED = "refused"
-    """Another owner has a newer epoch, the entry is not the next one, or there is no session."""
+    """Another owner has a newer epoch or has ended the session, or the entry is not the next."""
+    GONE = "gone"
+    """Nothing is known of the session, not even that it is over: the store has lost it."""
 
 
 class StoreUnavailable(Exception):
@@ -80,7 +82,10 @@ class Store(Protocol):
         ...
 
     def forget(self, session: str, epoch: int) -> Outcome:
-        """Remove the session: it is over."""
+        """Remove the session: it is over. That it is, is remembered as long as a session is kept.
+
+        Once more by the same owner is WRITTEN: after StoreUnavailable the writer tries again.
+        """
         ...
 
     def close(self) -> None:

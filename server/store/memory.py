@@ -35,6 +35,8 @@ class MemoryStore:
     ) -> None:
         self._sessions: dict[str, _Session] = {}
         """Oldest write first."""
+        self._ended: dict[str, tuple[int, float]] = {}
+        """Session -> epoch of who ended it, and when; oldest first."""
         self._keep_s, self._clock = keep_s, clock
 
     def create(self, session: str, token: bytes, about: bytes) -> Outcome:
@@ -42,6 +44,7 @@ class MemoryStore:
         self._expire()
         if session in self._sessions:
             return Outcome.REFUSED
+        self._ended.pop(session, None)
         self._sessions[session] = _Session(token, about, self._clock())
         return Outcome.WRITTEN
 
@@ -61,7 +64,7 @@ class MemoryStore:
         """Spend the token before."""
         kept = self._owned(session, epoch)
         if kept is None:
-            return Outcome.REFUSED
+            return self._refusal(session)
         kept.previous = None
         return Outcome.WRITTEN
 
@@ -69,7 +72,7 @@ class MemoryStore:
         """Append to the log."""
         kept = self._owned(session, epoch)
         if kept is None:
-            return Outcome.REFUSED
+            return self._refusal(session)
         if kept.log[entry : entry + 1] == [body]:
             return Outcome.WRITTEN
         if entry != len(kept.log):
@@ -83,7 +86,7 @@ class MemoryStore:
         """Replace the snapshot."""
         kept = self._owned(session, epoch)
         if kept is None:
-            return Outcome.REFUSED
+            return self._refusal(session)
         kept.snapshot = snapshot
         self._touch(session, kept)
         return Outcome.WRITTEN
@@ -91,8 +94,10 @@ class MemoryStore:
     def forget(self, session: str, epoch: int) -> Outcome:
         """Remove the session."""
         if self._owned(session, epoch) is None:
-            return Outcome.REFUSED
+            is_again = self._ended.get(session, (0, 0.0))[0] == epoch
+            return Outcome.WRITTEN if is_again else self._refusal(session)
         del self._sessions[session]
+        self._ended[session] = epoch, self._clock()
         return Outcome.WRITTEN
 
     def close(self) -> None:
@@ -103,6 +108,10 @@ class MemoryStore:
         kept = self._sessions.get(session)
         return kept if kept is not None and kept.epoch == epoch else None
 
+    def _refusal(self, session: str) -> Outcome:
+        is_known = session in self._sessions or session in self._ended
+        return Outcome.REFUSED if is_known else Outcome.GONE
+
     def _touch(self, session: str, kept: _Session) -> None:
         kept.touched = self._clock()
         self._sessions[session] = self._sessions.pop(session)
@@ -112,5 +121,10 @@ class MemoryStore:
         while self._sessions:
             oldest = next(iter(self._sessions))
             if self._sessions[oldest].touched >= before:
-                return
+                break
             del self._sessions[oldest]
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if self._ended[oldest][1] >= before:
+                break
+            del self._ended[oldest]

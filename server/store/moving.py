@@ -5,10 +5,11 @@ Does not know: what bodies, records and snapshots hold; how it travels.
 """
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
-from server.store.base import Outcome, Snapshot, Store
+from server.store.base import Kept, Outcome, Snapshot, Store
 
 
 class Moved(msgspec.Struct, frozen=True, array_like=True):
@@ -33,18 +34,24 @@ class Moved(msgspec.Struct, frozen=True, array_like=True):
         return 0 if self.snapshot is None else self.snapshot[0]
 
 
-def take_out(store: Store, name: str, secret: str) -> Moved | None:
-    """Remove a session from a store; None: there is none by this token.
+def taking_out(name: str, secret: str) -> Callable[[Store], Moved | None]:
+    """Return the call that removes a session from a store; None: there is none by this token.
 
-    Whoever serves it is not its owner any more: what it still writes is refused.
+    Whoever serves it is not its owner any more: what it still writes is refused. After
+    StoreUnavailable the same call goes on where it was: the session may be removed already.
     """
-    kept = store.acquire(name, _hash(secret), _hash(secret))
-    if kept is None:
-        return None
-    store.forget(name, kept.epoch)
-    snapshot = kept.snapshot
-    place = None if snapshot is None else (snapshot.at, snapshot.entries, snapshot.blob)
-    return Moved(name, secret, kept.about, kept.log, kept.record, place)
+    kept: Kept | None = None
+
+    def take_out(store: Store) -> Moved | None:
+        nonlocal kept
+        kept = kept or store.acquire(name, _hash(secret), _hash(secret))
+        if kept is None or store.forget(name, kept.epoch) is Outcome.REFUSED:
+            return None  # in between its client came back elsewhere
+        snapshot = kept.snapshot
+        place = None if snapshot is None else (snapshot.at, snapshot.entries, snapshot.blob)
+        return Moved(name, secret, kept.about, kept.log, kept.record, place)
+
+    return take_out
 
 
 def put_in(store: Store, moved: Moved) -> bool:

@@ -28,7 +28,7 @@ _SCHEMA = (
     "primary key(name, number)) without rowid",
     "create table if not exists snapshot(name text primary key, at int, entries int, blob blob)",
 )
-_TABLES = ("session", "entry", "snapshot")
+_TEXTS = ("entry", "snapshot")
 _Execute = Callable[..., sqlite3.Cursor]
 _T = TypeVar("_T")
 
@@ -67,8 +67,12 @@ class SqliteStore:
         def write(do: _Execute) -> Outcome:
             self._purge(do)
             values = (session, token, about, self._clock())
-            row = "insert or ignore into session values(?,1,?,null,0,?,null,?)"
-            return _outcome(do(row, values).rowcount)
+            row = (
+                "insert into session values(?,1,?,null,0,?,null,?) on conflict do update set "
+                "epoch=1, token=excluded.token, about=excluded.about, touched=excluded.touched "
+                "where epoch<0"
+            )
+            return _outcome(do, session, do(row, values).rowcount)
 
         return self._transaction(write)
 
@@ -96,7 +100,11 @@ class SqliteStore:
     def confirm(self, session: str, epoch: int) -> Outcome:
         """Spend the token before."""
         query = "update session set previous=null where name=? and epoch=?"
-        return self._transaction(lambda do: _outcome(do(query, (session, epoch)).rowcount))
+
+        def write(do: _Execute) -> Outcome:
+            return _outcome(do, session, do(query, (session, epoch)).rowcount)
+
+        return self._transaction(write)
 
     def commit(self, session: str, epoch: int, entry: int, body: bytes, record: bytes) -> Outcome:
         """Append to the log."""
@@ -115,7 +123,7 @@ class SqliteStore:
                 "where name=? and epoch=? and number=? and body=?"
             )
             is_there = do(query, (session, epoch, entry, body)).fetchone() is not None
-            return Outcome.WRITTEN if is_there else Outcome.REFUSED
+            return _outcome(do, session, is_there)
 
         return self._transaction(write)
 
@@ -128,7 +136,7 @@ class SqliteStore:
             if changed:
                 values = (session, snapshot.at, snapshot.entries, snapshot.blob)
                 do("insert or replace into snapshot values(?,?,?,?)", values)
-            return _outcome(changed)
+            return _outcome(do, session, changed)
 
         return self._transaction(write)
 
@@ -136,12 +144,18 @@ class SqliteStore:
         """Remove the session."""
 
         def write(do: _Execute) -> Outcome:
-            query = "select 1 from session where name=? and epoch=?"
-            if do(query, (session, epoch)).fetchone() is None:
-                return Outcome.REFUSED
-            for table in _TABLES:
-                do(f"delete from {table} where name=?", (session,))
-            return Outcome.WRITTEN
+            query = (  # what is left says by whom it was ended
+                "update session set epoch=-epoch, token=null, previous=null, entries=0, "
+                "about=null, record=null, touched=? where name=? and epoch=?"
+            )
+            changed = do(query, (self._clock(), session, epoch)).rowcount
+            if changed:
+                for table in _TEXTS:
+                    do(f"delete from {table} where name=?", (session,))
+            else:
+                query = "select 1 from session where name=? and epoch=?"
+                changed = do(query, (session, -epoch)).fetchone() is not None
+            return _outcome(do, session, changed)
 
         return self._transaction(write)
 
@@ -176,9 +190,12 @@ class SqliteStore:
         self._purged, self._purged_steady = now, steady
         query = "select name from session where touched<?"
         for (name,) in do(query, (now - self._keep_s,)).fetchall():
-            for table in _TABLES:
+            for table in ("session", *_TEXTS):
                 do(f"delete from {table} where name=?", (name,))
 
 
-def _outcome(changed: int) -> Outcome:
-    return Outcome.WRITTEN if changed else Outcome.REFUSED
+def _outcome(do: _Execute, session: str, changed: int) -> Outcome:
+    if changed:
+        return Outcome.WRITTEN
+    row = do("select 1 from session where name=?", (session,)).fetchone()
+    return Outcome.GONE if row is None else Outcome.REFUSED

@@ -15,10 +15,15 @@ from server.store.base import Kept, Outcome, Snapshot, StoreUnavailable
 from server.store.memory import KEEP_S
 
 _TOUCH = "for i=1,3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end"
-_OWNED = "if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end "
+_OWNED = (
+    "local e = redis.call('HGET', KEYS[1], 'epoch') if not e then return 2 end "
+    "if e ~= ARGV[2] then return 0 end "
+)
 """ARGV[1] is always the time to live in ms, ARGV[2] the writer's epoch where there is one."""
+_OUTCOMES = (Outcome.REFUSED, Outcome.WRITTEN, Outcome.GONE)
+"""By what a script returns."""
 _SCRIPTS = {
-    "create": "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end "
+    "create": "if redis.call('HEXISTS', KEYS[1], 'token') == 1 then return 0 end "
     "redis.call('HSET', KEYS[1], 'epoch', 1, 'token', ARGV[2], 'previous', '', 'about', ARGV[3]) "
     f"{_TOUCH} return 1",
     "acquire": "local m = redis.call('HMGET', KEYS[1], 'epoch', 'token', 'previous', 'about') "
@@ -35,7 +40,10 @@ _SCRIPTS = {
     "put": f"{_OWNED} "
     "redis.call('HSET', KEYS[3], 'at', ARGV[3], 'entries', ARGV[4], 'blob', ARGV[5]) "
     f"{_TOUCH} return 1",
-    "forget": f"{_OWNED} redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) return 1",
+    # what is left says by whom it was ended
+    "forget": "if redis.call('HGET', KEYS[1], 'epoch') == '-' .. ARGV[2] then return 1 end "
+    f"{_OWNED} redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) "
+    f"redis.call('HSET', KEYS[1], 'epoch', '-' .. ARGV[2]) {_TOUCH} return 1",
 }
 
 
@@ -86,7 +94,7 @@ class ValkeyStore:
         self._server.close()
 
     def _write(self, script: str, session: str, *values: bytes | int) -> Outcome:
-        return Outcome.WRITTEN if self._run(script, session, *values) else Outcome.REFUSED
+        return _OUTCOMES[self._run(script, session, *values)]
 
     def _run(self, script: str, session: str, *values: bytes | int) -> Any:
         # the braces keep the keys of a session on one node of a cluster

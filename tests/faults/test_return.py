@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +220,23 @@ async def test_a_server_that_is_started_again_takes_its_sessions_up(tmp_path: Pa
         finals = [m for m in after if m["type"] == "final"]
         assert [m["id"] for m in finals] == list(range(len(finals)))
         assert transcript(after) == TEXT
+
+
+async def test_a_session_gets_no_younger_by_going_on_at_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, store = speech(TEXT), f"sqlite:{tmp_path}/sessions.db"
+    limits = {"session_ms": 100_000}
+    async with serving(store=store, limits=limits) as server, dial(server) as socket:
+        ready = await begun(socket, said[:50_000])
+        stopping = asyncio.create_task(server.gateway.stop())
+        await rest(socket)
+        await stopping
+    later = time.time() + 100
+    monkeypatch.setattr("server.keeper.time", SimpleNamespace(time=lambda: later))
+    async with serving(store=store, limits=limits) as server, dial(server) as socket:
+        await socket.send(resume(ready["token"]))
+        assert (await rest(socket))[-1]["code"] == "session_limit"
 
 
 async def test_a_speaker_of_a_meeting_goes_on_at_a_server_that_holds_none(tmp_path: Path) -> None:

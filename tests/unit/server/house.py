@@ -93,6 +93,9 @@ class Client(Holder):
     def fenced(self) -> None:
         self.notes.append("fenced")
 
+    def unlogged(self) -> None:
+        self.notes.append("unlogged")
+
     def finals(self, channel: int = 0) -> list[Final]:
         found = [e for c, e in self.events if c == channel and isinstance(e, Final)]
         assert [f.id for f in found] == list(range(len(found))), "lost or repeated"

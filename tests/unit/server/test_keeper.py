@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -341,6 +342,46 @@ async def test_nothing_is_said_before_it_is_written_and_nothing_when_it_is_refus
     assert house.slots_in_use == 0
 
 
+async def test_a_session_that_the_store_has_lost_says_every_word_and_cannot_be_come_back_to() -> (
+    None
+):
+    store = MemoryStore()
+    house, client = await House(store).open(), Client()
+    ticket = house.begin(client)
+    for number, packet in enumerate(PACKETS):
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+        if number == 12:
+            await house.settle()
+            assert client.finals()
+            store._sessions.clear()  # its server was started again without what it had
+        if number in (14, 20):
+            house.living[0].kill()
+            await house.settle()
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+    check_stream(client.events)
+    assert client.notes == ["opened", "unlogged"]
+    assert await house.keeper.come_back(ticket.token, Client(), 2) is None
+    house.keeper.put_away(1, client)
+    assert (house.keeper.away, house.slots_in_use) == (0, 0)
+    assert not house.keeper._holders and not house.keeper._named
+
+
+async def test_a_session_that_ended_elsewhere_is_not_lost_and_says_nothing_here() -> None:
+    store, client, heir = MemoryStore(), Client(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    assert await second.keeper.come_back(ticket.token, heir, 1) is not None
+    second.keeper.release(1)
+    await second.settle()
+    for packet in PACKETS:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await first.settle()
+    assert client.notes == ["opened", "fenced"]
+    assert client.finals() == []
+
+
 async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     class Broken(MemoryStore):
         def commit(self, *entry: Any) -> Outcome:
@@ -402,6 +443,21 @@ async def test_who_has_an_old_copy_of_a_session_goes_on_with_what_the_store_has(
     await second.settle()
     assert client.finals() == EXPECTED
     assert client.notes[-1] == "fenced"
+
+
+async def test_a_session_is_as_old_as_it_is_wherever_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, now = MemoryStore(), [1e9]
+    monkeypatch.setattr("server.keeper.time", SimpleNamespace(time=lambda: now[0]))
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(Client())
+    now[0] += 5_000
+    found = await second.keeper.come_back(ticket.token, Client(), 1)
+    assert found is not None and found.age_s == 5_000
+    now[0] -= 9_000  # a clock that is wrong makes no session younger than new
+    found = await second.keeper.come_back(found.ticket.token, Client(), 1)
+    assert found is not None and found.age_s == 0
 
 
 async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> None:
@@ -655,6 +711,19 @@ async def test_a_suspect_that_is_silent_makes_room_for_the_next(
     assert house.manager.sessions == 1
     while house.manager.sessions < 2:  # noqa: ASYNC110 - it is a timer that is waited for
         await asyncio.sleep(0.001)
+
+
+async def test_a_suspect_is_not_given_up_while_it_waits_for_its_trial() -> None:
+    house = await House().open()
+    await suspects(house, 3)
+    waiting = [house.keeper._tenants[number] for number in (2, 3)]
+    assert [*house.keeper._lives.suspects] == waiting
+    assert [one._deadline is None for one in waiting] == [True, True]
+    house.manager._is_closing = True  # no worker will come
+    house.living[0].kill()
+    await ready_again()
+    # in its turn it waits for a place, and not for ever
+    assert [one._deadline is None for one in waiting] == [False, True]
 
 
 async def test_a_suspect_that_leaves_ends_its_trial() -> None:

@@ -269,6 +269,16 @@ def test_an_old_session_is_warned_and_then_ended() -> None:
     assert table.error().code == "session_limit"
 
 
+def test_a_session_that_began_elsewhere_is_no_younger_here() -> None:
+    table = Table(limits={"session_ms": 100_000, "idle_ms": 1_000_000})
+    table.opened()
+    table.session.born(table.now - 90)
+    table.wait(5)
+    assert isinstance(table.last(), wire.GoAway)
+    table.wait(5)
+    assert table.error().code == "session_limit"
+
+
 def test_a_start_before_any_model_is_ready_is_told_to_come_back() -> None:
     table = Table()
     table.hear(start(), model=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.store import moving
-from server.store.base import Outcome, Snapshot, Store
+from server.store.base import Outcome, Snapshot, Store, StoreUnavailable
 from server.store.memory import MemoryStore
 from server.store.sqlite import SqliteStore
 
@@ -40,10 +40,10 @@ def test_everything_moves_along_and_the_token_works_where_it_went(
 ) -> None:
     here, there = new_store("a"), new_store("b")
     begun(here)
-    moved = moving.take_out(here, "s", SECRET)
+    moved = moving.taking_out("s", SECRET)(here)
     assert moved is not None and (moved.at, moved.token) == (800, "s.secret")
     assert moving.put_in(there, moved)
-    again = moving.take_out(there, "s", SECRET)
+    again = moving.taking_out("s", SECRET)(there)
     assert again == moved
     assert again.log == (b"0", b"1", b"2") and again.record == b"r2"
 
@@ -51,15 +51,15 @@ def test_everything_moves_along_and_the_token_works_where_it_went(
 def test_who_served_it_may_not_write_any_more(new_store: Callable[[str], Store]) -> None:
     here = new_store("a")
     begun(here)
-    assert moving.take_out(here, "s", SECRET) is not None
+    assert moving.taking_out("s", SECRET)(here) is not None
     assert here.commit("s", 1, 3, b"3", b"r3") is Outcome.REFUSED
-    assert moving.take_out(here, "s", SECRET) is None
+    assert moving.taking_out("s", SECRET)(here) is None
 
 
 def test_a_wrong_secret_takes_nothing_and_fences_nobody(new_store: Callable[[str], Store]) -> None:
     here = new_store("a")
     begun(here)
-    assert moving.take_out(here, "s", "guess") is None
+    assert moving.taking_out("s", "guess")(here) is None
     assert here.commit("s", 1, 3, b"3", b"r3") is Outcome.WRITTEN
 
 
@@ -67,4 +67,42 @@ def test_a_name_that_is_taken_is_left_alone(new_store: Callable[[str], Store]) -
     here = new_store("a")
     begun(here)
     assert not moving.put_in(here, moving.Moved("s", "other", b"x", (), None, None))
-    assert moving.take_out(here, "s", SECRET) is not None
+    assert moving.taking_out("s", SECRET)(here) is not None
+
+
+@pytest.mark.parametrize("lost", ["acquire", "forget"])
+def test_a_lost_reply_loses_no_session(
+    lost: str, new_store: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = new_store("a")
+    begun(here)
+    done = getattr(here, lost)
+
+    def do_and_lose_the_reply(*values: object) -> None:
+        done(*values)
+        monkeypatch.undo()
+        raise StoreUnavailable
+
+    monkeypatch.setattr(here, lost, do_and_lose_the_reply)
+    take_out = moving.taking_out("s", SECRET)
+    with pytest.raises(StoreUnavailable):
+        take_out(here)
+    moved = take_out(here)
+    assert moved is not None and moved.log == (b"0", b"1", b"2")
+    assert moving.taking_out("s", SECRET)(here) is None
+
+
+def test_what_its_client_came_back_to_in_between_is_not_taken_out(
+    new_store: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = new_store("a")
+    begun(here)
+    forget = here.forget
+
+    def be_late(session: str, epoch: int) -> Outcome:
+        token = moving._hash(SECRET)
+        assert here.acquire(session, token, token) is not None
+        return forget(session, epoch)
+
+    monkeypatch.setattr(here, "forget", be_late)
+    assert moving.taking_out("s", SECRET)(here) is None

@@ -114,6 +114,26 @@ def test_a_forgotten_session_is_gone(make_store: Callable[..., Store]) -> None:
     assert taken(store, session, b"t0", b"t1").log == ()
 
 
+def test_what_was_lost_is_told_from_what_another_has_or_has_ended(
+    make_store: Callable[..., Store],
+) -> None:
+    store = make_store()
+    session, lost, snapshot = begun(store), name(), Snapshot(1, 0, b"late")
+    taken(store, session, b"t0", b"t1")
+
+    def outcomes(session: str) -> set[Outcome]:
+        confirmed, forgotten = store.confirm(session, 1), store.forget(session, 1)
+        committed = store.commit(session, 1, 0, b"late", b"r")
+        return {confirmed, forgotten, committed, store.put_snapshot(session, 1, snapshot)}
+
+    assert outcomes(session) == {REFUSED}
+    assert store.forget(session, 2) is WRITTEN
+    assert outcomes(session) == {REFUSED}
+    assert store.forget(session, 2) is WRITTEN  # the answer was lost
+    assert store.acquire(session, b"t1", b"t2") is None
+    assert outcomes(lost) == {Outcome.GONE}
+
+
 def test_a_session_nobody_writes_to_is_gone_after_a_while(
     make_store: Callable[..., Store],
 ) -> None:
@@ -152,7 +172,7 @@ def test_a_clock_that_is_set_forward_ends_no_session(tmp_path: Path) -> None:
     assert store.commit("begun before", 1, 0, b"final", b"record") is WRITTEN
     now[0], steady[0] = now[0] + 101, steady[0] + 101
     store.create("much later", b"token", b"")
-    assert store.commit("begun before", 1, 1, b"final", b"record") is REFUSED
+    assert store.commit("begun before", 1, 1, b"final", b"record") is Outcome.GONE
     store.close()
 
 
