@@ -6,6 +6,7 @@ Does not know: how the figures come about; gauges are read from the snapshot it 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -150,6 +151,9 @@ class Metrics:
             registry=registry,
         )
 
+        # for each packet: to look a label up costs four times the counting
+        self._audio_of, self._lag_of = cache(self._audio.labels), cache(self._lag.labels)
+
     def stepped(self, step: link.Step) -> None:
         """Note a step of a worker."""
         if step.batch:
@@ -168,11 +172,11 @@ class Metrics:
 
     def received(self, latency: str, seconds: float) -> None:
         """Note audio of a session."""
-        self._audio.labels(latency).inc(seconds)
+        self._audio_of(latency).inc(seconds)
 
     def lagged(self, latency: str, seconds: float) -> None:
         """Note the lag of a chunk."""
-        self._lag.labels(latency).observe(seconds)
+        self._lag_of(latency).observe(seconds)
 
     def refused(self, code: str) -> None:
         """Note an error told to a client."""
