@@ -11,8 +11,6 @@ from server.worker import link
 from server.worker.handle import OnReport
 
 _READ_BYTES = 256 * 1024
-_WRITE_BYTES = 16 * 1024
-"""So much is written at once, while others are still heard."""
 
 
 class Line:
@@ -21,22 +19,16 @@ class Line:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._loop = asyncio.get_running_loop()
-        self._waiting = bytearray()
-        """What the sessions that were heard in this turn of the loop send: one write for all."""
 
     def send(self, command: link.Command) -> None:
-        """Write a command; what waits is bounded by the flow windows of the sessions."""
-        if not self._waiting:
-            self._loop.call_soon(self._write)
-        self._waiting += link.frame(command)
-        if len(self._waiting) >= _WRITE_BYTES:
-            self._write()
+        """Write a command; the socket's buffer is bounded by the flow windows of the sessions."""
+        if not self._writer.is_closing():
+            self._writer.write(link.frame(command))
 
     @property
     def queued_bytes(self) -> int:
         """Bytes that the other end has not taken yet."""
-        return len(self._waiting) + self._writer.transport.get_write_buffer_size()
+        return self._writer.transport.get_write_buffer_size()
 
     async def read(self, on_report: OnReport) -> None:
         """Hand over the reports until the link breaks or says what no link says."""
@@ -48,15 +40,8 @@ class Line:
 
     def close(self) -> None:
         """Write what waits, then end."""
-        self._write()
         self._writer.close()
 
     def cut(self) -> None:
         """End at once."""
-        self._waiting.clear()
         self._writer.transport.abort()
-
-    def _write(self) -> None:
-        if self._waiting and not self._writer.is_closing():
-            self._writer.write(self._waiting)
-        self._waiting = bytearray()
