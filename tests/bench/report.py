@@ -1,10 +1,12 @@
 """``python -m tests.bench.report``: put the measured figures into README.md.
 
-Does: results/*.json -> the tables between README's markers; nothing is typed by hand.
+Does: results/*.json -> the tables between README's markers; nothing is typed by hand. bench.json is
+the last `make bench`; bench-amx.json is one of before, on a processor with other instructions.
 Does not know: how anything was measured.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ ENGINES = {
     "sherpa": "sherpa-onnx 2.0.1, fp32",
     "sherpa_int8": "sherpa-onnx 2.0.1, int8",
 }
+PICTURE = ["![Chunk lag against streams and against time](tests/bench/results/lag.svg)", ""]
 BEGIN, END = "<!-- measured", "<!-- /measured -->"
 
 
@@ -38,22 +41,25 @@ def sections() -> list[str]:
     """Return the tables there are results for."""
     parts, measured = [], list[str]()
     for name, section in (
-        ("bench", _sustained), ("bench", _capacity), ("capacity", _capacity),
+        ("bench", _sustained), ("bench-amx", partial(_sustained, is_defined=True)),
+        ("bench", _capacity), ("bench-amx", _capacity), ("capacity", _capacity),
         ("accuracy", _accuracy), ("tools", _tools),
     ):  # fmt: skip
         path = HERE / "results" / f"{name}.json"
         result = json.loads(path.read_text()) if path.exists() else None
         if result and not (section is _capacity and result["machine"] in measured):
             parts += section(result)
+            parts += PICTURE if (name, section) == ("bench", _sustained) else []
             measured += [result["machine"]] if section is _capacity else []
     return parts
 
 
-def _sustained(result: dict[str, Any]) -> list[str]:
+def _sustained(result: dict[str, Any], *, is_defined: bool = False) -> list[str]:
+    definition = "" if is_defined else f". {result['definition']}"
     lines = [
         f"**Streams at the pace of speech** (`make bench`; {result['machine']}; "
         f"{result['workers']} engine process; gateway and load share the other core; "
-        f"{result['seconds']:.0f} s a point). {result['definition']}:",
+        f"{result['seconds']:.0f} s a point){definition}:",
         "",
         "| model | look-ahead (chunk) | precision | streams | lag p50 / p95 / p99 ms "
         "| finalize p50 / p99 ms | CPU ms an audio second | memory a stream |",
@@ -71,6 +77,13 @@ def _sustained(result: dict[str, Any]) -> list[str]:
             f"| {row['streams']} | {lag} | {ends} | {at['cpu_ms_per_audio_s'] or 0:.0f} "
             f"| {memory} |"
         )
+    if gateway := result.get("gateway"):
+        lines += [
+            "",
+            f"A gateway process passed {gateway['packets_per_s_of_a_core']:,} packets of "
+            f"{gateway['packet_ms']} ms a second of its core there, with {gateway['streams']} "
+            "streams; more pass where there are more, since they come several at a time.",
+        ]
     return [*lines, ""]
 
 
