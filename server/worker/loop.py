@@ -1,8 +1,8 @@
 """The engine host: commands in, one engine step at a time, events out.
 
-Does: keep the recogniser's channels of each session, decode audio, step while anything is ready,
-warm the other look-aheads while nobody is served, report the events of a step in one message.
-What one session does wrong ends that session only.
+Does: keep the recogniser's channels of each session, hear audio a chunk at a time, step while
+anything is ready, warm the other look-aheads while nobody is served, report the events of a step in
+one message. What one session does wrong ends that session only.
 Does not know: processes, sockets, wires. A failing step is a failing engine: it ends the host.
 """
 

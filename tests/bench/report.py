@@ -82,7 +82,7 @@ def _sustained(result: dict[str, Any], *, is_defined: bool = False) -> list[str]
             "",
             f"A gateway process passed {gateway['packets_per_s_of_a_core']:,} packets of "
             f"{gateway['packet_ms']} ms a second of its core there, with {gateway['streams']} "
-            "streams; more pass where there are more, since they come several at a time.",
+            "streams.",
         ]
     return [*lines, ""]
 

@@ -47,9 +47,9 @@ def test_what_it_lacks_makes_a_chunk(look_ahead: int, heard: int) -> None:
     engine = ScriptedEngine()
     stream = engine.open(look_ahead)
     engine.feed(stream, silence(5000)[:heard])
-    lacks = engine.lacks(stream)  # whether the chunks before have run or not
-    assert sum(e.frames for e in run(engine)) >= 0
-    assert engine.lacks(stream) == lacks
+    lacks = engine.lacks(stream)
+    run(engine)
+    assert engine.lacks(stream) == lacks  # whether the chunks before have run or not
     engine.feed(stream, np.zeros(lacks - 1, np.float32))
     assert not engine.is_ready()
     engine.feed(stream, np.zeros(1, np.float32))
