@@ -306,7 +306,7 @@ def _grown(beams: Beams, grows: Tensor, piece: Tensor, at_N: Tensor, scores_NV: 
         old, new = into.gather(2, place), value[..., None].to(into.dtype)
         return into.scatter(2, place, torch.where(grows[..., None], new, old))
 
-    inner = beams.count.long().clamp(min=1)[..., None] - 1
+    inner = beams.count.long().clamp(1, ROOM)[..., None] - 1
     is_last = (~grows & (beams.count > 0) & (at - beams.newest <= PEAK))[..., None]
     again = confidence(scores, beams.last.long().flatten()).view(piece.shape)[..., None]
     before = beams.sure.gather(2, inner)

@@ -18,7 +18,7 @@ from asr.decoder.counting import estimate
 from asr.decoder.ctc import CtcDecoder
 from asr.decoder.fusion import SURE_BLANK, Fusion
 from asr.decoder.native_search import make_search
-from asr.decoder.search import PATIENCE, PAUSE
+from asr.decoder.search import PATIENCE, PAUSE, Beams, PlainSearch, Steps
 from asr.interface import Biasing, Phrase, Token
 from asr.tokenizer import Tokenizer
 
@@ -184,6 +184,20 @@ def test_the_search_in_cpp_is_the_plain_one(seed: int, scale: float, cuts: list[
         assert_alike(ours.decided, plain.decided)
         assert_alike(ours.open, plain.open)
     assert_alike(heard[0][1], heard[1][1])
+
+
+def test_silence_leaves_a_wide_vocabulary_as_it_was() -> None:
+    """Where nothing is tried there are fewer hypotheses than room; the dead must not pile up."""
+    pieces = tuple(map(chr, range(ord("a"), ord("a") + 200)))
+    fusion = Fusion(Tokenizer(pieces=pieces), slots=1, device=torch.device("cpu"))
+    beams, told = Beams.allocate(1, 24), torch.zeros(1, dtype=torch.long)
+    beams.clear(0, len(pieces))
+    frames = torch.full((1, 40, len(pieces) + 1), -20.0)
+    frames[0, :, -1], frames[0, -6, 3] = 9.0, 30.0
+    steps = Steps(torch.tensor([0]), torch.tensor([40]), torch.tensor([0]))
+    search = PlainSearch(fusion, width=24, blank=len(pieces))
+    (heard,) = search(beams, told, torch.log_softmax(frames, -1), steps)
+    assert [token.id for token in heard.decided] == [3]
 
 
 def assert_alike(ours: list[Token], plain: list[Token]) -> None:
