@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -182,7 +183,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     return utterances
 
 
-def read_audio(path: Path) -> Samples:
+def read_audio(path: Path | BinaryIO) -> Samples:
     """Read any file libsndfile knows as 16 kHz mono (channels are averaged)."""
     import soundfile  # not on every machine that trains or benchmarks
 

@@ -7,19 +7,24 @@ Does not know: features, augmentation, the network. soundfile is needed to prepa
 import gzip
 import io
 import json
+import logging
 import random
 import shutil
 import tarfile
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 import torch
 from torch import Tensor
 
+from asr.offline import ManifestError, read_audio
 from asr.training.config import DataConfig, Source
 from asr.training.losses import Labels
 from asr.training.teacher import rows_of
@@ -28,10 +33,12 @@ from asr.training.texts import FOLDED, UNSPOKEN
 RATE = 16_000
 FRAME_S = 0.08
 SHORTEST_S = 0.4
+PCM_SCALE = 32_768.0
 NO_TARGET = -100
 ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 SENTENCES_A_TEXT = 20_000
 PCM, INDEX, TOKENIZER = "pcm.i16", "index.jsonl", "tokenizer.model"
+_logger = logging.getLogger("rivulet.training")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ def prepare(config: DataConfig, out: Path, *, vocabulary: int, start: Path | Non
                 pcm.write(samples.tobytes())
                 clips.append({**row, "start": position, "length": len(samples)})
                 position += len(samples)
+            _logger.info("%s: %.1f h are ready", source.manifest, position / RATE / 3_600)
     if start is None:
         _train_tokenizer(config, clips, out, vocabulary=vocabulary)
     else:
@@ -84,24 +92,18 @@ def prepare(config: DataConfig, out: Path, *, vocabulary: int, start: Path | Non
 
 
 def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    import soundfile
-
-    folder = source.manifest.parent
-    shards: dict[str, tarfile.TarFile] = {}
-    for line in source.manifest.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "shard" in row:
-            name = row["shard"]
-            if name not in shards:
-                shards[name] = tarfile.open(folder / name)
-            member = shards[name].extractfile(row["member"])
-            assert member is not None
-            data = member.read()
-        else:
-            data = (folder / row["audio_filepath"]).read_bytes()
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    """Yield the clips of a manifest; those that cannot be used are counted and named."""
+    left_out, clips = Counter[str](), 0
+    for row, file in _members(source.manifest):
+        clips += 1
         words = spelled(row["text"])
-        if rate != RATE or samples.ndim != 1 or words is None:
+        if words is None:
+            left_out["have text that can be read in many ways"] += 1
+            continue
+        try:
+            samples = read_audio(file)
+        except ManifestError:
+            left_out["cannot be decoded"] += 1
             continue
         times = row.get("words")
         name = row.get("source", source.manifest.stem) if source.split == "dev" else ""
@@ -113,10 +115,27 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
                 "words": words,
                 "times": times if times and len(times) == len(words) else None,
             },
-            samples,
+            (samples * PCM_SCALE).round().clip(-PCM_SCALE, PCM_SCALE - 1).astype(np.int16),
         )
-    for shard in shards.values():
-        shard.close()
+    for why, count in left_out.items():
+        _logger.warning("%s: %d of %d clips %s: left out", source.manifest, count, clips, why)
+
+
+def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO]]:
+    """Yield the lines of a manifest, each with its audio: a file, or a member of a tar shard."""
+    with ExitStack() as stack:
+        shards: dict[str, tarfile.TarFile] = {}
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if "shard" not in row:
+                yield row, manifest.parent / row["audio_filepath"]
+                continue
+            name = row["shard"]
+            if name not in shards:
+                shards[name] = stack.enter_context(tarfile.open(manifest.parent / name))
+            member = shards[name].extractfile(row["member"])
+            assert member is not None
+            yield row, io.BytesIO(member.read())
 
 
 def spelled(text: str) -> list[str] | None:
@@ -198,7 +217,7 @@ class Corpus:
     def samples(self, clip: Clip) -> Tensor:
         """Read samples, in -1..1."""
         cut = self._pcm[clip.start : clip.start + clip.length]
-        return torch.from_numpy(cut.astype(np.float32) / 32_768.0)
+        return torch.from_numpy(cut.astype(np.float32) / PCM_SCALE)
 
     def epoch(self, plan: EpochPlan, rng: random.Random) -> list[list[Clip]]:
         """Shuffled batches of clips of like length; synthetic ones at most at their ratio."""

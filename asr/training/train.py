@@ -74,6 +74,7 @@ class Averages:
 def run(config_path: Path, *, out: Path, resume: bool) -> int:
     """Train as the config says; returns an exit status. The ``rivulet train`` verb calls this."""
     config = load(config_path)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare(config.data, out, vocabulary=config.model.vocabulary, start=config.run.start)
     if (out / LAST).exists() and not resume:
         _logger.error("%s holds a run: resume it, or train elsewhere", out)

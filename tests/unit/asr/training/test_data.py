@@ -1,9 +1,14 @@
 """Transcripts become words in the model's letters, or their clips stay away."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 pytest.importorskip("sentencepiece")
-from asr.training.data import spelled
+from asr.training.config import DataConfig, Source
+from asr.training.data import INDEX, PCM, prepare, spelled
 
 
 @pytest.mark.parametrize(
@@ -24,3 +29,33 @@ def test_a_transcript_is_spelled_in_the_models_letters(text: str, words: str) ->
 @pytest.mark.parametrize("text", ["i have 3 cats", "½ a cup", "5 % off", "привет", "große", "..."])
 def test_a_transcript_that_can_be_read_in_many_ways_is_none(text: str) -> None:
     assert spelled(text) is None
+
+
+def test_a_clip_is_taken_at_any_rate_and_what_cannot_be_used_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    tone = np.sin(np.arange(16_000) / 10.0) * 0.3
+    soundfile.write(tmp_path / "plain.wav", tone, 16_000, subtype="PCM_16")
+    soundfile.write(tmp_path / "fast.wav", np.stack([tone, tone], 1), 32_000, subtype="PCM_16")
+    (tmp_path / "broken.ogg").write_bytes(b"OggS and nothing else")
+    texts = {"plain.wav": "low", "fast.wav": "mid", "broken.ogg": "high", "none.wav": "7 %"}
+    manifest = tmp_path / "clips.jsonl"
+    rows = ({"audio_filepath": name, "text": text} for name, text in texts.items())
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "tokenizer.model").write_bytes(b"")
+    prepare(
+        DataConfig(sources=(Source(manifest=manifest),)),
+        tmp_path / "run",
+        vocabulary=8,
+        start=model,
+    )
+    lines = (tmp_path / "run" / INDEX).read_text().splitlines()
+    index = [json.loads(line) for line in lines]
+    assert [(row["words"], row["length"]) for row in index] == [(["low"], 16_000), (["mid"], 8_000)]
+    pcm = np.fromfile(tmp_path / "run" / PCM, np.int16)
+    assert np.array_equal(pcm[:16_000], soundfile.read(tmp_path / "plain.wav", dtype="int16")[0])
+    assert "1 of 4 clips cannot be decoded" in caplog.text
+    assert "1 of 4 clips have text" in caplog.text
