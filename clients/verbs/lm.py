@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--most",
         type=int,
         metavar="N",
-        help="most n-grams (about 8 bytes each): those that the texts miss least are left out",
+        help="most n-grams (3-4 bytes each): those that the texts miss least are left out",
     )
 
 
