@@ -260,7 +260,8 @@ class Manager:
             is_late = self._pace is not None and self._pace.is_late
             return [p for p in places if p.has_patience(channels, spare=spare) and not is_late]
         found = [p for p in places if p.fits(channels, look_ahead, spare=spare)]
-        if claim is Claim.NEW and (pace := self._pace):
+        is_empty = not any(place.streams for place in places)  # nobody can be made late
+        if claim is Claim.NEW and (pace := self._pace) and not is_empty:
             return [p for p in found if pace.allows(channels, p.costs.busy(p.load))]
         return found
 

@@ -60,11 +60,18 @@ def make_linear(
     dtype = DTYPES[precision]
     weight = weight.to(dtype).contiguous()
     bias = None if bias is None else bias.to(dtype)
+    has_product = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+    if dtype == torch.bfloat16 and not weight.is_cuda and not has_product:
+        # oneDNN has none below AVX-512. Rounded alike, multiplied in fp32: torch's own products of
+        # 16 bits take four times that.
+        rounded = None if bias is None else bias.float()
+        run = make_linear(weight.float(), rounded, "fp32", activation)
+        return lambda x: run(x.to(dtype).float()).to(dtype)
     is_worth_packing = dtype == torch.bfloat16 or weight.numel() >= PACK_FROM
     if weight.is_cuda or not is_worth_packing:
         act = ACTIVATIONS[activation]
         return lambda x: act(F.linear(x.to(dtype), weight, bias))
     # The layout oneDNN wants, made once; otherwise each call reorders the weights again.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)  # noqa: SLF001
-    run = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return lambda x: run(x.to(dtype), packed, bias, activation, [], "")
+    multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    return lambda x: multiply(x.to(dtype), packed, bias, activation, [], "")

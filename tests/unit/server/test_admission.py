@@ -118,6 +118,17 @@ async def test_a_session_that_comes_back_is_taken_though_others_will_be_late() -
 async def _never(place: object, backoff_s: float) -> None: ...
 
 
+async def test_an_empty_server_takes_a_session_however_late_the_one_before_was() -> None:
+    house = await House(slots=9).open()
+    attach(house, 1)
+    for _ in range(20):
+        house.keeper.lagged(1, 5.0)
+    with pytest.raises(OverCapacity):
+        attach(house, 2)
+    house.keeper.release(1)
+    attach(house, 3)
+
+
 async def test_a_slow_engine_serves_one_session_rather_than_none() -> None:
     class SlowEngine(CostlyEngine):
         cost: ClassVar = {1: (3.0, 1.0)}
