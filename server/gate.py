@@ -1,8 +1,9 @@
 """Where events wait until the finals among them are written: logged before they are said.
 
-Does: hand entries and snapshots of one session to the store, in order; let events through behind
-their entry; stop for good when the store says that another owner has the session, and hold nothing
-back any more when it says that it has lost the session.
+Does: have one session written down before anything is said, its token first of all; hand entries
+and snapshots to the store, in order; let events through behind their entry; stop for good when the
+store says that another owner has the session, and hold nothing back any more when it says that it
+has lost the session.
 Does not know: workers, clients, what a snapshot holds.
 """
 
@@ -41,9 +42,9 @@ class Owner:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Events, and whether they may be said."""
+    """What is to be said, and whether it may be."""
 
-    events: Sequence[Happening]
+    say: Callable[[], None]
     is_written: bool = True
     """As the event loop was told in its turn: who acquired the session before the write has taken
     it over by then. That it is written may be seen earlier, and would reach the holder before."""
@@ -53,6 +54,8 @@ class _Waiting:
 class Outlets:
     """What a gate calls."""
 
+    begun: Callable[[], None]
+    """The session is written: whoever has its token may come back."""
     passed: Callable[[Sequence[Happening]], None]
     """Events whose finals are written."""
     kept: Callable[[int], None]
@@ -77,9 +80,16 @@ class Gate:
         self._asked: list[asyncio.Future[Snapshot]] = []
         """By whom the next snapshot is waited for."""
 
+    def begin(self, token: bytes, about: bytes) -> None:
+        """Have the session written down; nothing passes before."""
+        waiting = _Waiting(self._outlets.begun, is_written=False)
+        self._waiting.append(waiting)
+        created = self._clerk.submit(lambda s: s.create(self.owner.name, token, about))
+        created.add_done_callback(lambda future: self._was_written(future, waiting))
+
     def put(self, events: Sequence[Happening], record: Callable[[], bytes]) -> None:
         """Let events through when their finals are written; ``record`` goes with those."""
-        waiting = _Waiting(events)
+        waiting = _Waiting(lambda: self._outlets.passed(events))
         self._waiting.append(waiting)
         if any(isinstance(event, Final) for _, event in events):
             waiting.is_written = False
@@ -110,7 +120,7 @@ class Gate:
 
     def _let_pass(self) -> None:
         while self._waiting and self._waiting[0].is_written and not self._is_shut:
-            self._outlets.passed(self._waiting.popleft().events)
+            self._waiting.popleft().say()
 
     def _was_written(self, written: "asyncio.Future[Outcome]", waiting: _Waiting) -> None:
         if self._is_well(written):
@@ -142,7 +152,7 @@ class Gate:
         self.shut()
         if outcome is Outcome.GONE:
             for one in waiting:
-                self._outlets.passed(one.events)
+                one.say()
         tell()
         return False
 

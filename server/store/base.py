@@ -55,7 +55,10 @@ class Store(Protocol):
     """Whether sessions are there when this process is not."""
 
     def create(self, session: str, token: bytes, about: bytes) -> Outcome:
-        """Begin a session with epoch 1; REFUSED when there is one of this name."""
+        """Begin a session with epoch 1; REFUSED when there is another of this name.
+
+        The same once more is WRITTEN: after StoreUnavailable the writer tries again.
+        """
         ...
 
     def acquire(self, session: str, token: bytes, new_token: bytes) -> Kept | None:

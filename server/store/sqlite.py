@@ -70,7 +70,7 @@ class SqliteStore:
             row = (
                 "insert into session values(?,1,?,null,0,?,null,?) on conflict do update set "
                 "epoch=1, token=excluded.token, about=excluded.about, touched=excluded.touched "
-                "where epoch<0"
+                "where epoch<0 or (epoch=1 and token=excluded.token)"
             )
             return _outcome(do, session, do(row, values).rowcount)
 

@@ -23,7 +23,8 @@ _OWNED = (
 _OUTCOMES = (Outcome.REFUSED, Outcome.WRITTEN, Outcome.GONE)
 """By what a script returns."""
 _SCRIPTS = {
-    "create": "if redis.call('HEXISTS', KEYS[1], 'token') == 1 then return 0 end "
+    "create": "local m = redis.call('HMGET', KEYS[1], 'token', 'epoch') "
+    "if m[1] then return m[1] == ARGV[2] and m[2] == '1' and 1 or 0 end "
     "redis.call('HSET', KEYS[1], 'epoch', 1, 'token', ARGV[2], 'previous', '', 'about', ARGV[3]) "
     f"{_TOUCH} return 1",
     "acquire": "local m = redis.call('HMGET', KEYS[1], 'epoch', 'token', 'previous', 'about') "

@@ -1,6 +1,7 @@
 """Sessions outlive workers, clients and gateways: real engine hosts, a real store, no threads."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -180,6 +181,7 @@ async def _disturbed(acts: dict[int, str], workers: int) -> None:
     play = Play(workers)
     await play.run(acts)
     assert play.client.notes.count("opened") == 1
+    assert play.client.logged_at == 0
     assert play.client.finals() == EXPECTED
     assert isinstance(play.client.events[-1][1], Stopped)
     play.house.keeper.release(play.number)
@@ -399,6 +401,46 @@ async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     assert client.notes[1] == ("internal", "the store of sessions does not answer")
 
 
+async def test_nothing_is_said_of_a_session_that_nobody_could_come_back_to() -> None:
+    may_create = threading.Event()
+
+    class Slow(MemoryStore):
+        def create(self, *values: Any) -> Outcome:
+            may_create.wait(10)
+            return super().create(*values)
+
+    store = Slow()
+    house, client = await House(store).open(), Client()
+    ticket = house.begin(client)
+    for packet in PACKETS:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()  # what was heard is decoded: it waits
+    assert (client.logged_at, client.events) == (None, [])
+    may_create.set()
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert (client.logged_at, client.finals()) == (0, EXPECTED)
+    second = await House(store).open()
+    assert await second.keeper.come_back(ticket.token, Client(), 2) is not None
+
+
+async def test_a_session_that_was_begun_though_the_answer_was_lost_is_ours() -> None:
+    class Lossy(MemoryStore):
+        is_lost = True
+
+        def create(self, *values: Any) -> Outcome:
+            outcome = super().create(*values)
+            if self.is_lost:
+                self.is_lost = False
+                raise StoreUnavailable
+            return outcome
+
+    house, client = await House(Lossy()).open(), Client()
+    house.begin(client)
+    await house.settle()
+    assert (client.notes, client.logged_at) == (["opened"], 0)
+
+
 async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
     class Away(MemoryStore):
         def create(self, *values: Any) -> Outcome:
@@ -411,6 +453,7 @@ async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     await house.settle()
     assert client.notes == ["opened", ("internal", "the store of sessions does not answer")]
+    assert (client.logged_at, client.events) == (None, [])
     assert house.slots_in_use == 0
 
 

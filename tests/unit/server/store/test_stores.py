@@ -55,7 +55,10 @@ def test_a_name_is_given_once(make_store: Callable[..., Store]) -> None:
     store = make_store()
     session = begun(store)
     assert store.create(session, b"other", b"") is REFUSED
+    assert store.create(session, b"t0", b"about") is WRITTEN  # the answer was lost
     assert store.acquire(session, b"other", b"t1") is None
+    assert taken(store, session, b"t0", b"t1") == Kept(2, b"about", (), None, None)
+    assert store.create(session, b"t1", b"") is REFUSED
 
 
 def test_an_owner_of_an_older_epoch_writes_nothing(make_store: Callable[..., Store]) -> None:
