@@ -92,14 +92,14 @@ class Gate:
         waiting = _Waiting(lambda: self._outlets.passed(events))
         self._waiting.append(waiting)
         if any(isinstance(event, Final) for _, event in events):
-            waiting.is_written = False
-            owner, entry, body, kept = self.owner, self.owner.entries, to_entry(events), record()
-            owner.entries += 1
-            written = self._clerk.submit(
-                lambda s: s.commit(owner.name, owner.epoch, entry, body, kept)
-            )
-            written.add_done_callback(lambda future: self._was_written(future, waiting))
+            self._commit(waiting, to_entry(events), record())
         self._let_pass()
+
+    def note(self, record: bytes) -> None:
+        """Have a record written though nothing is said: its entry is empty."""
+        waiting = _Waiting(lambda: None)
+        self._waiting.append(waiting)
+        self._commit(waiting, to_entry(()), record)
 
     def snapshot(self, at: int, blob: bytes) -> None:
         """Have a snapshot written."""
@@ -117,6 +117,15 @@ class Gate:
         """Let nothing pass any more."""
         self._is_shut = True
         self._waiting.clear()
+
+    def _commit(self, waiting: _Waiting, body: bytes, record: bytes) -> None:
+        waiting.is_written = False
+        owner, entry = self.owner, self.owner.entries
+        owner.entries += 1
+        written = self._clerk.submit(
+            lambda s: s.commit(owner.name, owner.epoch, entry, body, record)
+        )
+        written.add_done_callback(lambda future: self._was_written(future, waiting))
 
     def _let_pass(self) -> None:
         while self._waiting and self._waiting[0].is_written and not self._is_shut:

@@ -420,6 +420,7 @@ class Keeper:
 
     def _rebuild(self, number: int, whole: ledger.Kept, owner: Owner, holder: Holder) -> None:
         books = Ledger(whole.opening, whole.finals, hushed=whole.hushed)
+        books.deaths, books.reached = whole.deaths, whole.reached
         one = Tenant(books, holder, self._lives, is_begun=True)
         self._tenants[number] = one
         self._own(number, one, owner, holder)

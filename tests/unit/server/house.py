@@ -156,9 +156,13 @@ class House:
         """Let engines, store and restarts do all they have to do."""
         for _ in range(12):
             self.run()
-            if self.keeper._clerk is not None:
-                await self.keeper._clerk.submit(lambda _: None)
+            await self.settle_store()
             await asyncio.sleep(0)
+
+    async def settle_store(self) -> None:
+        """Let the store do what it was asked to."""
+        if self.keeper._clerk is not None:
+            await self.keeper._clerk.submit(lambda _: None)
 
     @property
     def living(self) -> list[Worker]:

@@ -711,6 +711,50 @@ async def test_a_session_that_kills_its_workers_is_not_served_for_ever() -> None
     assert house.manager.sessions == 0
 
 
+@pytest.mark.parametrize("deaths", range(1, SUSPECT_DEATHS + 1))
+async def test_deaths_are_counted_wherever_the_session_goes_on(deaths: int) -> None:
+    """What was heard before is heard again there first: that is no progress."""
+    store, client = MemoryStore(), Client()
+    house = await House(store).open()
+    ticket = house.begin(client)
+    for packet in PACKETS[:12]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()
+    house.keeper.send(link.Audio(1, PACKETS[12], 0.0), 1)
+    for number in range(2, SUSPECT_DEATHS + 3):
+        assert client.notes == ["opened"]
+        house.living[0].kill()
+        await ready_again()
+        if number == deaths + 1:
+            await house.settle_store()
+            house = await House(store).open()
+            found = await house.keeper.come_back(ticket.token, client, 1)
+            assert found is not None
+            house.keeper.resume(1)
+            for packet in PACKETS[found.opening.at // PACKET : 12]:
+                house.keeper.send(link.Audio(1, packet, 0.0), 1)
+            await ready_again()
+            house.run()
+            house.keeper.send(link.Audio(1, PACKETS[12], 0.0), 1)
+    assert client.notes[-1] == ("quarantined", POISON)
+
+
+async def test_deaths_before_progress_are_forgotten_elsewhere_too() -> None:
+    store, client, heir = MemoryStore(), Client(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    first.keeper.send(link.Audio(1, PACKETS[0], 0.0), 1)
+    first.living[0].kill()
+    await ready_again()
+    for packet in PACKETS[1:12]:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await first.settle()
+    assert client.finals()
+    assert await second.keeper.come_back(ticket.token, heir, 1) is not None
+    books = second.keeper._tenants[1].ledger
+    assert books.deaths == 0 and books.reached
+
+
 async def ready_again() -> None:
     """Let a worker be started again."""
     for _ in range(4):
