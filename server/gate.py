@@ -2,8 +2,8 @@
 
 Does: have one session written down before anything is said, its token first of all; hand entries
 and snapshots to the store, in order; let events through behind their entry; stop for good when the
-store says that another owner has the session, and hold nothing back any more when it says that it
-has lost the session.
+store says that another owner has the session; write again what the store has lost of the end of a
+log, and hold nothing back any more when it has lost more than that.
 Does not know: workers, clients, what a snapshot holds.
 """
 
@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from asr.events import Event, Final, TurnEnd, TurnStart
-from server.store.base import Outcome, Snapshot, StoreUnavailable
+from server.store.base import Outcome, Snapshot, Store, StoreUnavailable
 from server.store.clerk import Clerk
 from server.worker import link
 
 Happening = tuple[int, Event]
+KEPT_ENTRIES = 4
+"""Newest of a log that are kept to be written again: a store's standby may have less than it."""
 _LOGGED = (Final, TurnStart, TurnEnd)
 """What a client that comes back is told again."""
 
@@ -76,6 +78,8 @@ class Gate:
         self._clerk = clerk
         self._outlets = outlets
         self._waiting: deque[_Waiting] = deque()
+        self._newest: deque[tuple[int, bytes, bytes]] = deque(maxlen=KEPT_ENTRIES)
+        """Entries with their numbers and records."""
         self._is_shut = False
         self._asked: list[asyncio.Future[Snapshot]] = []
         """By whom the next snapshot is waited for."""
@@ -120,11 +124,18 @@ class Gate:
 
     def _commit(self, waiting: _Waiting, body: bytes, record: bytes) -> None:
         waiting.is_written = False
-        owner, entry = self.owner, self.owner.entries
+        owner, entry = self.owner, (self.owner.entries, body, record)
         owner.entries += 1
-        written = self._clerk.submit(
-            lambda s: s.commit(owner.name, owner.epoch, entry, body, record)
-        )
+        self._newest.append(entry)
+        newest = tuple(self._newest)
+
+        def write(store: Store) -> Outcome:
+            outcome = store.commit(owner.name, owner.epoch, *entry)
+            if outcome is Outcome.GONE:  # perhaps only the end of the log
+                outcome = [store.commit(owner.name, owner.epoch, *one) for one in newest][-1]
+            return outcome
+
+        written = self._clerk.submit(write)
         written.add_done_callback(lambda future: self._was_written(future, waiting))
 
     def _let_pass(self) -> None:

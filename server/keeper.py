@@ -390,9 +390,12 @@ class Keeper:
         one = self._tenants.get(session)
         if one is None or one.gate is None:
             return
-        logger.warning("the store has lost a session", extra={"session": one.gate.owner.name})
-        self._named.pop(one.gate.owner.name, None)
+        name, epoch = one.gate.owner.name, one.gate.owner.known_epoch
+        logger.warning("the store has lost a session", extra={"session": name})
+        self._named.pop(name, None)
         one.gate = None
+        forgotten = self._clerk_().submit(lambda s: s.forget(name, epoch))  # what is left of it
+        forgotten.add_done_callback(_read)
         self._holders.pop(session).unlogged()
 
     def _broken(self, session: int) -> None:

@@ -20,7 +20,8 @@ class Outcome(Enum):
     REFUSED = "refused"
     """Another owner has a newer epoch or has ended the session, or the entry is not the next."""
     GONE = "gone"
-    """Nothing is known of the session, not even that it is over: the store has lost it."""
+    """Nothing is known of the session, not even that it is over, or of the entries before this
+    one: the store has lost it, or the end of its log."""
 
 
 class StoreUnavailable(Exception):

@@ -77,7 +77,7 @@ class MemoryStore:
         if kept.log[entry : entry + 1] == [body]:
             return Outcome.WRITTEN
         if entry != len(kept.log):
-            return Outcome.REFUSED
+            return Outcome.GONE if entry > len(kept.log) else Outcome.REFUSED
         kept.log.append(body)
         kept.record = record
         self._touch(session, kept)

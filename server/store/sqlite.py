@@ -118,6 +118,9 @@ class SqliteStore:
             if changed:
                 do("insert into entry values(?,?,?)", (session, entry, body))
                 return Outcome.WRITTEN
+            query = "select 1 from session where name=? and epoch=? and entries<?"
+            if do(query, (session, epoch, entry)).fetchone() is not None:
+                return Outcome.GONE
             query = (
                 "select 1 from entry join session using(name) "
                 "where name=? and epoch=? and number=? and body=?"
