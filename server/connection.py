@@ -80,6 +80,9 @@ class Absent:
     def fenced(self) -> None:
         """Nobody is to be told."""
 
+    def logged(self) -> None:
+        """Nobody is told: it was before its client was gone."""
+
     def unlogged(self) -> None:
         """Forget it: nobody can come back."""
         self._keeper.release(self._session.identity.number)
@@ -171,15 +174,16 @@ class Connection:
     # ---- what the keeper says
 
     def opened(self) -> None:
-        """Tell the session that its slots are taken."""
-        session = self.session
-        if self._wire.start is not None and not self._is_logged:
-            ticket = Ticket.read(session.identity.token)
-            if ticket is not None:
-                start = msgspec.json.encode(self._wire.start)
-                self._keeper.log(session.identity.number, ticket, start, self)
-                self._is_logged = True
-        session.opened(now=self._loop.time())
+        """Have the session written down, now that its slots are taken."""
+        identity, start = self.session.identity, msgspec.json.encode(self._wire.start)
+        ticket = Ticket.read(identity.token)
+        assert ticket is not None
+        self._keeper.log(identity.number, ticket, start, self)
+
+    def logged(self) -> None:
+        """Tell the session that it is open: the token that the client learns now is good."""
+        self._is_logged = True
+        self.session.opened(now=self._loop.time())
         self.pump()
 
     def happened(self, channel: int, event: Event) -> None:

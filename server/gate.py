@@ -1,8 +1,9 @@
 """Where events wait until the finals among them are written: logged before they are said.
 
-Does: hand entries and snapshots of one session to the store, in order; let events through behind
-their entry; stop for good when the store says that another owner has the session, and hold nothing
-back any more when it says that it has lost the session.
+Does: have one session written down before anything is said, its token first of all; hand entries
+and snapshots to the store, in order; let events through behind their entry; stop for good when the
+store says that another owner has the session; write again what the store has lost of the end of a
+log, and hold nothing back any more when it has lost more than that.
 Does not know: workers, clients, what a snapshot holds.
 """
 
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from asr.events import Event, Final, TurnEnd, TurnStart
-from server.store.base import Outcome, Snapshot, StoreUnavailable
+from server.store.base import Outcome, Snapshot, Store, StoreUnavailable
 from server.store.clerk import Clerk
 from server.worker import link
 
 Happening = tuple[int, Event]
+KEPT_ENTRIES = 4
+"""Newest of a log that are kept to be written again: a store's standby may have less than it."""
 _LOGGED = (Final, TurnStart, TurnEnd)
 """What a client that comes back is told again."""
 
@@ -41,9 +44,9 @@ class Owner:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Events, and whether they may be said."""
+    """What is to be said, and whether it may be."""
 
-    events: Sequence[Happening]
+    say: Callable[[], None]
     is_written: bool = True
     """As the event loop was told in its turn: who acquired the session before the write has taken
     it over by then. That it is written may be seen earlier, and would reach the holder before."""
@@ -53,6 +56,8 @@ class _Waiting:
 class Outlets:
     """What a gate calls."""
 
+    begun: Callable[[], None]
+    """The session is written: whoever has its token may come back."""
     passed: Callable[[Sequence[Happening]], None]
     """Events whose finals are written."""
     kept: Callable[[int], None]
@@ -73,23 +78,32 @@ class Gate:
         self._clerk = clerk
         self._outlets = outlets
         self._waiting: deque[_Waiting] = deque()
+        self._newest: deque[tuple[int, bytes, bytes]] = deque(maxlen=KEPT_ENTRIES)
+        """Entries with their numbers and records."""
         self._is_shut = False
         self._asked: list[asyncio.Future[Snapshot]] = []
         """By whom the next snapshot is waited for."""
 
+    def begin(self, token: bytes, about: bytes) -> None:
+        """Have the session written down; nothing passes before."""
+        waiting = _Waiting(self._outlets.begun, is_written=False)
+        self._waiting.append(waiting)
+        created = self._clerk.submit(lambda s: s.create(self.owner.name, token, about))
+        created.add_done_callback(lambda future: self._was_written(future, waiting))
+
     def put(self, events: Sequence[Happening], record: Callable[[], bytes]) -> None:
         """Let events through when their finals are written; ``record`` goes with those."""
-        waiting = _Waiting(events)
+        waiting = _Waiting(lambda: self._outlets.passed(events))
         self._waiting.append(waiting)
         if any(isinstance(event, Final) for _, event in events):
-            waiting.is_written = False
-            owner, entry, body, kept = self.owner, self.owner.entries, to_entry(events), record()
-            owner.entries += 1
-            written = self._clerk.submit(
-                lambda s: s.commit(owner.name, owner.epoch, entry, body, kept)
-            )
-            written.add_done_callback(lambda future: self._was_written(future, waiting))
+            self._commit(waiting, to_entry(events), record())
         self._let_pass()
+
+    def note(self, record: bytes) -> None:
+        """Have a record written though nothing is said: its entry is empty."""
+        waiting = _Waiting(lambda: None)
+        self._waiting.append(waiting)
+        self._commit(waiting, to_entry(()), record)
 
     def snapshot(self, at: int, blob: bytes) -> None:
         """Have a snapshot written."""
@@ -108,9 +122,25 @@ class Gate:
         self._is_shut = True
         self._waiting.clear()
 
+    def _commit(self, waiting: _Waiting, body: bytes, record: bytes) -> None:
+        waiting.is_written = False
+        owner, entry = self.owner, (self.owner.entries, body, record)
+        owner.entries += 1
+        self._newest.append(entry)
+        newest = tuple(self._newest)
+
+        def write(store: Store) -> Outcome:
+            outcome = store.commit(owner.name, owner.epoch, *entry)
+            if outcome is Outcome.GONE:  # perhaps only the end of the log
+                outcome = [store.commit(owner.name, owner.epoch, *one) for one in newest][-1]
+            return outcome
+
+        written = self._clerk.submit(write)
+        written.add_done_callback(lambda future: self._was_written(future, waiting))
+
     def _let_pass(self) -> None:
         while self._waiting and self._waiting[0].is_written and not self._is_shut:
-            self._outlets.passed(self._waiting.popleft().events)
+            self._waiting.popleft().say()
 
     def _was_written(self, written: "asyncio.Future[Outcome]", waiting: _Waiting) -> None:
         if self._is_well(written):
@@ -142,7 +172,7 @@ class Gate:
         self.shut()
         if outcome is Outcome.GONE:
             for one in waiting:
-                self._outlets.passed(one.events)
+                one.say()
         tell()
         return False
 

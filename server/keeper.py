@@ -66,6 +66,10 @@ class Holder(Listener, Protocol):
         """Drop the session and say nothing: another server has it."""
         ...
 
+    def logged(self) -> None:
+        """Know that the store has the session: from now on its token brings it back."""
+        ...
+
     def unlogged(self) -> None:
         """Know that nobody can come back to the session: the store has lost it."""
         ...
@@ -158,14 +162,15 @@ class Keeper:
             self._quota.take(command.session, account, command.channels)
 
     def log(self, session: int, ticket: Ticket, start: bytes, holder: Holder) -> None:
-        """From now on write down what it takes to come back to the session."""
+        """Write down what it takes to come back to the session; ``logged`` tells when it is.
+
+        Nothing is said before: what a client learns of its session, it can come back to.
+        """
         one = self._tenants.get(session)
         if one is None:
             return
         about = msgspec.msgpack.encode(About(one.ledger.opening, start, time.time()))
-        created = self._clerk_().submit(lambda s: s.create(ticket.name, ticket.hash, about))
-        created.add_done_callback(lambda _: self._was_created(created, session))
-        self._own(session, one, Owner(ticket.name, 1), holder)
+        self._own(session, one, Owner(ticket.name, 1), holder).begin(ticket.hash, about)
 
     def send(self, command: link.Command, session: int) -> None:
         """Hand a command to a session; nothing when it is over."""
@@ -356,26 +361,23 @@ class Keeper:
         owner.known_epoch = max(owner.known_epoch, epoch)
         return known
 
-    def _own(self, session: int, one: Tenant, owner: Owner, holder: Holder) -> None:
+    def _own(self, session: int, one: Tenant, owner: Owner, holder: Holder) -> Gate:
         self._holders[session] = holder
         outlets = Outlets(
+            begun=lambda: self._holders[session].logged(),
             passed=one.say,
             kept=lambda at: self._kept(session, at),
             refused=lambda: self._fenced(session),
             gone=lambda: self._gone(session),
             broken=lambda: self._broken(session),
         )
-        one.gate = Gate(self._clerk_(), owner, outlets)
+        one.gate = gate = Gate(self._clerk_(), owner, outlets)
         self._named[owner.name] = session
+        return gate
 
     def _kept(self, session: int, at: int) -> None:
         self._holders[session].kept(at)
         self._away.weigh(session, self._tenants[session].ledger.state_bytes)
-
-    def _was_created(self, created: asyncio.Future[Outcome], session: int) -> None:
-        """End a session that the store never heard of: it would refuse what is said there."""
-        if not created.cancelled() and created.exception() is not None:
-            self._broken(session)
 
     def _fenced(self, session: int) -> None:
         """Let go of a session that another server has."""
@@ -388,9 +390,12 @@ class Keeper:
         one = self._tenants.get(session)
         if one is None or one.gate is None:
             return
-        logger.warning("the store has lost a session", extra={"session": one.gate.owner.name})
-        self._named.pop(one.gate.owner.name, None)
+        name, epoch = one.gate.owner.name, one.gate.owner.known_epoch
+        logger.warning("the store has lost a session", extra={"session": name})
+        self._named.pop(name, None)
         one.gate = None
+        forgotten = self._clerk_().submit(lambda s: s.forget(name, epoch))  # what is left of it
+        forgotten.add_done_callback(_read)
         self._holders.pop(session).unlogged()
 
     def _broken(self, session: int) -> None:
@@ -418,6 +423,7 @@ class Keeper:
 
     def _rebuild(self, number: int, whole: ledger.Kept, owner: Owner, holder: Holder) -> None:
         books = Ledger(whole.opening, whole.finals, hushed=whole.hushed)
+        books.deaths, books.reached = whole.deaths, whole.reached
         one = Tenant(books, holder, self._lives, is_begun=True)
         self._tenants[number] = one
         self._own(number, one, owner, holder)

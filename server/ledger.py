@@ -124,6 +124,10 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     finals: tuple[int, ...]
     hushed: int = 0
     """Samples of digital silence behind it that change no state."""
+    deaths: int = 0
+    """Of workers under it without progress; whoever takes it up goes on counting."""
+    reached: int = 0
+    """Samples decoded at best: less is no progress."""
 
 
 class Ledger:
@@ -146,6 +150,8 @@ class Ledger:
         self.is_settled = bool(hushed)
         """Whether a state that has heard the silence is the one that has not."""
         self._is_lost = False
+        self.deaths = self.reached = 0
+        """Workers that died under the session since it last got further, and how far it got."""
         self.hush(hushed)
         self._told_at = self.at
         """Until here a store knows of the silence."""
@@ -324,7 +330,7 @@ class Ledger:
         finals = tuple(channel.finals for channel in self._channels)
         opening = msgspec.structs.replace(self._opening, states=states)
         hushed = self._silence if self.is_settled else 0
-        return msgspec.msgpack.encode(Kept(opening, finals, hushed))
+        return msgspec.msgpack.encode(Kept(opening, finals, hushed, self.deaths, self.reached))
 
     def shown(self) -> list[tuple[int, Partial]]:
         """Return the partials that a client should see now."""
@@ -418,4 +424,5 @@ def kept_from(record: bytes | None, snapshot: bytes | None) -> Kept | None:
         new if new.is_closed else msgspec.structs.replace(new, snapshot=old.snapshot)
         for old, new in zip(whole.opening.states, small.opening.states, strict=True)
     )
-    return Kept(msgspec.structs.replace(whole.opening, states=states), small.finals, whole.hushed)
+    opening = msgspec.structs.replace(whole.opening, states=states)
+    return msgspec.structs.replace(small, opening=opening, hushed=whole.hushed)

@@ -69,7 +69,8 @@ class Patience:
         if phase is Phase.NEW:
             return IdleTimeout(f"no 'start' within {self._config.start_timeout_s:g} s")
         if phase is Phase.OPENING:
-            return InternalError("the engine did not answer in time", retry_after=RETRY_AFTER_S)
+            text = "the engine or the store of sessions did not answer in time"
+            return InternalError(text, retry_after=RETRY_AFTER_S)
         if phase is Phase.FLUSHING:
             return InternalError("the last audio was not decoded in time")
         if age_ms >= limits.session_ms:

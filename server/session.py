@@ -161,7 +161,7 @@ class Session:
     # ---- in: the engine
 
     def opened(self, *, now: float) -> None:
-        """Go on: the worker has a place for us."""
+        """Go on: the worker has a place for us, and the store knows of us where it has to."""
         if self.agreement is None or self._model is None or self.phase is Phase.CLOSED:
             return
         if self.phase is Phase.OPENING:

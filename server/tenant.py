@@ -76,7 +76,6 @@ class Tenant:
         )
         self._look: asyncio.TimerHandle | None = None
         self._heard: asyncio.Handle | None = None
-        self._deaths = self._done = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._verdict: asyncio.TimerHandle | None = None
         ledger.stagger(lives.rng.random())
@@ -169,9 +168,10 @@ class Tenant:
         fresh = self.ledger.take(events, records)
         if self.ledger.is_over:
             self._vacate(_State.AWAY)
+        books = self.ledger
         done = max((e.done_samples for _, e in fresh if isinstance(e, Progress)), default=0)
-        if done > self._done:  # a replay that comes as far as before is no progress
-            self._done, self._deaths = done, 0
+        if done > books.reached:  # a replay that comes as far as before is no progress
+            books.reached, books.deaths = done, 0
             self._let_go()
         self._still.say(fresh)
         if not fresh:
@@ -206,9 +206,11 @@ class Tenant:
             self._leaving_to = None
         is_tried = self._lives.trial is self
         if is_tried or self._lives.trial is None:
-            self._deaths += 1
-        if is_tried or self._deaths >= MAX_DEATHS:
-            logger.error("session quarantined", extra={"deaths": self._deaths})
+            self.ledger.deaths += 1
+            if self.gate is not None:
+                self.gate.note(self.ledger.kept(with_snapshots=False))
+        if is_tried or self.ledger.deaths >= MAX_DEATHS:
+            logger.error("session quarantined", extra={"deaths": self.ledger.deaths})
             self.failed("quarantined", POISON)
         elif self._leaving_to or not self.ledger.is_over:
             self._go_on()
@@ -227,7 +229,7 @@ class Tenant:
 
     def _go_on(self) -> None:
         """Return, or wait for a trial."""
-        if self._deaths < SUSPECT_DEATHS:
+        if self.ledger.deaths < SUSPECT_DEATHS:
             self._return()
             return
         self._state = _State.WAITING  # without a limit: no trial before its own lasts for ever

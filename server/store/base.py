@@ -20,7 +20,8 @@ class Outcome(Enum):
     REFUSED = "refused"
     """Another owner has a newer epoch or has ended the session, or the entry is not the next."""
     GONE = "gone"
-    """Nothing is known of the session, not even that it is over: the store has lost it."""
+    """Nothing is known of the session, not even that it is over, or of the entries before this
+    one: the store has lost it, or the end of its log."""
 
 
 class StoreUnavailable(Exception):
@@ -55,7 +56,10 @@ class Store(Protocol):
     """Whether sessions are there when this process is not."""
 
     def create(self, session: str, token: bytes, about: bytes) -> Outcome:
-        """Begin a session with epoch 1; REFUSED when there is one of this name."""
+        """Begin a session with epoch 1; REFUSED when there is another of this name.
+
+        The same once more is WRITTEN: after StoreUnavailable the writer tries again.
+        """
         ...
 
     def acquire(self, session: str, token: bytes, new_token: bytes) -> Kept | None:

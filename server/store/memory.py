@@ -42,8 +42,9 @@ class MemoryStore:
     def create(self, session: str, token: bytes, about: bytes) -> Outcome:
         """Begin a session."""
         self._expire()
-        if session in self._sessions:
-            return Outcome.REFUSED
+        if (kept := self._sessions.get(session)) is not None:
+            is_again = (kept.epoch, kept.token) == (1, token)
+            return Outcome.WRITTEN if is_again else Outcome.REFUSED
         self._ended.pop(session, None)
         self._sessions[session] = _Session(token, about, self._clock())
         return Outcome.WRITTEN
@@ -76,7 +77,7 @@ class MemoryStore:
         if kept.log[entry : entry + 1] == [body]:
             return Outcome.WRITTEN
         if entry != len(kept.log):
-            return Outcome.REFUSED
+            return Outcome.GONE if entry > len(kept.log) else Outcome.REFUSED
         kept.log.append(body)
         kept.record = record
         self._touch(session, kept)

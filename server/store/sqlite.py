@@ -70,7 +70,7 @@ class SqliteStore:
             row = (
                 "insert into session values(?,1,?,null,0,?,null,?) on conflict do update set "
                 "epoch=1, token=excluded.token, about=excluded.about, touched=excluded.touched "
-                "where epoch<0"
+                "where epoch<0 or (epoch=1 and token=excluded.token)"
             )
             return _outcome(do, session, do(row, values).rowcount)
 
@@ -118,6 +118,9 @@ class SqliteStore:
             if changed:
                 do("insert into entry values(?,?,?)", (session, entry, body))
                 return Outcome.WRITTEN
+            query = "select 1 from session where name=? and epoch=? and entries<?"
+            if do(query, (session, epoch, entry)).fetchone() is not None:
+                return Outcome.GONE
             query = (
                 "select 1 from entry join session using(name) "
                 "where name=? and epoch=? and number=? and body=?"

@@ -2,8 +2,9 @@
 
 Does: keep the interface of server.store.base; each write is one Lua script; sessions expire.
 Does not know: what it keeps. One thread at a time.
-The server must not evict (``maxmemory-policy noeviction``), and a failover may lose a logged final
-unless it appends to a file or the writes wait for a replica.
+The server must not evict (``maxmemory-policy noeviction``). A failover may lose the newest finals
+unless it appends to a file or the writes wait for a replica; a gateway that lives writes the last
+few again.
 """
 
 from typing import Any
@@ -23,7 +24,8 @@ _OWNED = (
 _OUTCOMES = (Outcome.REFUSED, Outcome.WRITTEN, Outcome.GONE)
 """By what a script returns."""
 _SCRIPTS = {
-    "create": "if redis.call('HEXISTS', KEYS[1], 'token') == 1 then return 0 end "
+    "create": "local m = redis.call('HMGET', KEYS[1], 'token', 'epoch') "
+    "if m[1] then return m[1] == ARGV[2] and m[2] == '1' and 1 or 0 end "
     "redis.call('HSET', KEYS[1], 'epoch', 1, 'token', ARGV[2], 'previous', '', 'about', ARGV[3]) "
     f"{_TOUCH} return 1",
     "acquire": "local m = redis.call('HMGET', KEYS[1], 'epoch', 'token', 'previous', 'about') "
@@ -34,7 +36,8 @@ _SCRIPTS = {
     "redis.call('HGET', KEYS[1], 'record'), redis.call('HMGET', KEYS[3], 'at', 'entries', 'blob')}",
     "confirm": f"{_OWNED} redis.call('HSET', KEYS[1], 'previous', '') return 1",
     "commit": f"{_OWNED} if redis.call('LINDEX', KEYS[2], ARGV[3]) == ARGV[4] then return 1 end "
-    "if redis.call('LLEN', KEYS[2]) ~= tonumber(ARGV[3]) then return 0 end "
+    "local n = redis.call('LLEN', KEYS[2]) - ARGV[3] "
+    "if n ~= 0 then return n < 0 and 2 or 0 end "
     "redis.call('RPUSH', KEYS[2], ARGV[4]) redis.call('HSET', KEYS[1], 'record', ARGV[5]) "
     f"{_TOUCH} return 1",
     "put": f"{_OWNED} "

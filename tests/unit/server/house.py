@@ -72,6 +72,8 @@ class Client(Holder):
         self.events = list[tuple[int, Event]]()
         self.notes = list[object]()
         self.safe = 0
+        self.logged_at: int | None = None
+        """Events before it could have come back."""
 
     def opened(self) -> None:
         self.notes.append("opened")
@@ -92,6 +94,10 @@ class Client(Holder):
 
     def fenced(self) -> None:
         self.notes.append("fenced")
+
+    def logged(self) -> None:
+        assert self.logged_at is None
+        self.logged_at = len(self.events)
 
     def unlogged(self) -> None:
         self.notes.append("unlogged")
@@ -150,9 +156,13 @@ class House:
         """Let engines, store and restarts do all they have to do."""
         for _ in range(12):
             self.run()
-            if self.keeper._clerk is not None:
-                await self.keeper._clerk.submit(lambda _: None)
+            await self.settle_store()
             await asyncio.sleep(0)
+
+    async def settle_store(self) -> None:
+        """Let the store do what it was asked to."""
+        if self.keeper._clerk is not None:
+            await self.keeper._clerk.submit(lambda _: None)
 
     @property
     def living(self) -> list[Worker]:

@@ -5,6 +5,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedError
 
@@ -16,9 +17,10 @@ from server.manager import Manager
 from server.metrics import Metrics
 from server.rooms import Rooms
 from server.session import Identity, Session
-from server.store.base import Kept, Store
+from server.store.base import Kept, Outcome, Store
 from server.store.memory import MemoryStore
 from server.ticket import Ticket
+from server.wire.messages import Ready
 from server.worker import link
 from server.worker.handle import OnExit, OnReport
 
@@ -127,7 +129,7 @@ async def test_the_slot_is_free_before_the_last_words_are_read() -> None:
     connection, socket, worker, manager = await connected()
     running = asyncio.create_task(connection.run())
     await worker.commands.get()
-    connection.opened()
+    connection.logged()
     socket.may_send.clear()
     connection.happened(0, Final(0, "", 0, 0, 0.5, "stop", ()))
     connection.failed("internal", "because")
@@ -144,9 +146,71 @@ async def test_an_answer_the_protocol_forbids_ends_that_connection_with_1011() -
     connection, socket, worker, manager = await connected()
     running = asyncio.create_task(connection.run())
     await worker.commands.get()
-    connection.opened()
-    connection.opened()  # a second ready
+    connection.logged()
+    connection.logged()  # a second ready
     await running
+    assert (socket.closed_with, manager.sessions) == (1011, 0)
+
+
+async def opened(worker: Silent) -> None:
+    """Have the worker take the session."""
+    opening = await worker.commands.get()
+    assert isinstance(opening, link.Open)
+    worker.report(link.Opened(opening.session))
+
+
+class SlowToBegin(MemoryStore):
+    """A store that writes no new session down before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_create = threading.Event()
+
+    def create(self, *values: Any) -> Outcome:
+        self.may_create.wait(10)
+        return super().create(*values)
+
+
+async def test_audio_is_heard_and_nothing_is_said_while_the_store_has_no_session() -> None:
+    store = SlowToBegin()
+    connection, socket, worker, _ = await connected(store=store)
+    running = asyncio.create_task(connection.run())
+    await opened(worker)
+    socket.incoming.put_nowait(b"\0" * 640)
+    assert isinstance(await worker.commands.get(), link.Audio)
+    assert not socket.sent
+    store.may_create.set()
+    while not socket.sent:  # noqa: ASYNC110 - a list has no event
+        await asyncio.sleep(0)
+    ready = msgspec.json.decode(socket.sent[0], type=Ready)
+    socket.abort()
+    await running
+    ticket = Ticket.read(ready.token)
+    assert ticket is not None
+    assert store.acquire(ticket.name, ticket.hash, b"new") is not None
+
+
+async def test_who_is_cut_off_before_it_knows_its_token_is_forgotten() -> None:
+    store = SlowToBegin()
+    connection, socket, worker, manager = await connected(store=store)
+    running = asyncio.create_task(connection.run())
+    await opened(worker)
+    socket.abort()
+    await running
+    store.may_create.set()
+    await connection._keeper.close()
+    assert (manager.sessions, connection._keeper.away, store._sessions) == (0, 0, {})
+
+
+async def test_a_store_that_does_not_answer_ends_the_opening_by_name() -> None:
+    store = SlowToBegin()
+    connection, socket, worker, manager = await connected(store=store, start_timeout_s=0.05)
+    running = asyncio.create_task(connection.run())
+    await opened(worker)
+    await running
+    store.may_create.set()
+    (error,) = socket.sent
+    assert '"code":"internal"' in error and "store of sessions" in error
     assert (socket.closed_with, manager.sessions) == (1011, 0)
 
 

@@ -1,6 +1,7 @@
 """Sessions outlive workers, clients and gateways: real engine hosts, a real store, no threads."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -78,7 +79,40 @@ async def test_the_undisturbed_run_says_everything_once() -> None:
 
 KILLS, STAYS = ["kill", "kill in a step"], ["save", "return", "lose the reply", "rest"]
 MOVES = ["restart", "steal", "go home"]
-ACT = st.sampled_from([*KILLS, *STAYS, *MOVES])
+COMINGS = ["return", "lose the reply", *MOVES]
+ACT = st.sampled_from([*KILLS, *STAYS, *MOVES, "fail over"])
+
+
+class Primary(MemoryStore):
+    """A store whose standby, when it takes over, has less of the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = list[tuple[list[bytes], bytes | None]]()
+        """Logs with their records, since anything else was written."""
+
+    def commit(self, session: str, *values: Any) -> Outcome:
+        kept = self._sessions.get(session)
+        before = None if kept is None else ([*kept.log], kept.record)
+        outcome = super().commit(session, *values)
+        if outcome is Outcome.WRITTEN and before is not None:
+            self.before.append(before)
+        return outcome
+
+    def put_snapshot(self, *values: Any) -> Outcome:
+        self.before.clear()
+        return super().put_snapshot(*values)
+
+    def acquire(self, *values: Any) -> Any:
+        self.before.clear()
+        return super().acquire(*values)
+
+    def fail_over(self, session: str, entries: int) -> None:
+        """Lose as many entries, if that is all that was written last."""
+        if lost := self.before[-entries:]:
+            kept = self._sessions[session]
+            kept.log, kept.record = lost[0]
+            self.before.clear()
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -96,7 +130,7 @@ class Play:
     """One session through everything that can happen to it."""
 
     def __init__(self, workers: int) -> None:
-        self.store, self.workers = MemoryStore(), workers
+        self.store, self.workers = Primary(), workers
         self.client, self.number, self.sent = Client(), 1, 0
         self.others = list[House]()
         """Gateways that had the session and may not know that they have it no more."""
@@ -109,7 +143,8 @@ class Play:
             self.house.keeper.send(link.Audio(self.number, PACKETS[self.sent], 0.0), self.number)
             self.sent += 1
             self.house.run(1 if act == "kill in a step" else 1_000)
-            await self.strike(act)
+            if act not in COMINGS or not self.is_behind:
+                await self.strike(act)
             if act or self.sent % 4 == 0:
                 await self.house.settle()
         self.house.keeper.send(link.Stop(self.number), self.number)
@@ -135,9 +170,20 @@ class Play:
         elif act:
             await self.move(act)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the store lacks what its owner has written: nobody tells that to who comes."""
+        gate = self.house.keeper._tenants[self.number].gate
+        return gate is not None and len(self.store._sessions["s1"].log) < gate.owner.entries
+
     async def move(self, act: str) -> None:
-        """Have another gateway take the session: a new one, or one that had it."""
-        if act == "go home" and self.others:
+        """Have another gateway take the session, a new one or one that had it; or the standby of
+        the store all sessions.
+        """
+        if act == "fail over":
+            await self.house.settle()
+            self.store.fail_over("s1", entries=1 + self.sent % 3)
+        elif act == "go home" and self.others:
             self.others.append(self.house)
             self.house = self.others.pop(0)
             await self.come_back(self.number + 10)
@@ -180,6 +226,7 @@ async def _disturbed(acts: dict[int, str], workers: int) -> None:
     play = Play(workers)
     await play.run(acts)
     assert play.client.notes.count("opened") == 1
+    assert play.client.logged_at == 0 and "unlogged" not in play.client.notes
     assert play.client.finals() == EXPECTED
     assert isinstance(play.client.events[-1][1], Stopped)
     play.house.keeper.release(play.number)
@@ -256,6 +303,10 @@ def _a_replay_decides_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Channel, "keep", take(Channel.keep))
 
 
+def _what_is_lost_stays_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.gate.KEPT_ENTRIES", 1)
+
+
 def _nothing_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     revive = Ledger.revive
     monkeypatch.setattr(Ledger, "revive", lambda *args, **now: revive(*args, **now)[:1])
@@ -271,6 +322,7 @@ def _nothing_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
         (_said_before_it_is_written, {12: "steal"}),
         (_a_replay_decides_again, {20: "kill"}),
         (_nothing_is_heard_again, {12: "kill"}),
+        (_what_is_lost_stays_lost, {20: "fail over"}),
     ],
 )
 def test_a_rule_that_is_removed_is_missed(
@@ -368,6 +420,35 @@ async def test_a_session_that_the_store_has_lost_says_every_word_and_cannot_be_c
     assert not house.keeper._holders and not house.keeper._named
 
 
+@pytest.mark.parametrize("kept_entries", [2, 4])
+async def test_a_store_that_lost_the_end_of_a_log_is_told_it_again_or_the_whole_is_forgotten(
+    kept_entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gate.KEPT_ENTRIES", kept_entries)
+    is_too_much = kept_entries == 2
+    store = Primary()
+    house, client = await House(store).open(), Client()
+    ticket = house.begin(client)
+    for number, packet in enumerate(PACKETS):
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+        await house.settle()
+        if number == 24:
+            assert len(store.before) >= 2
+            store.fail_over("s1", entries=2)
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert client.finals() == EXPECTED
+    check_stream(client.events)
+    assert client.notes == (["opened", "unlogged"] if is_too_much else ["opened"])
+    found = await house.keeper.come_back(ticket.token, Client(), 2)
+    if is_too_much:
+        assert found is None and not store._sessions
+    else:
+        assert found is not None
+        logged = [event for entry in found.finals for _, event in entry]
+        assert [event for event in logged if isinstance(event, Final)] == EXPECTED
+
+
 async def test_a_session_that_ended_elsewhere_is_not_lost_and_says_nothing_here() -> None:
     store, client, heir = MemoryStore(), Client(), Client()
     first, second = await House(store).open(), await House(store).open()
@@ -399,6 +480,46 @@ async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
     assert client.notes[1] == ("internal", "the store of sessions does not answer")
 
 
+async def test_nothing_is_said_of_a_session_that_nobody_could_come_back_to() -> None:
+    may_create = threading.Event()
+
+    class Slow(MemoryStore):
+        def create(self, *values: Any) -> Outcome:
+            may_create.wait(10)
+            return super().create(*values)
+
+    store = Slow()
+    house, client = await House(store).open(), Client()
+    ticket = house.begin(client)
+    for packet in PACKETS:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()  # what was heard is decoded: it waits
+    assert (client.logged_at, client.events) == (None, [])
+    may_create.set()
+    house.keeper.send(link.Stop(1), 1)
+    await house.settle()
+    assert (client.logged_at, client.finals()) == (0, EXPECTED)
+    second = await House(store).open()
+    assert await second.keeper.come_back(ticket.token, Client(), 2) is not None
+
+
+async def test_a_session_that_was_begun_though_the_answer_was_lost_is_ours() -> None:
+    class Lossy(MemoryStore):
+        is_lost = True
+
+        def create(self, *values: Any) -> Outcome:
+            outcome = super().create(*values)
+            if self.is_lost:
+                self.is_lost = False
+                raise StoreUnavailable
+            return outcome
+
+    house, client = await House(Lossy()).open(), Client()
+    house.begin(client)
+    await house.settle()
+    assert (client.notes, client.logged_at) == (["opened"], 0)
+
+
 async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
     class Away(MemoryStore):
         def create(self, *values: Any) -> Outcome:
@@ -411,6 +532,7 @@ async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     await house.settle()
     assert client.notes == ["opened", ("internal", "the store of sessions does not answer")]
+    assert (client.logged_at, client.events) == (None, [])
     assert house.slots_in_use == 0
 
 
@@ -666,6 +788,50 @@ async def test_a_session_that_kills_its_workers_is_not_served_for_ever() -> None
         await ready_again()
     assert client.notes[-1] == ("quarantined", POISON)
     assert house.manager.sessions == 0
+
+
+@pytest.mark.parametrize("deaths", range(1, SUSPECT_DEATHS + 1))
+async def test_deaths_are_counted_wherever_the_session_goes_on(deaths: int) -> None:
+    """What was heard before is heard again there first: that is no progress."""
+    store, client = MemoryStore(), Client()
+    house = await House(store).open()
+    ticket = house.begin(client)
+    for packet in PACKETS[:12]:
+        house.keeper.send(link.Audio(1, packet, 0.0), 1)
+    house.run()
+    house.keeper.send(link.Audio(1, PACKETS[12], 0.0), 1)
+    for number in range(2, SUSPECT_DEATHS + 3):
+        assert client.notes == ["opened"]
+        house.living[0].kill()
+        await ready_again()
+        if number == deaths + 1:
+            await house.settle_store()
+            house = await House(store).open()
+            found = await house.keeper.come_back(ticket.token, client, 1)
+            assert found is not None
+            house.keeper.resume(1)
+            for packet in PACKETS[found.opening.at // PACKET : 12]:
+                house.keeper.send(link.Audio(1, packet, 0.0), 1)
+            await ready_again()
+            house.run()
+            house.keeper.send(link.Audio(1, PACKETS[12], 0.0), 1)
+    assert client.notes[-1] == ("quarantined", POISON)
+
+
+async def test_deaths_before_progress_are_forgotten_elsewhere_too() -> None:
+    store, client, heir = MemoryStore(), Client(), Client()
+    first, second = await House(store).open(), await House(store).open()
+    ticket = first.begin(client)
+    first.keeper.send(link.Audio(1, PACKETS[0], 0.0), 1)
+    first.living[0].kill()
+    await ready_again()
+    for packet in PACKETS[1:12]:
+        first.keeper.send(link.Audio(1, packet, 0.0), 1)
+    await first.settle()
+    assert client.finals()
+    assert await second.keeper.come_back(ticket.token, heir, 1) is not None
+    books = second.keeper._tenants[1].ledger
+    assert books.deaths == 0 and books.reached
 
 
 async def ready_again() -> None:

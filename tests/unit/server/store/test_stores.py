@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from server.store.base import Kept, Outcome, Snapshot, Store, StoreUnavailable
 from server.store.sqlite import SqliteStore
 
-WRITTEN, REFUSED = Outcome.WRITTEN, Outcome.REFUSED
+WRITTEN, REFUSED, GONE = Outcome.WRITTEN, Outcome.REFUSED, Outcome.GONE
 
 
 def name() -> str:
@@ -55,7 +55,10 @@ def test_a_name_is_given_once(make_store: Callable[..., Store]) -> None:
     store = make_store()
     session = begun(store)
     assert store.create(session, b"other", b"") is REFUSED
+    assert store.create(session, b"t0", b"about") is WRITTEN  # the answer was lost
     assert store.acquire(session, b"other", b"t1") is None
+    assert taken(store, session, b"t0", b"t1") == Kept(2, b"about", (), None, None)
+    assert store.create(session, b"t1", b"") is REFUSED
 
 
 def test_an_owner_of_an_older_epoch_writes_nothing(make_store: Callable[..., Store]) -> None:
@@ -72,7 +75,7 @@ def test_an_owner_of_an_older_epoch_writes_nothing(make_store: Callable[..., Sto
 def test_entries_are_numbered_without_gap_or_repetition(make_store: Callable[..., Store]) -> None:
     store = make_store()
     session = begun(store)
-    assert store.commit(session, 1, 1, b"x", b"r") is REFUSED
+    assert store.commit(session, 1, 1, b"x", b"r") is GONE  # the one before it is not there
     assert store.commit(session, 1, 0, b"a", b"r") is WRITTEN
     assert store.commit(session, 1, 0, b"b", b"r") is REFUSED
     assert taken(store, session, b"t0", b"t1").log == (b"a",)
@@ -131,7 +134,7 @@ def test_what_was_lost_is_told_from_what_another_has_or_has_ended(
     assert outcomes(session) == {REFUSED}
     assert store.forget(session, 2) is WRITTEN  # the answer was lost
     assert store.acquire(session, b"t1", b"t2") is None
-    assert outcomes(lost) == {Outcome.GONE}
+    assert outcomes(lost) == {GONE}
 
 
 def test_a_session_nobody_writes_to_is_gone_after_a_while(
@@ -172,7 +175,7 @@ def test_a_clock_that_is_set_forward_ends_no_session(tmp_path: Path) -> None:
     assert store.commit("begun before", 1, 0, b"final", b"record") is WRITTEN
     now[0], steady[0] = now[0] + 101, steady[0] + 101
     store.create("much later", b"token", b"")
-    assert store.commit("begun before", 1, 1, b"final", b"record") is Outcome.GONE
+    assert store.commit("begun before", 1, 1, b"final", b"record") is GONE
     store.close()
 
 
@@ -279,7 +282,7 @@ class Histories(RuleBasedStateMachine):
             log.append(body)
             self.model.record = b"r" + body
         else:
-            assert outcome is REFUSED
+            assert outcome is (GONE if is_owner and entry > len(log) else REFUSED)
 
     @rule(age=st.sampled_from([0, 0, 1]), at=st.integers(0, 2**40), blob=st.binary(max_size=9))
     def put_snapshot(self, age: int, at: int, blob: bytes) -> None:
