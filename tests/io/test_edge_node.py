@@ -380,6 +380,19 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+async def test_an_rtp_sender_that_falls_silent_has_its_words_final_and_the_call_goes_on() -> None:
+    async with rig() as r, feeding(r, idle_s=60.0) as (ports, _):
+        transport, _protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        for packet in datagrams(spoken(TEXTS[:1], pause_ms=0)):
+            transport.sendto(packet)
+            await asyncio.sleep(0.001)
+        await r.until(lambda: any(result.text == TEXTS[0] for _, _, result in r.finals))
+        assert r.node.legs
+        transport.close()
+
+
 @pytest.mark.parametrize("beside", [0, 1], ids=["on the port of RTP", "on the next one"])
 async def test_an_rtp_call_is_over_when_its_source_says_bye(beside: int) -> None:
     async with rig() as r, feeding(r) as (ports, listeners):
