@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from functools import partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from edge.listeners import FeedConfig, Listeners, Listening
 from edge.pause import Pause
 from edge.peers import fetching
 from edge.wire import Policy
+from server.keys import Keyring, Scope, add_key
 from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
 from tests import audiohook
 from tests.edge_rig import (
@@ -528,6 +530,24 @@ def native(ports: Listening, **changes: Any) -> tuple[str, dict[str, Any]]:
 
 async def heard(connection: Connection) -> list[str]:
     return [m.text async for m in connection if isinstance(m, Final) and m.text]
+
+
+async def test_where_a_node_has_keys_our_own_clients_show_one_for_streams(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    scopes: tuple[Scope, ...] = ("stream", "files")
+    key, files = (add_key(file, scope, (scope,), None) for scope in scopes)
+    async with rig() as r, feeding(r, keyring=Keyring(file)) as (ports, listeners):
+        url, options = native(ports)
+        for shown in (None, "guess", files):
+            with pytest.raises(RivuletError) as refused:
+                async with dial(url, token=shown, **options):
+                    pass
+            assert refused.value.code == "unauthorized"
+        assert listeners.counters.refused == {"key": 3} and not r.node.legs
+        async with dial(url, token=key, **options) as connection:
+            await connection.send(spoken(TEXTS))
+            await connection.stop()
+            assert " ".join(await heard(connection)) == SAID
 
 
 async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> None:
