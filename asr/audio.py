@@ -139,6 +139,11 @@ class Resampler:
         ready = -(-(self._seen - self._half) * self._up // self._down)
         return self._make(np.concatenate([self._kept, samples]), max(ready, self._made))
 
+    @property
+    def behind(self) -> int:
+        """How many source samples behind a position it needs at most."""
+        return 0 if self._is_identity else self._half + 1
+
     def lacks(self, samples: int) -> int:
         """Return how many source samples complete so many more."""
         if self._is_identity or not samples:

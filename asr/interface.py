@@ -18,10 +18,17 @@ SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 1_280
 """Samples of one encoder frame (80 ms): mel hop 160, subsampling 8."""
 FRAME_MS = 80
+HALF_WINDOW_SAMPLES = 200
+"""What a frame hears behind where its last mel row is centred."""
 PATIENT = math.inf
 """As a time of arrival: what came may wait for everything else."""
 
 Samples = NDArray[np.float32]
+
+
+def heard_samples(frames: int) -> int:
+    """Count the samples that so many frames of a stream have heard."""
+    return max(0, FRAME_SAMPLES * (frames - 1) + HALF_WINDOW_SAMPLES)
 
 
 class EngineError(Exception):

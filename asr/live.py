@@ -21,6 +21,7 @@ from asr.interface import (
     NoFreeSlot,
     Samples,
     StreamingEngine,
+    heard_samples,
 )
 from asr.options import ChannelOptions, Partials
 from asr.turns import Endpointing
@@ -226,8 +227,8 @@ class Recognizer:
     def is_behind(self, channel: int) -> bool:
         """Whether a chunk of the audio given so far is not decoded yet."""
         entry = self._channels[channel]
-        frames = entry.heard_frames + entry.options.look_ahead
-        return entry.heard_16k >= FRAME_SAMPLES * frames + 200
+        frames = entry.heard_frames + entry.options.look_ahead + 1
+        return entry.heard_16k >= heard_samples(frames)
 
     def undecoded_s(self, channel: int) -> float:
         """Seconds of the audio given so far that are not decoded; 0 of a channel that is gone."""

@@ -7,7 +7,7 @@ Does not know: engines, words, wall-clock time.
 from collections import deque
 
 from asr.audio import from_16k, to_16k
-from asr.interface import FRAME_MS, FRAME_SAMPLES
+from asr.interface import FRAME_MS, FRAME_SAMPLES, heard_samples
 from asr.state import State
 
 
@@ -52,8 +52,8 @@ class MediaClock:
 
     def done_samples(self, frames: int) -> int:
         """Count the samples of the channel that so many frames have heard."""
-        heard = max(0, FRAME_SAMPLES * (frames - 1) + 200)
-        return min(self.fed_samples, from_16k(heard, self.rate) + self._passed)
+        heard = from_16k(heard_samples(frames), self.rate)
+        return min(self.fed_samples, heard + self._passed)
 
     def samples_ms(self, samples: int) -> int:
         """Media time of a sample position."""

@@ -2,9 +2,11 @@
 
 Does: one run for each turn with words; an eager end starts it ahead with its output held back, a
 resumed turn cancels it, the end of the turn releases it; speech over an answer ends the answer.
+A run may take its time to end: captions go on meanwhile, and so does the next run.
 Does not know: sockets, processes (a launcher makes runs), terminals.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,6 +81,8 @@ class TurnTaking:
         self._screen = screen
         self._ears = ears
         self._answer: _Answer | None = None
+        self._ending = set[asyncio.Task[None]]()
+        """Runs that were told to end and have not."""
         self._speech_end_ms = 0
         self.acted: list[Acted] = []
         """Every turn that was acted on."""
@@ -105,39 +109,45 @@ class TurnTaking:
         await self.cancel()
 
     async def cancel(self) -> None:
-        """End whatever runs."""
+        """End whatever runs and wait for it."""
+        self._drop()
+        await asyncio.gather(*self._ending)
+
+    def _drop(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.run.is_over:
-            await answer.run.cancel()
+            ending = asyncio.create_task(answer.run.cancel())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def _turn(self, message: Turn) -> None:
         text = (message.text or "").strip()
         match message.event:
             case "start":
-                await self._barge_in()
+                self._barge_in()
             case "eager_end":
                 await self._begin(text)
             case "resumed":
-                await self._take_back()
+                self._take_back()
             case "end":
                 await self._act(message.turn, text)
 
-    async def _barge_in(self) -> None:
+    def _barge_in(self) -> None:
         if self._answer is not None and not self._answer.run.is_over:
             self.barge_ins += 1
             self._screen.note("barge-in: the answer was stopped")
-        await self.cancel()
+        self._drop()
 
     async def _begin(self, text: str) -> None:
-        await self.cancel()
+        self._drop()
         if text:
             self._answer = _Answer(await self._launch(text), text, self._ears.now())
 
-    async def _take_back(self) -> None:
+    def _take_back(self) -> None:
         if self._answer is not None:
             self.cancelled += 1
             self._screen.note("resumed: the answer begun ahead was dropped")
-        await self.cancel()
+        self._drop()
 
     async def _act(self, turn: int, text: str) -> None:
         is_eager = self._answer is not None and self._answer.text == text

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--doctor", action="store_true", help="say what this machine can carry")
     parser.add_argument("--json", action="store_true", help="status and doctor as JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append transcripts (JSON lines)")
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="of the server: a core's /place, a node's /v1/stream ask for one",
+    )
     _add_link(parser.add_argument_group("link"))
     _add_node(parser.add_argument_group("node"))
     _add_feeds(parser.add_argument_group("feeds"))
@@ -58,9 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     core.add_argument("--listen", default="127.0.0.1:8770", metavar="HOST:PORT")
     core.add_argument(
         "--store", default="", help="the server's --store: sessions that nodes leave go on there"
-    )
-    core.add_argument(
-        "--keys", type=Path, metavar="FILE", help="of the server: /place asks for one"
     )
     core.add_argument("--camara", metavar="URL", help="operator's Simple Edge Discovery v2")
     core.add_argument("--camara-token-file", type=Path, help="access token, read each time")
@@ -229,6 +232,7 @@ def _feeds(args: argparse.Namespace) -> Any:
         audiosocket_port=args.audiosocket,
         calls=frozenset(args.uuid),
         web_port=STATUS_PORT if args.web is None else args.web,
+        keyring=_keyring(args),
         twilio_url=args.twilio_url,
         twilio_secret=_secret(args.twilio_token_file),
         audiohook_key=_secret(args.audiohook_key_file),

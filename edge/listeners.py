@@ -32,12 +32,14 @@ from edge.adapters.l16 import L16
 from edge.adapters.rtp import STATIC, Codec, RtpStream
 from edge.adapters.signature import Signatures
 from edge.adapters.twilio import Twilio
+from edge.entrance import UNAUTHORIZED, may_stream
 from edge.feeds import Feed
 from edge.media import Piece
 from edge.native import Fetch, NativeClients
 from edge.node import Node, TooManyLegs
 from edge.pause import Pause
 from server.http import STREAM_PATH, json_response
+from server.keys import Keyring
 from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class FeedConfig:
     calls: frozenset[str] = frozenset()
     """UUIDs that AudioSocket may bring; none: any (the interface must be private)."""
     web_port: int | None = None
+    keyring: Keyring | None = None
+    """Of our own clients; None: whoever reaches the port."""
     twilio_url: str = ""
     """The address as Twilio knows it: what it signs."""
     twilio_secret: str = ""
@@ -222,10 +226,19 @@ class Listeners:
             return self._signed(headers)
         if path == "/audiohook":
             return self._keyed(request.path, headers)
-        if path in ("/asterisk", "/l16", STREAM_PATH):
+        if path == STREAM_PATH:
+            return self._ours(request.path, headers)
+        if path in ("/asterisk", "/l16"):
             return None
         text = f"feeds are /twilio, /audiohook, /asterisk, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
+
+    def _ours(self, path: str, headers: Mapping[str, str]) -> Response | None:
+        query = path.partition("?")[2]
+        if may_stream(self._config.keyring, query, headers, now_s=time.time()):
+            return None
+        self.counters.refuse("key")
+        return json_response({"error": UNAUTHORIZED}, HTTPStatus.UNAUTHORIZED)
 
     def _signed(self, headers: Mapping[str, str]) -> Response | None:
         config = self._config

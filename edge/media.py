@@ -20,6 +20,9 @@ JUMP_S = 1.0
 """Time stamps and arrival may differ by this much; beyond it the sender's clock has jumped."""
 MAX_HELD = 256
 DEAD_CLOCK_S = 600.0
+SILENT_S = 2.0
+"""A sender of whom nothing comes for so long is silent: it is told at once, so that what was said
+before becomes final. What its clock says of that time later counts less so much."""
 
 
 @dataclass(slots=True)
@@ -62,6 +65,8 @@ class ReorderWindow:
     _held: dict[int, _Held] = field(default_factory=dict)
     _last: bytes = b""
     _arrived: float = 0.0
+    _told: int = 0
+    """Samples of a silence that were given before its end was known."""
 
     def receive(self, stamp: int, samples: int, data: bytes, *, now: float) -> list[Piece]:
         """Take a packet; return what is in order now."""
@@ -89,7 +94,7 @@ class ReorderWindow:
         pieces = self.flush()
         passed_s = min(now - self._arrived, DEAD_CLOCK_S)
         if passed_s > JUMP_S:
-            pieces.append(Piece(round(passed_s * self.rate), None))
+            pieces += self._passed(round(passed_s * self.rate))
         self._next = stamp
         return pieces
 
@@ -100,10 +105,14 @@ class ReorderWindow:
         return min(held.arrived for held in self._held.values()) + self.window_s
 
     def handle_timer(self, *, now: float) -> list[Piece]:
-        """Give up on what did not come within the window."""
+        """Give up on what did not come within the window, and on a sender that is silent."""
         pieces = list[Piece]()
         while self._held and (self.next_deadline() <= now or len(self._held) > MAX_HELD):
             pieces += self._conceal(min(self._held)) + self._in_order()
+        is_silent = not (self._told or self._held) and now - self._arrived >= SILENT_S
+        if is_silent and self._next is not None:
+            self._told = round(SILENT_S * self.rate)
+            pieces.append(Piece(self._told, None))
         return pieces
 
     def flush(self) -> list[Piece]:
@@ -131,7 +140,7 @@ class ReorderWindow:
                 continue
             data = held.data[known * size :] if size else held.data
             pieces.append(Piece(held.samples - known, data))
-            self._next, self._last = first + held.samples, held.data
+            self._next, self._last, self._told = first + held.samples, held.data, 0
         return pieces
 
     def _conceal(self, until: int) -> list[Piece]:
@@ -143,8 +152,13 @@ class ReorderWindow:
         self._next = until
         self.counts.concealed_samples += missing
         if not wire.SAMPLE_BYTES[self.encoding] or missing > LONG_S * self.rate:
-            return [Piece(missing, None)]
+            return self._passed(missing)
         return [Piece(missing, self._filling(missing))]
+
+    def _passed(self, samples: int) -> list[Piece]:
+        """Tell of time what was not told of it yet."""
+        more, self._told = samples - self._told, 0
+        return [Piece(more, None)] if more > 0 else []
 
     def _filling(self, samples: int) -> bytes:
         size = wire.SAMPLE_BYTES[self.encoding]

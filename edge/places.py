@@ -17,12 +17,11 @@ from urllib.parse import parse_qs
 from websockets.http11 import Response
 
 from edge.camara import Device, DiscoveryError, Zones
+from edge.entrance import UNAUTHORIZED, may_stream
 from edge.registry import NoNode, Question, Registry
 from edge.wire import Policy
-from server.guard import query_of
 from server.http import json_response
 from server.keys import Keyring
-from server.wire.credentials import presented
 
 RETRY_AFTER_S = 5
 _KNOWN = {"policy", "codec", "model", "zone", "rtt", "phone", "ipv4", "port", "ipv6", "token"}
@@ -86,9 +85,8 @@ class Places:
 
     async def answer(self, query: str, headers: Mapping[str, str]) -> Response:
         """Answer a question; header names in lower case."""
-        if not self._may_ask(query, headers):
-            text = "a key for streams, or a token made with one, is asked for here"
-            return self._said("unauthorized", {"error": text}, HTTPStatus.UNAUTHORIZED)
+        if not may_stream(self.keyring, query, headers, now_s=self.calendar()):
+            return self._said("unauthorized", {"error": UNAUTHORIZED}, HTTPStatus.UNAUTHORIZED)
         try:
             question, device = question_of(query)
         except BadQuestion as error:
@@ -98,15 +96,6 @@ class Places:
             extra = {"Retry-After": str(RETRY_AFTER_S)}
             return self._said("none", {"error": found}, HTTPStatus.SERVICE_UNAVAILABLE, extra)
         return self._said("placed", found, HTTPStatus.OK)
-
-    def _may_ask(self, query: str, headers: Mapping[str, str]) -> bool:
-        if self.keyring is None:
-            return True
-        shown = presented(headers, query_of(query))
-        if shown is None:
-            return False
-        account = self.keyring.account_of(shown, now_s=self.calendar())
-        return account is not None and "stream" in account.scopes
 
     async def _place(self, question: Question, device: Device) -> dict[str, Any] | str:
         """Return the node to go to, or why there is none."""

@@ -30,6 +30,7 @@ from server.wire.messages import (
     Final,
     LatencyClass,
     Partial,
+    Ready,
     ResumeFrom,
 )
 
@@ -37,10 +38,6 @@ logger = logging.getLogger(__name__)
 
 PAUSE_AFTER_S = 5.0
 """A session without audio is paused after so long; servers end idle ones after 30 s."""
-FIRST_MS = -67.5
-"""Where the chunks of a session begin: the last frame of each needs only its first 12.5 ms."""
-RESAMPLING_MS = 7.5
-"""A server that resamples hears so much later."""
 SAFE_MARGIN_S = 2
 """While nothing is being said, audio this old is not asked for again."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
@@ -151,8 +148,10 @@ class Recogniser:
         self._resume = start.past
         self._chunk = 0
         """Samples that the server decodes at once."""
+        self._beyond: int | None = None
+        """How much more than a chunk behind what it has decoded it needs; None: it does not say."""
         self._edge: int | None = None
-        """Where one of its chunks ends, with what resampling takes; None: not known yet."""
+        """Audio up to which completes one of its chunks; None: not known yet."""
         self._is_open = False
         """Words were said that are not final yet."""
         self._failures = 0
@@ -205,7 +204,7 @@ class Recogniser:
             self._resume, self.is_resumed = None, connection.ready.resumed
             self.past = Past(connection.ready.token, origin, before)
             begin = origin + connection.ready.at
-            self._align(connection.ready.chunk_ms, None if past else origin)
+            self._align(connection.ready, None if past else origin)
             sending = asyncio.create_task(self._send(connection, begin))
             try:
                 async for message in connection:
@@ -238,19 +237,17 @@ class Recogniser:
             else:
                 is_all = not await self._comes()
 
-    def _align(self, chunk_ms: int, origin: int | None) -> None:
+    def _align(self, ready: Ready, origin: int | None) -> None:
         """Know the chunks of a session that begins; None: it began elsewhere, who knows where."""
-        self._chunk = chunk_ms * self._audio.rate // 1000
-        self._edge = None if origin is None else self._edge_at(origin, FIRST_MS)
+        self._chunk, chunks = ready.chunk_ms * self._audio.rate // 1000, ready.chunks
+        self._beyond = None if chunks is None else chunks.beyond
+        self._edge = None if chunks is None or origin is None else origin + chunks.first
 
     def _enough(self, cursor: int) -> int:
         """Return how far audio must go for the server to decode a chunk more."""
         if self._edge is None:
             return cursor
         return self._edge + ((cursor - self._edge) // self._chunk + 1) * self._chunk
-
-    def _edge_at(self, sample: int, more_ms: float = 0.0) -> int:
-        return sample + round((more_ms + RESAMPLING_MS) * self._audio.rate / 1000)
 
     async def _comes(self) -> bool:
         """Wait for more audio; False: none came for long."""
@@ -284,7 +281,7 @@ class Recogniser:
                 self._listener.partial(_result(message, begin_ms))
             case Ack():
                 done = origin + message.done
-                self._edge = self._edge_at(done)
+                self._edge = None if self._beyond is None else done + self._beyond
                 self.durable = max(self.durable, origin + message.durable)
                 quiet = self.safe if self._is_open else done - SAFE_MARGIN_S * self._audio.rate
                 self._move(done, quiet)

@@ -199,8 +199,17 @@ class Hardware:
     """None: the default of the device's kind."""
 
 
-def work(choice: ModelChoice, hardware: Hardware, where: str, secret_file: str) -> None:
-    """Serve a gateway elsewhere until it says that we are of no use."""
+def work(
+    choice: ModelChoice,
+    hardware: Hardware,
+    where: str,
+    secret_file: str,
+    on_joined: Callable[[Any], None],
+) -> None:
+    """Serve a gateway elsewhere until it says that we are of no use.
+
+    ``on_joined`` gets the engine's ``model``, ``precision`` and ``slots`` each time it has us.
+    """
     from asr.checkpoint import CheckpointError
     from server import logs
     from server.config import LOOK_AHEAD_OF_CLASS, ConfigError, check_look_ahead
@@ -227,7 +236,7 @@ def work(choice: ModelChoice, hardware: Hardware, where: str, secret_file: str) 
         address, secret = join.Address.of(where), shared_secret(secret_file)
         engine = build(spec)
         check_look_ahead(choice.look_ahead, engine.info.model, engine.info.look_aheads)
-        join.serve(engine, spec, address, secret)
+        join.serve(engine, spec, address, secret, on_joined=lambda: on_joined(engine.info))
     except (join.JoinError, SecretError, CheckpointError, EngineError, ConfigError) as error:
         raise CliError(str(error)) from error
 

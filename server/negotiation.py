@@ -7,13 +7,16 @@ Does not know: workers, sockets, clocks, sessions in progress.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asr.audio import Resampler
 from asr.decoder.spelling import writings
+from asr.interface import FRAME_MS, heard_samples
 from server.config import LOOK_AHEAD_OF_CLASS, ServerConfig
 from server.wire.errors import BadRequest, UnsupportedLanguage
 from server.wire.messages import (
     AudioFormat,
     Boosts,
     Chunk,
+    Chunks,
     Configure,
     Endpointing,
     Language,
@@ -24,7 +27,6 @@ from server.wire.messages import (
 )
 from server.worker import link
 
-FRAME_MS = 80
 _CLASS_OF_LOOK_AHEAD = {frames: name for name, frames in LOOK_AHEAD_OF_CLASS.items()}
 
 
@@ -49,6 +51,13 @@ class Agreement:
     def chunk_ms(self) -> int:
         """Audio per decoding step."""
         return chunk_ms(self.look_ahead)
+
+    @property
+    def chunks(self) -> Chunks:
+        """Which audio decodes at once, told to a client that sends no more often."""
+        resampler = Resampler(self.audio.rate)
+        first = resampler.lacks(heard_samples(self.look_ahead + 1))
+        return Chunks(first=first, beyond=resampler.behind)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the object that ``ready`` and ``configured`` show."""

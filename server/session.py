@@ -375,6 +375,7 @@ class Session:
             at=self.at if is_resumed else 0,
             chunk_ms=self.agreement.chunk_ms,
             limits=self._limits,
+            chunks=self.agreement.chunks,
             applied=self.agreement.to_wire(),
             ignored=self._ignored,
         )

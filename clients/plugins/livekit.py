@@ -8,6 +8,7 @@ Does not know: rooms, agents, models. Needs ``livekit-agents`` (run with 1.8.9);
 """
 
 import asyncio
+import weakref
 from typing import Any
 
 from livekit import rtc
@@ -51,6 +52,7 @@ class RivuletSTT(stt.STT):  # type: ignore[misc]  # the framework is not install
             )
         )
         self._url = url
+        self._streams = weakref.WeakSet[RivuletStream]()
         self._options: dict[str, Any] = {
             "audio": AudioFormat(encoding="pcm_s16le", rate=RATE_HZ),
             "token": token,
@@ -77,7 +79,33 @@ class RivuletSTT(stt.STT):  # type: ignore[misc]  # the framework is not install
         conn_options: APIConnectOptions = DEFAULT_API_CONNECT_OPTIONS,
     ) -> "RivuletStream":
         """Begin a live stream."""
-        return RivuletStream(self, language, conn_options)
+        stream = RivuletStream(self, language, conn_options)
+        self._streams.add(stream)
+        return stream
+
+    def update_options(
+        self,
+        *,
+        language: Any = NOT_GIVEN,
+        silence_ms: Any = NOT_GIVEN,
+        eager_ms: Any = NOT_GIVEN,
+    ) -> None:
+        """Change what is given; the language is that of sessions to come, the rest holds at once.
+
+        Raises ValueError where an eager end would not be one.
+        """
+        rules: Endpointing = self._options["endpointing"]
+        rules = Endpointing(
+            silence_ms=silence_ms if is_given(silence_ms) else rules.silence_ms,
+            eager_ms=eager_ms if is_given(eager_ms) else rules.eager_ms,
+        )
+        if rules.eager_ms is not None and rules.eager_ms >= rules.silence_ms:
+            raise ValueError("eager_ms must be less than silence_ms")
+        if is_given(language):
+            self._options["language"] = str(language)
+        self._options["endpointing"] = rules
+        for stream in self._streams:
+            stream.change(rules)
 
     async def _recognize_impl(
         self, buffer: Any, *, language: Any = NOT_GIVEN, conn_options: APIConnectOptions
@@ -110,7 +138,13 @@ class RivuletStream(stt.RecognizeStream):  # type: ignore[misc]  # the framework
         """Begin at once: the base class starts the task."""
         self._service = service
         self._language = language
+        self._is_speaking = False
         super().__init__(stt=service, conn_options=conn_options, sample_rate=RATE_HZ)
+
+    def change(self, rules: Endpointing) -> None:
+        """Have the audio behind this heard by other rules."""
+        if not self._input_ch.closed:
+            self._input_ch.send_nowait(rules)
 
     async def _run(self) -> None:
         try:
@@ -118,6 +152,8 @@ class RivuletStream(stt.RecognizeStream):  # type: ignore[misc]  # the framework
             async with opening as connection:
                 await both(self._send(connection), self._hear(connection))
         except RivuletError as error:
+            if self._is_speaking:  # the next session knows nothing of it
+                self._end_speech()
             raise framework_error(error) from error
 
     async def _hear(self, connection: Connection) -> None:
@@ -131,6 +167,8 @@ class RivuletStream(stt.RecognizeStream):  # type: ignore[misc]  # the framework
                 await connection.finalize()
                 self._report(connection.sent - reported)
                 reported = connection.sent
+            elif isinstance(item, Endpointing):
+                await connection.configure(endpointing=item)
             else:
                 await connection.send(bytes(item.data))
         await connection.stop()
@@ -153,6 +191,7 @@ class RivuletStream(stt.RecognizeStream):  # type: ignore[misc]  # the framework
         kinds = stt.SpeechEventType
         match message:
             case Turn(event="start"):
+                self._is_speaking = True
                 self._emit(kinds.START_OF_SPEECH)
             case Partial(text=text) if text.strip():
                 self._emit(kinds.INTERIM_TRANSCRIPT, self._data(message))
@@ -162,7 +201,11 @@ class RivuletStream(stt.RecognizeStream):  # type: ignore[misc]  # the framework
             case Final(text=text) if text.strip():
                 self._emit(kinds.FINAL_TRANSCRIPT, self._data(message))
             case Turn(event="end"):
-                self._emit(kinds.END_OF_SPEECH)
+                self._end_speech()
+
+    def _end_speech(self) -> None:
+        self._is_speaking = False
+        self._emit(stt.SpeechEventType.END_OF_SPEECH)
 
     def _data(self, message: Partial | Final) -> stt.SpeechData:
         offset_s = self.start_time_offset

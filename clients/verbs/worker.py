@@ -6,6 +6,8 @@ Does not know: engines, links.
 
 import argparse
 import math
+import sys
+from typing import Any
 
 from clients.glue import add_model_arguments, choice_of, engine_side
 
@@ -59,6 +61,12 @@ def _cost(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until the server has no use for us."""
+
+    def announce(engine: Any) -> None:
+        carried = f"{engine.model} ({engine.precision}) on {args.device}, {engine.slots} streams"
+        sys.stdout.write(f"joined {args.join}: {carried}\n")
+        sys.stdout.flush()
+
     with engine_side() as side:
         choice = choice_of(side, args, slots=args.slots)
         hardware = side.Hardware(
@@ -66,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
             decoder_device=args.decoder_device,
             audio_hour_cost=args.audio_hour_cost,
         )
-        side.work(choice, hardware, args.join, args.secret_file)
+        side.work(choice, hardware, args.join, args.secret_file, announce)
     return 0

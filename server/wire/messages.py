@@ -208,6 +208,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     resume_ms: Milliseconds = 600_000
 
 
+class Chunks(Struct, frozen=True, kw_only=True):
+    """Which audio the server can decode at once, for who sends no more often than that."""
+
+    first: Count
+    """Samples that the first chunk of a session takes."""
+    beyond: Count
+    """A later one takes so many more than ``chunk_ms`` behind ``ack.done``."""
+
+
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """Answer to ``start``; audio is (re)sent from sample ``at``."""
 
@@ -219,6 +228,7 @@ class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     at: Samples
     chunk_ms: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
     limits: Limits
+    chunks: Chunks | None = None
     applied: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 

@@ -178,6 +178,8 @@ class RealtimeServer(Adapter):
         before = self._settings
         settings = before.updated(wish)
         if settings.must_restart(before):
+            if settings.has_turns and not before.has_turns and self._uncommitted_ms:
+                self._commit()  # nobody else will: from here on we say what is an item
             self.stop()
             if before.has_turns:
                 self._uncommitted_ms = 0.0  # what was said is of the turn that ends here

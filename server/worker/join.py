@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -64,7 +64,14 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: bytes) -> None:
+def serve(
+    engine: StreamingEngine,
+    spec: EngineSpec,
+    where: Address,
+    secret: bytes,
+    *,
+    on_joined: Callable[[], None] = lambda: None,
+) -> None:
     """Serve the gateway that is there, time and again; raises JoinError, at SIGTERM SystemExit."""
     signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no default
     about = Register(
@@ -79,6 +86,7 @@ def serve(engine: StreamingEngine, spec: EngineSpec, where: Address, secret: byt
         try:
             with _registered(where, secret, about) as peer:
                 told = ""
+                on_joined()
                 with SocketMailbox(peer) as mailbox:
                     run_host(engine, spec, mailbox)
             why = "the link ended"

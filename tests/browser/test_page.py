@@ -1,8 +1,8 @@
 """The page in a real browser: hears, captions, saves, and can be used by everyone."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,22 @@ REFUSED = {
 }
 
 
-@asynccontextmanager
-async def opened(
-    devtools: str, folder: Path, **script: Any
-) -> AsyncIterator[tuple[Page, FakeServer]]:
-    server = FakeServer(**{"script": SCRIPT, **script})
-    async with serving(server), open_page(devtools, folder) as page:
-        await page.goto(server.url)
-        yield page, server
-        assert page.complaints == []
+Opened = Callable[..., AbstractAsyncContextManager[tuple[Page, FakeServer]]]
+
+
+@pytest.fixture
+def opened(devtools: str, tmp_path: Path) -> Opened:
+    """Open the page of a server that plays a script; in the end nothing was complained of."""
+
+    @asynccontextmanager
+    async def opened(**script: Any) -> AsyncIterator[tuple[Page, FakeServer]]:
+        server = FakeServer(**{"script": SCRIPT, **script})
+        async with serving(server), open_page(devtools, tmp_path) as page:
+            await page.goto(server.url)
+            yield page, server
+            assert page.complaints == []
+
+    return opened
 
 
 async def listen_to_two_finals(page: Page) -> None:
@@ -66,9 +73,9 @@ async def listen_to_two_finals(page: Page) -> None:
 
 
 async def test_a_microphone_is_captioned_until_stop_and_the_last_words_still_come(
-    devtools: str, tmp_path: Path
+    opened: Opened,
 ) -> None:
-    async with opened(devtools, tmp_path) as (page, server):
+    async with opened() as (page, server):
         await page.click("#toggle")
         await page.wait("document.querySelector('#open .tail')")
         await page.wait(f"{FINALS} === 2")
@@ -88,10 +95,8 @@ async def test_a_microphone_is_captioned_until_stop_and_the_last_words_still_com
     assert all(20 <= size / 2 * 1000 / rate <= 100 for size in server.packet_bytes[:-1])
 
 
-async def test_a_subtitle_file_holds_each_final_in_lines_of_42(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, script=SCRIPT[:2]) as (page, _server):
+async def test_a_subtitle_file_holds_each_final_in_lines_of_42(opened: Opened) -> None:
+    async with opened(script=SCRIPT[:2]) as (page, _server):
         await listen_to_two_finals(page)
         await page.click("[data-format=srt]")
         assert await page.downloaded() == SRT
@@ -116,9 +121,9 @@ async def test_a_subtitle_file_holds_each_final_in_lines_of_42(
 
 
 async def test_one_key_starts_stops_copies_clears_and_resizes_unless_switched_off(
-    devtools: str, tmp_path: Path
+    opened: Opened,
 ) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         await page.key("s")
         await page.wait(f"{FINALS} === 1")
         await page.key("s")
@@ -140,9 +145,9 @@ async def test_one_key_starts_stops_copies_clears_and_resizes_unless_switched_of
         assert await page.js(FINALS) == 0
 
 
-async def test_the_focus_of_a_keyboard_is_never_lost(devtools: str, tmp_path: Path) -> None:
+async def test_the_focus_of_a_keyboard_is_never_lost(opened: Opened) -> None:
     focused = "document.activeElement.closest('[id]').id"
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         await page.js("document.querySelector('#toggle').focus()")
         await listen_to_two_finals(page)
         assert await page.js(focused) == "toggle"
@@ -158,8 +163,8 @@ async def test_the_focus_of_a_keyboard_is_never_lost(devtools: str, tmp_path: Pa
         assert await page.js(focused) == "toggle"
 
 
-async def test_a_menu_that_the_focus_has_left_is_closed(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_a_menu_that_the_focus_has_left_is_closed(opened: Opened) -> None:
+    async with opened() as (page, _server):
         await listen_to_two_finals(page)
         await page.key("d")
         is_open = "document.querySelector('#save').open"
@@ -169,8 +174,8 @@ async def test_a_menu_that_the_focus_has_left_is_closed(devtools: str, tmp_path:
         assert not await page.js(is_open)
 
 
-async def test_a_cleared_transcript_comes_back_with_undo(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_a_cleared_transcript_comes_back_with_undo(opened: Opened) -> None:
+    async with opened() as (page, _server):
         await listen_to_two_finals(page)
         log = await page.text("#log")
         await page.click("#clear")
@@ -179,10 +184,8 @@ async def test_a_cleared_transcript_comes_back_with_undo(devtools: str, tmp_path
         assert await page.text("#log") == log
 
 
-async def test_what_is_cleared_while_it_runs_comes_back_before_what_follows(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_what_is_cleared_while_it_runs_comes_back_before_what_follows(opened: Opened) -> None:
+    async with opened() as (page, _server):
         await page.click("#toggle")
         await page.wait(f"{FINALS} === 1")
         await page.click("#clear")
@@ -196,9 +199,9 @@ async def test_what_is_cleared_while_it_runs_comes_back_before_what_follows(
 
 
 async def test_words_that_are_nowhere_else_are_not_left_without_a_question(
-    devtools: str, tmp_path: Path
+    opened: Opened, tmp_path: Path
 ) -> None:
-    async with opened(devtools, tmp_path) as (page, server):
+    async with opened() as (page, server):
         await page.goto(server.url)
         assert page.dialogs == []
         await listen_to_two_finals(page)
@@ -218,10 +221,8 @@ async def test_words_that_are_nowhere_else_are_not_left_without_a_question(
         assert page.dialogs == ["confirm", "beforeunload"]
 
 
-async def test_a_stop_while_the_connection_is_lost_says_what_may_be_missing(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, drop_after_ms=1300, away_for=1000) as (page, _server):
+async def test_a_stop_while_the_connection_is_lost_says_what_may_be_missing(opened: Opened) -> None:
+    async with opened(drop_after_ms=1300, away_for=1000) as (page, _server):
         await page.click("#toggle")
         await page.wait(f"{STATE} === 'lost'")
         await page.click("#toggle")
@@ -231,10 +232,8 @@ async def test_a_stop_while_the_connection_is_lost_says_what_may_be_missing(
         page.complaints.clear()  # the browser's own words for the handshakes in vain
 
 
-async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, drop_after_ms=1300, away_for=2) as (page, server):
+async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(opened: Opened) -> None:
+    async with opened(drop_after_ms=1300, away_for=2) as (page, server):
         await page.js(
             """globalThis.notices = [];
             const line = document.querySelector('#notice span');
@@ -259,10 +258,8 @@ async def test_a_lost_connection_is_told_once_and_goes_on_in_a_new_session(
         await page.wait(f"{STATE} === 'finished'")
 
 
-async def test_audio_from_before_the_server_was_ready_is_sent_too(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, script=[]) as (page, server):
+async def test_audio_from_before_the_server_was_ready_is_sent_too(opened: Opened) -> None:
+    async with opened(script=[]) as (page, server):
         told = await page.js(
             """import('/link.js').then(({ Link }) => new Promise((resolve) => {
               const told = [];
@@ -280,10 +277,8 @@ async def test_audio_from_before_the_server_was_ready_is_sent_too(
     assert told[-2:] == ["done", "ended"]
 
 
-async def test_a_start_before_the_model_is_loaded_goes_on_by_itself(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, is_loading=True) as (page, server):
+async def test_a_start_before_the_model_is_loaded_goes_on_by_itself(opened: Opened) -> None:
+    async with opened(is_loading=True) as (page, server):
         assert await page.text("#model") == ""
         await page.click("#toggle")
         await page.wait("document.querySelector('#notice').textContent.includes('loads its model')")
@@ -294,15 +289,15 @@ async def test_a_start_before_the_model_is_loaded_goes_on_by_itself(
         assert len(server.starts) == 1
 
 
-async def test_a_wait_for_the_model_ends_with_stop(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path, is_loading=True) as (page, _server):
+async def test_a_wait_for_the_model_ends_with_stop(opened: Opened) -> None:
+    async with opened(is_loading=True) as (page, _server):
         await page.click("#toggle")
         await page.wait("document.querySelector('#notice').textContent.includes('loads its model')")
         await page.click("#toggle")
         await page.wait(f"{STATE} === 'idle'")
 
 
-async def test_what_is_empty_is_not_offered_for_download(devtools: str, tmp_path: Path) -> None:
+async def test_what_is_empty_is_not_offered_for_download(opened: Opened) -> None:
     async def offered(page: Page) -> bool:
         await page.click("#save summary")
         is_open = bool(await page.js("document.querySelector('#save').open"))
@@ -313,7 +308,7 @@ async def test_what_is_empty_is_not_offered_for_download(devtools: str, tmp_path
         assert by_key == is_open
         return is_open
 
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         assert not await offered(page)
         await listen_to_two_finals(page)
         assert await offered(page)
@@ -321,17 +316,17 @@ async def test_what_is_empty_is_not_offered_for_download(devtools: str, tmp_path
         assert not await offered(page)
 
 
-async def test_a_refusal_is_one_sentence(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path, refuse=REFUSED) as (page, _server):
+async def test_a_refusal_is_one_sentence(opened: Opened) -> None:
+    async with opened(refuse=REFUSED) as (page, _server):
         await page.click("#toggle")
         await page.wait("!document.querySelector('#error').hidden")
         assert await page.text("#error span") == REFUSED["message"]
         await page.wait(f"{STATE} === 'idle'")
 
 
-async def test_a_token_that_is_none_is_told_with_what_to_do(devtools: str, tmp_path: Path) -> None:
+async def test_a_token_that_is_none_is_told_with_what_to_do(opened: Opened) -> None:
     refusal = {"code": "unauthorized", "message": "not a key of this server", "fatal": True}
-    async with opened(devtools, tmp_path, refuse=refusal) as (page, server):
+    async with opened(refuse=refusal) as (page, server):
         await page.click("#toggle")
         await page.wait("!document.querySelector('#error').hidden")
         assert "open this page with #token=" in await page.text("#error span")
@@ -344,10 +339,10 @@ async def test_a_token_that_is_none_is_told_with_what_to_do(devtools: str, tmp_p
 
 
 async def test_a_file_goes_as_fast_as_the_server_takes_it_at_its_own_rate(
-    devtools: str, tmp_path: Path
+    opened: Opened, tmp_path: Path
 ) -> None:
     clip = beep(tmp_path / "clip.wav", rate=8_000, milliseconds=40_000)
-    async with opened(devtools, tmp_path) as (page, server):
+    async with opened() as (page, server):
         await page.click("[name=source][value=file]")
         await page.js("document.querySelector('#pace').value = 'fast'")
         await page.choose_file("#file", clip)
@@ -359,22 +354,18 @@ async def test_a_file_goes_as_fast_as_the_server_takes_it_at_its_own_rate(
     assert server.received_ms == [40_000]
 
 
-async def test_a_microphone_that_gives_only_zeros_is_told_after_two_seconds(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, script=[]) as (page, _server):
+async def test_a_microphone_that_gives_only_zeros_is_told_after_two_seconds(opened: Opened) -> None:
+    async with opened(script=[]) as (page, _server):
         await page.click("#toggle")
         await page.wait("document.querySelector('#notice').textContent.includes('silent')")
         await page.click("#toggle")
         await page.wait(f"{STATE} === 'idle'")
 
 
-async def test_every_control_has_a_name_that_a_screen_reader_can_say(
-    devtools: str, tmp_path: Path
-) -> None:
+async def test_every_control_has_a_name_that_a_screen_reader_can_say(opened: Opened) -> None:
     roles = {"button", "radio", "combobox", "switch", "slider", "link", "textbox", "checkbox"}
     roles |= {"DisclosureTriangle", "log", "status", "region", "toolbar", "radiogroup", "group"}
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         await page.js("document.querySelector('#save').open = true")
         named = await _names(page, roles)
         await page.click("#settings-open")
@@ -395,10 +386,8 @@ async def _names(page: Page, roles: set[str]) -> set[str]:
     return {node["name"]["value"] for node in shown if node.get("name", {}).get("value")}
 
 
-async def test_only_look_aheads_that_the_model_has_are_offered(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path, look_aheads=(13, 0)) as (page, server):
+async def test_only_look_aheads_that_the_model_has_are_offered(opened: Opened) -> None:
+    async with opened(look_aheads=(13, 0)) as (page, server):
         await page.wait("document.querySelector('[name=latency][value=accurate]').checked")
         assert await page.js("document.querySelector('[name=latency][value=low]').disabled")
         await page.click("#toggle")
@@ -408,8 +397,8 @@ async def test_only_look_aheads_that_the_model_has_are_offered(
     assert server.starts[0]["latency"] == "accurate"
 
 
-async def test_only_finals_are_announced(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_only_finals_are_announced(opened: Opened) -> None:
+    async with opened() as (page, _server):
         live = "document.querySelector('{}').getAttribute('aria-live')"
         assert await page.js(live.format("#log")) == "polite"
         assert await page.js(live.format("#open")) == "off"
@@ -423,10 +412,8 @@ async def test_only_finals_are_announced(devtools: str, tmp_path: Path) -> None:
         assert await page.js(live.format("#log")) == "off"
 
 
-async def test_text_and_tail_stand_out_from_their_ground_in_every_theme(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_text_and_tail_stand_out_from_their_ground_in_every_theme(opened: Opened) -> None:
+    async with opened() as (page, _server):
         pairs = [("--ink", "--surface"), ("--soft", "--ground"), ("--soft", "--surface")]
         pairs += [("--soft", "--sunk"), ("--tail", "--surface"), ("--tail", "--sunk")]
         pairs += [
@@ -457,8 +444,8 @@ CONTRAST = """(() => {
 })()"""
 
 
-async def test_the_page_reflows_without_scrolling_sideways(devtools: str, tmp_path: Path) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_the_page_reflows_without_scrolling_sideways(opened: Opened) -> None:
+    async with opened() as (page, _server):
         outside = """[...document.querySelectorAll('button, select, label, summary, p')]
           .filter((each) => each.offsetParent && !each.matches('.skip'))
           .filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5)
@@ -469,10 +456,8 @@ async def test_the_page_reflows_without_scrolling_sideways(devtools: str, tmp_pa
             assert await page.js("document.documentElement.scrollWidth <= innerWidth"), size
 
 
-async def test_the_two_line_view_shows_the_last_lines_and_keeps_its_height(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_the_two_line_view_shows_the_last_lines_and_keeps_its_height(opened: Opened) -> None:
+    async with opened() as (page, _server):
         await page.click("[name=view][value=lines]")
         await page.click("#toggle")
         await page.wait(f"{FINALS} === 2")
@@ -489,11 +474,11 @@ async def test_the_two_line_view_shows_the_last_lines_and_keeps_its_height(
 
 
 async def test_the_two_lines_fit_into_a_window_that_shrinks_and_with_larger_text(
-    devtools: str, tmp_path: Path
+    opened: Opened,
 ) -> None:
     cut = """[...document.querySelectorAll('#roll div')].some((d) => d.scrollWidth > d.clientWidth)
       || document.querySelector('#roll').getBoundingClientRect().right > innerWidth"""
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         await page.click("[name=view][value=lines]")
         await page.click("#toggle")
         await page.wait(f"{FINALS} === 2")
@@ -506,10 +491,8 @@ async def test_the_two_lines_fit_into_a_window_that_shrinks_and_with_larger_text
         await page.wait(f"!({cut})")
 
 
-async def test_scrolling_back_pauses_and_new_finals_are_counted(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_scrolling_back_pauses_and_new_finals_are_counted(opened: Opened) -> None:
+    async with opened() as (page, _server):
         await page.click("#toggle")
         await page.wait(f"{FINALS} === 1")
         await page.click("#pause")
@@ -524,10 +507,8 @@ async def test_scrolling_back_pauses_and_new_finals_are_counted(
         await page.wait(f"{STATE} === 'finished'")
 
 
-async def test_a_partial_never_has_fewer_words_than_the_last_one_shown(
-    devtools: str, tmp_path: Path
-) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+async def test_a_partial_never_has_fewer_words_than_the_last_one_shown(opened: Opened) -> None:
+    async with opened() as (page, _server):
         shown = await page.js(
             """import('/captions.js').then(({ Transcript }) => {
               const transcript = new Transcript();
@@ -542,9 +523,9 @@ async def test_a_partial_never_has_fewer_words_than_the_last_one_shown(
 
 
 async def test_lag_is_counted_from_the_packet_that_completes_the_decoded_sample(
-    devtools: str, tmp_path: Path
+    opened: Opened,
 ) -> None:
-    async with opened(devtools, tmp_path) as (page, _server):
+    async with opened() as (page, _server):
         lags = await page.js(
             """import('/protocol.js').then(({ SendClock }) => {
               const clock = new SendClock();

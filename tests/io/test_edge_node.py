@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from functools import partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from edge.listeners import FeedConfig, Listeners, Listening
 from edge.pause import Pause
 from edge.peers import fetching
 from edge.wire import Policy
+from server.keys import Keyring, Scope, add_key
 from server.wire.messages import AudioFormat, Error, Final, ResumeFrom
 from tests import audiohook
 from tests.edge_rig import (
@@ -380,6 +382,19 @@ async def test_an_rtp_call_with_disorder_and_doubles() -> None:
         transport.close()
 
 
+async def test_an_rtp_sender_that_falls_silent_has_its_words_final_and_the_call_goes_on() -> None:
+    async with rig() as r, feeding(r, idle_s=60.0) as (ports, _):
+        transport, _protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=("127.0.0.1", ports.rtp or 0)
+        )
+        for packet in datagrams(spoken(TEXTS[:1], pause_ms=0)):
+            transport.sendto(packet)
+            await asyncio.sleep(0.001)
+        await r.until(lambda: any(result.text == TEXTS[0] for _, _, result in r.finals))
+        assert r.node.legs
+        transport.close()
+
+
 @pytest.mark.parametrize("beside", [0, 1], ids=["on the port of RTP", "on the next one"])
 async def test_an_rtp_call_is_over_when_its_source_says_bye(beside: int) -> None:
     async with rig() as r, feeding(r) as (ports, listeners):
@@ -515,6 +530,24 @@ def native(ports: Listening, **changes: Any) -> tuple[str, dict[str, Any]]:
 
 async def heard(connection: Connection) -> list[str]:
     return [m.text async for m in connection if isinstance(m, Final) and m.text]
+
+
+async def test_where_a_node_has_keys_our_own_clients_show_one_for_streams(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    scopes: tuple[Scope, ...] = ("stream", "files")
+    key, files = (add_key(file, scope, (scope,), None) for scope in scopes)
+    async with rig() as r, feeding(r, keyring=Keyring(file)) as (ports, listeners):
+        url, options = native(ports)
+        for shown in (None, "guess", files):
+            with pytest.raises(RivuletError) as refused:
+                async with dial(url, token=shown, **options):
+                    pass
+            assert refused.value.code == "unauthorized"
+        assert listeners.counters.refused == {"key": 3} and not r.node.legs
+        async with dial(url, token=key, **options) as connection:
+            await connection.send(spoken(TEXTS))
+            await connection.stop()
+            assert " ".join(await heard(connection)) == SAID
 
 
 async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from asr.scripted import ScriptedEngine
 from server.app import StartError, running
 from server.worker import external, join, link, tls
+from server.worker.engines import EngineSpec
 from server.worker.external import Registry
 from server.worker.handshake import HandshakeError
 from server.worker.join import Address, JoinError
@@ -113,6 +115,23 @@ async def hold(line: Line, commands: int) -> list[link.Report]:
         await asyncio.sleep(0)
     await line.read(heard.append)
     return heard
+
+
+async def test_a_worker_hears_that_it_has_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # for the main thread alone
+
+    def leave() -> None:
+        raise JoinError("it has joined")
+
+    async with waiting() as registry:
+        seat = asyncio.create_task(registry.seat())
+        where, spec = Address("127.0.0.1", registry.port), EngineSpec(backend="scripted")
+        serving = asyncio.to_thread(
+            join.serve, ScriptedEngine(), spec, where, SECRET, on_joined=leave
+        )
+        with pytest.raises(JoinError, match="it has joined"):
+            await serving
+        assert (await seat).about.model == "scripted"
 
 
 def assert_nothing_was_read(between: Between, commands: int) -> None:

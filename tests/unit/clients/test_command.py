@@ -177,7 +177,20 @@ def test_a_worker_whose_model_lacks_the_look_ahead_says_so_and_joins_nobody(
     monkeypatch.setenv("RIVULET_WORKER_SECRET", "0123456789abcdef" * 2)
     choice = cli.ModelChoice(look_ahead=3)
     with pytest.raises(cli.CliError, match=r"^scripted has no look-ahead 3; it has 0, 1, 6, 13$"):
-        cli.work(choice, cli.Hardware(), "127.0.0.1:1", "")
+        cli.work(choice, cli.Hardware(), "127.0.0.1:1", "", lambda _: None)
+
+
+def test_a_worker_that_joined_says_where_and_what_it_carries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "server.worker.engines.build", lambda spec: ScriptedEngine(slots=spec.slots)
+    )
+    monkeypatch.setattr("server.worker.join.serve", lambda *_, on_joined: on_joined())
+    monkeypatch.setenv("RIVULET_WORKER_SECRET", "0123456789abcdef" * 2)
+    assert main(["worker", "--join", "10.0.0.1:8771", "--slots", "5"]) == 0
+    said = "joined 10.0.0.1:8771: scripted (fp32) on cpu, 5 streams\n"
+    assert capsys.readouterr().out == said
 
 
 def test_the_demo_hands_every_model_option_on() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,10 @@ def turn(event: TurnEvent, text: str | None = None, *, number: int = 0) -> Turn:
     return Turn(event=event, turn=number, channel=0, at_ms=0, text=text)
 
 
+def said(text: str) -> Final:
+    return Final(id=0, channel=0, text=text, start_ms=900, end_ms=1_200, cause="endpoint", words=())
+
+
 def taking(room: Room, clock: Clock | None = None) -> TurnTaking:
     ears = Ears(clock or Clock(), 16_000)
     ears.zero_s = 100.0
@@ -77,6 +82,7 @@ def taking(room: Room, clock: Clock | None = None) -> TurnTaking:
 async def feed(floor: TurnTaking, *messages: Turn | Final | Partial) -> None:
     for message in messages:
         await floor.hear(message)
+        await asyncio.sleep(0)  # who is told to end hears it
 
 
 async def test_a_turn_without_an_eager_end_runs_the_command_once() -> None:
@@ -128,6 +134,31 @@ async def test_speech_over_an_answer_ends_it_and_says_so() -> None:
     assert any("barge-in" in note for note in room.notes)
 
 
+async def test_captions_and_the_next_turn_go_on_while_an_answer_will_not_end() -> None:
+    room = Room()
+    floor, may_end = taking(room), asyncio.Event()
+
+    class Stubborn(FakeRun):
+        async def cancel(self) -> None:
+            await may_end.wait()
+            await super().cancel()
+
+    stubborn = Stubborn("tell me a story")
+    room.runs.append(stubborn)
+    floor._launch = AsyncMock(side_effect=[stubborn, FakeRun("stop")])
+    async with asyncio.timeout(5):
+        await feed(floor, turn("start"), turn("end", "tell me a story"), turn("start", number=1))
+        await feed(floor, said("stop"), turn("end", "stop", number=1))
+        assert ("you", "stop") in room.lines
+        assert [acted.text for acted in floor.acted] == ["tell me a story", "stop"]
+        finishing = asyncio.create_task(floor.finish())
+        await asyncio.sleep(0)
+        assert not finishing.done()
+        may_end.set()
+        await finishing
+    assert stubborn.is_cancelled
+
+
 async def test_an_answer_that_is_over_is_no_barge_in() -> None:
     room = Room()
     floor = taking(room)
@@ -150,10 +181,7 @@ async def test_times_count_from_the_end_of_the_last_word() -> None:
     clock.now_s = 101.4
     await feed(floor, turn("start"), turn("eager_end", "yes"))
     clock.now_s = 101.8
-    words = Final(
-        id=0, channel=0, text="yes", start_ms=900, end_ms=1_200, cause="endpoint", words=()
-    )
-    await feed(floor, words, turn("end", "yes"))
+    await feed(floor, said("yes"), turn("end", "yes"))
     (acted,) = floor.acted
     assert (acted.started_ms, acted.acted_ms) == (200, 600)
 
@@ -187,15 +215,15 @@ def test_whatever_happens_each_turn_with_words_is_answered_once_with_its_own_wor
     async def play() -> list[str]:
         expected = []
         for number, (eagers, text) in enumerate(course):
-            await floor.hear(turn("start", number=number))
+            await feed(floor, turn("start", number=number))
             final = text
             for eager, is_last in eagers:
-                await floor.hear(turn("eager_end", eager, number=number))
+                await feed(floor, turn("eager_end", eager, number=number))
                 if is_last:  # the end follows without a word between: it says the same
                     final = eager
                     break
-                await floor.hear(turn("resumed", number=number))
-            await floor.hear(turn("end", final, number=number))
+                await feed(floor, turn("resumed", number=number))
+            await feed(floor, turn("end", final, number=number))
             alive = [run for run in room.runs if not run.is_over]
             assert [run.text for run in alive] == ([final] if final else [])
             if final:

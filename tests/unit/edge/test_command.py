@@ -28,6 +28,7 @@ from clients.__main__ import main
         (["--core", "tcp://x:1", "--token-file", "/nowhere"], "No such file"),
         (["core", "--listen", "8770"], "HOST:PORT"),
         (["core", "--keys", "/nowhere"], "No such file"),
+        (["--core", "tcp://127.0.0.1:1", "--keys", "/nowhere"], "No such file"),
         (["status", "--web", "1"], "no node answers"),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from asr.audio import decode
 from edge import g711
-from edge.media import LONG_S, MAX_HELD, Piece, ReorderWindow
+from edge.media import LONG_S, MAX_HELD, SILENT_S, Piece, ReorderWindow
 from edge.wire import Encoding
 
 RATE, UNIT = 8_000, 160
@@ -108,6 +108,24 @@ def test_silence_of_a_muted_sender_is_time_and_no_jump() -> None:
     pieces = window.receive(30 * RATE, UNIT, packet(1), now=30.0) + window.flush()
     assert sum(piece.samples for piece in pieces) == 30 * RATE
     assert window.counts.clock_jumps == 0
+
+
+def test_a_sender_that_falls_silent_is_told_once_and_its_time_is_counted_once() -> None:
+    window = ReorderWindow("mulaw", RATE)
+    window.receive(0, UNIT, packet(1), now=0.0)
+    assert window.handle_timer(now=SILENT_S - 0.01) == []
+    assert window.handle_timer(now=SILENT_S) == [Piece(round(SILENT_S * RATE), None)]
+    assert window.handle_timer(now=SILENT_S + 1) == []
+    pieces = window.receive(UNIT + 5 * RATE, UNIT, packet(2), now=5.0) + window.flush()
+    assert pieces == [Piece(round((5 - SILENT_S) * RATE), None), Piece(UNIT, packet(2))]
+
+
+def test_a_sender_whose_clock_stood_still_while_it_was_silent_loses_no_audio() -> None:
+    window = ReorderWindow("mulaw", RATE)
+    window.receive(0, UNIT, packet(1), now=0.0)
+    window.handle_timer(now=SILENT_S)
+    assert window.receive(UNIT, UNIT, packet(2), now=4.0) == [Piece(UNIT, packet(2))]
+    assert window.handle_timer(now=4.0 + SILENT_S) == [Piece(round(SILENT_S * RATE), None)]
 
 
 @pytest.mark.parametrize("stamp", [2**31, -(2**31), 0])

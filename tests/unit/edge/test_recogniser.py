@@ -1,6 +1,7 @@
 """A leg's audio on its way to a server: a chunk at a time, and never later for it."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,9 +11,10 @@ from edge import recogniser
 from edge.recogniser import LegAudio, Past, Recogniser, Start
 from edge.ring import AudioRing
 from edge.wire import Result
-from server.wire.messages import Ack
+from server.wire.messages import Ack, Chunks
 
 RATE, PACKET = 8_000, 160
+CHUNKS = Chunks(first=765, beyond=26)
 
 
 class Nobody:
@@ -58,12 +60,13 @@ class Server:
 class Leg:
     """A leg whose audio goes to a server."""
 
-    def __init__(self, past: Past | None = None) -> None:
+    def __init__(self, past: Past | None = None, chunks: Chunks | None = CHUNKS) -> None:
         self.ring = AudioRing(sample_bytes=1, memory_bytes=1 << 20)
         audio = LegAudio(encoding="mulaw", rate=RATE)
         self.recogniser = Recogniser("", audio, self.ring, Nobody(), Start(past=past))
         self.server = Server()
-        self.recogniser._align(160, None if past else 0)
+        ready: Any = SimpleNamespace(chunk_ms=160, chunks=chunks)
+        self.recogniser._align(ready, None if past else 0)
         connection = cast("Connection", self.server)
         self.task = asyncio.create_task(self.recogniser._send(connection, 0))
 
@@ -85,7 +88,7 @@ async def test_packets_go_together_as_soon_as_the_server_can_decode_them() -> No
     leg = Leg()
     await leg.hear(1_000)
     leg.task.cancel()
-    assert leg.server.told == [100, 160, 160, 160, 160, 160]  # 92.5 ms are the first chunk
+    assert leg.server.told == [100, 160, 160, 160, 160, 160]  # 95.6 ms are the first chunk
 
 
 async def test_chunks_end_where_the_server_says_that_they_do() -> None:
@@ -106,6 +109,15 @@ async def test_a_session_that_began_elsewhere_hears_each_packet_until_it_tells_w
     await leg.hear(160)
     leg.task.cancel()
     assert leg.server.told == [20, 20, 20, 140]
+
+
+async def test_a_server_that_tells_nothing_of_its_chunks_hears_each_packet() -> None:
+    leg = Leg(chunks=None)
+    await leg.hear(40)
+    leg.decoded(20)
+    await leg.hear(40)
+    leg.task.cancel()
+    assert leg.server.told == [20, 20, 20, 20]
 
 
 async def test_what_makes_no_chunk_goes_before_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,15 @@ PACKETS = [speech()[i : i + PACKET].tobytes() for i in range(0, len(speech()), P
 PACKETS = [p for p in PACKETS if len(p) == 4 * PACKET]
 
 
+async def begun(store: MemoryStore | None = None) -> tuple[House, Client, Ticket]:
+    """A session under way in a house of its own."""
+    house, client = await House(store).open(), Client()
+    return house, client, house.begin(client)
+
+
 def undisturbed() -> list[Final]:
     async def run() -> list[Final]:
-        house, client = await House().open(), Client()
-        house.begin(client)
+        house, client, _ = await begun()
         for packet in PACKETS:
             house.keeper.send(link.Audio(1, packet, 0.0), 1)
         house.keeper.send(link.Stop(1), 1)
@@ -343,8 +348,7 @@ async def test_an_open_turn_outlives_its_gateway(act: str) -> None:
 
 
 async def test_a_session_goes_on_when_its_only_worker_is_killed() -> None:
-    house, client = await House().open(), Client()
-    house.begin(client)
+    house, client, _ = await begun()
     for number, packet in enumerate(PACKETS):
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
         house.run()
@@ -359,8 +363,7 @@ async def test_a_session_goes_on_when_its_only_worker_is_killed() -> None:
 
 
 async def test_a_finalize_is_answered_once_though_the_worker_dies() -> None:
-    house, client = await House().open(), Client()
-    house.begin(client)
+    house, client, _ = await begun()
     for packet in PACKETS[:6]:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     house.run()
@@ -383,8 +386,7 @@ async def test_nothing_is_said_before_it_is_written_and_nothing_when_it_is_refus
             return super().commit(*entry) if self.is_owner else Outcome.REFUSED
 
     store = Slow()
-    house, client = await House(store).open(), Client()
-    house.begin(client)
+    house, client, _ = await begun(store)
     store.is_owner = False
     for packet in PACKETS:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
@@ -398,8 +400,7 @@ async def test_a_session_that_the_store_has_lost_says_every_word_and_cannot_be_c
     None
 ):
     store = MemoryStore()
-    house, client = await House(store).open(), Client()
-    ticket = house.begin(client)
+    house, client, ticket = await begun(store)
     for number, packet in enumerate(PACKETS):
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
         if number == 12:
@@ -450,9 +451,10 @@ async def test_a_store_that_lost_the_end_of_a_log_is_told_it_again_or_the_whole_
 
 
 async def test_a_session_that_ended_elsewhere_is_not_lost_and_says_nothing_here() -> None:
-    store, client, heir = MemoryStore(), Client(), Client()
-    first, second = await House(store).open(), await House(store).open()
-    ticket = first.begin(client)
+    store, heir = MemoryStore(), Client()
+    first, client, ticket = await begun(store)
+    second = await House(store).open()
+    await first.settle()  # it is written: each has a thread of its own in front of the store
     assert await second.keeper.come_back(ticket.token, heir, 1) is not None
     second.keeper.release(1)
     await second.settle()
@@ -468,8 +470,7 @@ async def test_a_store_that_does_not_answer_ends_the_session_by_name() -> None:
         def commit(self, *entry: Any) -> Outcome:
             raise StoreUnavailable
 
-    house, client = await House(Broken()).open(), Client()
-    house.begin(client)
+    house, client, _ = await begun(Broken())
     assert house.keeper._clerk is not None
     house.keeper._clerk._give_up_s = 0.0
     for packet in PACKETS:
@@ -537,9 +538,9 @@ async def test_a_session_that_the_store_never_heard_of_ends_by_name() -> None:
 
 
 async def test_who_has_an_old_copy_of_a_session_goes_on_with_what_the_store_has() -> None:
-    store, client = MemoryStore(), Client()
-    first, second = await House(store).open(), await House(store).open()
-    ticket = first.begin(client)
+    store = MemoryStore()
+    first, client, ticket = await begun(store)
+    second = await House(store).open()
     for packet in PACKETS[:8]:
         first.keeper.send(link.Audio(1, packet, 0.0), 1)
     await first.settle()
@@ -572,8 +573,9 @@ async def test_a_session_is_as_old_as_it_is_wherever_it_goes_on(
 ) -> None:
     store, now = MemoryStore(), [1e9]
     monkeypatch.setattr("server.keeper.time", SimpleNamespace(time=lambda: now[0]))
-    first, second = await House(store).open(), await House(store).open()
-    ticket = first.begin(Client())
+    first, _, ticket = await begun(store)
+    second = await House(store).open()
+    await first.settle()
     now[0] += 5_000
     found = await second.keeper.come_back(ticket.token, Client(), 1)
     assert found is not None and found.age_s == 5_000
@@ -583,8 +585,7 @@ async def test_a_session_is_as_old_as_it_is_wherever_it_goes_on(
 
 
 async def test_a_session_put_away_has_no_slot_and_comes_back_where_it_was() -> None:
-    house, client = await House().open(), Client()
-    ticket = house.begin(client)
+    house, client, ticket = await begun()
     for packet in PACKETS[:8]:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     house.keeper.put_away(1, client)
@@ -641,8 +642,7 @@ async def test_sessions_away_keep_to_their_bytes_and_the_oldest_is_forgotten_eve
 
 
 async def test_a_session_away_counts_with_what_its_snapshot_takes() -> None:
-    house, client = await House().open(), Client()
-    house.begin(client)
+    house, client, _ = await begun()
     for packet in PACKETS[:8]:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     house.keeper.put_away(1, client)
@@ -666,8 +666,7 @@ async def test_of_too_many_sessions_away_the_oldest_is_forgotten(
 async def test_a_session_that_is_forgotten_as_its_client_comes_back_is_the_clients(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, client = await House().open(), Client()
-    ticket = house.begin(client)
+    house, client, ticket = await begun()
     for packet in PACKETS[:8]:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     house.keeper.put_away(1, client)
@@ -739,8 +738,7 @@ async def test_a_final_that_is_written_while_its_client_comes_back_reaches_the_n
 
 @pytest.mark.parametrize("token", ["", "s1", "s1.", ".x", "s1.wrong", "s2.x", "x" * 300 + ".y"])
 async def test_a_wrong_token_gives_nothing_and_changes_nothing(token: str) -> None:
-    house, client = await House().open(), Client()
-    ticket = house.begin(client)
+    house, client, ticket = await begun()
     assert await house.keeper.come_back(token, client, 2) is None
     assert client.notes == ["opened"]
     assert await house.keeper.come_back(ticket.token, client, 2) is not None
@@ -748,9 +746,9 @@ async def test_a_wrong_token_gives_nothing_and_changes_nothing(token: str) -> No
 
 @pytest.mark.parametrize("part", ["about", "log", "snapshot"])
 async def test_what_another_version_has_written_is_no_session_here(part: str) -> None:
-    store, client = MemoryStore(), Client()
-    first, second = await House(store).open(), await House(store).open()
-    ticket = first.begin(client)
+    store = MemoryStore()
+    first, _, ticket = await begun(store)
+    second = await House(store).open()
     for packet in PACKETS[:8]:
         first.keeper.send(link.Audio(1, packet, 0.0), 1)
     first.run()
@@ -780,8 +778,7 @@ async def test_a_lost_reply_locks_nobody_out_and_a_used_token_is_spent() -> None
 
 
 async def test_a_session_that_kills_its_workers_is_not_served_for_ever() -> None:
-    house, client = await House().open(), Client()
-    house.begin(client)
+    house, client, _ = await begun()
     house.keeper.send(link.Audio(1, PACKETS[0], 0.0), 1)
     for _ in range(SUSPECT_DEATHS + 1):
         house.living[0].kill()
@@ -919,8 +916,7 @@ async def test_a_session_that_finds_no_place_in_time_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.tenant.RETURN_WITHIN_S", 0.01)
-    house, client = await House().open(), Client()
-    house.begin(client)
+    house, client, _ = await begun()
     house.manager._is_closing = True  # no worker will come
     house.living[0].kill()
     async with asyncio.timeout(10):
@@ -933,8 +929,7 @@ async def test_a_session_without_a_client_that_finds_no_place_in_time_can_be_com
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.tenant.RETURN_WITHIN_S", 0.01)
-    house, client = await House().open(), Client()
-    ticket = house.begin(client)
+    house, client, ticket = await begun()
     for packet in PACKETS[:8]:
         house.keeper.send(link.Audio(1, packet, 0.0), 1)
     house.keeper.put_away(1, client)

@@ -1,7 +1,13 @@
 """What a client gets from a model."""
 
+import math
+
+import numpy as np
 import pytest
 
+from asr.events import Progress
+from asr.live import ChannelOptions, Recognizer
+from asr.scripted import ScriptedEngine
 from server.config import ServerConfig
 from server.negotiation import Agreement, agree, change, class_of, nearest, slower
 from server.wire.errors import BadRequest, UnsupportedLanguage
@@ -48,6 +54,25 @@ def test_chunk_ms_names_a_look_ahead_and_an_unknown_one_names_the_choices() -> N
 def test_a_class_the_model_lacks_becomes_the_nearest_that_is_not_slower() -> None:
     assert nearest(6, model((3, 1))) == 3
     assert nearest(1, model((6, 3))) == 3
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("latency", ["low", "balanced"])
+def test_chunks_take_the_samples_that_are_told(rate: int, latency: LatencyClass) -> None:
+    audio = AudioFormat(encoding="pcm_s16le", rate=rate)
+    agreement = agreed(Start(v=1, audio=audio, latency=latency))
+    recognizer = Recognizer(ScriptedEngine())
+    channel = recognizer.open(ChannelOptions(look_ahead=agreement.look_ahead, rate=rate))
+    chunk, chunks, heard = agreement.chunk_ms * rate // 1000, agreement.chunks, 0
+    assert recognizer.lacks(channel) == chunks.first
+    for _ in range(4):
+        lacks = recognizer.lacks(channel)
+        recognizer.feed(channel, np.zeros(lacks, np.float32))
+        heard += lacks
+        (done,) = [e.done_samples for _, e in recognizer.step() if isinstance(e, Progress)]
+        told = done + chunk + chunks.beyond - heard
+        # it may say a sample of 16 kHz too many
+        assert told - math.ceil(rate / 16_000) <= recognizer.lacks(channel) <= told
 
 
 def test_only_a_flexible_client_gets_a_longer_chunk_and_the_next_one() -> None:

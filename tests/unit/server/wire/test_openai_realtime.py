@@ -156,6 +156,30 @@ def test_a_turn_that_is_open_when_turn_detection_goes_is_completed_by_itself() -
     assert len(played.said(type="input_audio_buffer.speech_started")) == 1
 
 
+def test_what_was_not_committed_when_turn_detection_comes_is_an_item_and_turns_follow() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), append(b"\0" * 48_000))
+    played.tell(ready(), turn("start"), partial("one"))
+    rules = {"type": "server_vad"}
+    played.hear(update(turn_detection=rules), append(), update(turn_detection=rules))
+    assert played.kinds() == ["start", "audio", "finalize", "stop", "start", "audio"]
+    played.tell(final("one two", cause="stop"), turn("end"), DONE)
+    (completed,) = played.said(type=f"{ITEM}.completed")
+    assert (completed["transcript"], completed["usage"]["seconds"]) == ("one two", 1.0)
+    played.tell(ready(), turn("start", at_ms=50), final("three", at_ms=50))
+    (opened,) = played.said(type="input_audio_buffer.speech_started")
+    first, last = played.said(type="input_audio_buffer.committed")
+    assert first["item_id"] == completed["item_id"] == last["previous_item_id"]
+    assert last["item_id"] == opened["item_id"]
+    assert played.said(type=f"{ITEM}.completed")[-1]["transcript"] == "three"
+
+
+def test_turn_detection_that_comes_before_any_audio_makes_no_item() -> None:
+    played = table()
+    played.hear(update(turn_detection=None), update(turn_detection={"type": "server_vad"}))
+    assert kinds(played) == ["session.created", "session.updated", "session.updated"]
+
+
 def test_a_refused_event_leaves_the_open_turn_as_it_is() -> None:
     played = table()
     played.hear(append())
