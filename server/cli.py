@@ -280,6 +280,7 @@ def list_keys(path: Path) -> list[dict[str, Any]]:
 
 def train(config: Path, *, out: Path, resume: bool) -> int:
     """Train a model; returns an exit status."""
+    from asr.offline import ManifestError
     from asr.training.config import BadConfig
     from asr.training.train import run
 
@@ -287,7 +288,7 @@ def train(config: Path, *, out: Path, resume: bool) -> int:
         raise CliError(f"{config}: there is no such file")
     try:
         return run(config, out=out, resume=resume)
-    except BadConfig as error:
+    except (BadConfig, ManifestError) as error:
         raise CliError(str(error)) from error
 
 

@@ -122,20 +122,38 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
 
 
 def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO]]:
-    """Yield the lines of a manifest, each with its audio: a file, or a member of a tar shard."""
+    """Yield the lines of a manifest, each with its audio: a file, or a member of a tar shard.
+
+    Raises ManifestError, which names the line.
+    """
     with ExitStack() as stack:
         shards: dict[str, tarfile.TarFile] = {}
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if "shard" not in row:
-                yield row, manifest.parent / row["audio_filepath"]
-                continue
-            name = row["shard"]
-            if name not in shards:
-                shards[name] = stack.enter_context(tarfile.open(manifest.parent / name))
-            member = shards[name].extractfile(row["member"])
-            assert member is not None
-            yield row, io.BytesIO(member.read())
+        for number, line in enumerate(_lines(manifest), 1):
+            try:
+                row = json.loads(line)
+                row["text"]
+                if "shard" not in row:
+                    file: Path | io.BytesIO = manifest.parent / row["audio_filepath"]
+                else:
+                    name = row["shard"]
+                    if name not in shards:
+                        shards[name] = stack.enter_context(tarfile.open(manifest.parent / name))
+                    member = shards[name].extractfile(row["member"])
+                    assert member is not None
+                    file = io.BytesIO(member.read())
+            except (ValueError, KeyError, TypeError, OSError, tarfile.TarError) as error:
+                raise ManifestError(
+                    f"{manifest} line {number} is not an object with text and audio_filepath "
+                    f"(or shard and member) that exist: {error}"
+                ) from error
+            yield row, file
+
+
+def _lines(manifest: Path) -> list[str]:
+    try:
+        return manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read manifest {manifest}: {error}") from error
 
 
 def spelled(text: str) -> list[str] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sentencepiece")
+from asr.offline import ManifestError
 from asr.training.config import DataConfig, Source
 from asr.training.data import INDEX, PCM, prepare, spelled
 
@@ -59,3 +60,14 @@ def test_a_clip_is_taken_at_any_rate_and_what_cannot_be_used_is_named(
     assert np.array_equal(pcm[:16_000], soundfile.read(tmp_path / "plain.wav", dtype="int16")[0])
     assert "1 of 4 clips cannot be decoded" in caplog.text
     assert "1 of 4 clips have text" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line", ["not json", "7", '{"text": "low"}', '{"text": "a", "shard": "no.tar", "member": "a"}']
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(line + "\n")
+    config = DataConfig(sources=(Source(manifest=manifest),))
+    with pytest.raises(ManifestError, match="line 1"):
+        prepare(config, tmp_path / "run", vocabulary=8, start=tmp_path)
