@@ -18,10 +18,11 @@ from torch import Tensor
 
 from asr.decoder.spelling import Spelling
 
-FIRST_SHARE = 0.3
+FIRST_SHARE = 0.15
 """What the first piece of a phrase gains of its weight: many other words begin alike.
 
-Measured on dev clips (greedy CTC): as many boosted words found as with 1, fewer other words lost.
+Measured on dev: with 0.3 a fifth more of 500 phrases that nobody said were heard, and not one more
+of those that were.
 """
 
 

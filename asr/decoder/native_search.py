@@ -17,6 +17,8 @@ from asr.decoder.search import (
     PATIENCE,
     PAUSE,
     PEAK,
+    PHRASE_REACH,
+    PHRASE_TRIED,
     PIECE_BONUS,
     REACH,
     RELIEF,
@@ -39,8 +41,8 @@ def _structure(name: str, pointers: Sequence[str], **first: object) -> type[ctyp
     return type(name, (ctypes.Structure,), {"_fields_": [*first.items(), *rest]})
 
 
-_WHOLE = ("width", "pieces", "tried", "room", "patience", "pause", "peak")
-_REAL = ("sure_blank", "reach", "bonus", "relief")
+_WHOLE = ("width", "pieces", "tried", "phrase_tried", "room", "patience", "pause", "peak")
+_REAL = ("sure_blank", "reach", "phrase_reach", "bonus", "relief")
 _Rules = _structure(
     "Rules", (), **dict.fromkeys(_WHOLE, ctypes.c_int64), **dict.fromkeys(_REAL, ctypes.c_float)
 )
@@ -71,8 +73,9 @@ class NativeSearch:
         self._run = functions.search_step
         self._run.restype = None
         self._fusion, self.width = fusion, width
-        whole = (width, blank, min(TRIED, blank), ROOM, PATIENCE, PAUSE, PEAK)
-        self._rules = _Rules(*whole, SURE_BLANK, REACH, PIECE_BONUS, RELIEF)
+        most = min(TRIED, blank), min(PHRASE_TRIED, blank)
+        whole = (width, blank, *most, ROOM, PATIENCE, PAUSE, PEAK)
+        self._rules = _Rules(*whole, SURE_BLANK, REACH, PHRASE_REACH, PIECE_BONUS, RELIEF)
         tables = fusion.lm_tables()
         self._ngram = _Ngram(*(tables[name].data_ptr() for name in _NGRAM) if tables else ())
         self._kept = tables  # the C++ reads their memory

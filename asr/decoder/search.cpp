@@ -28,8 +28,8 @@ inline float log_add(float a, float b) {
 extern "C" {
 
 struct Rules {
-  int64_t width, pieces, tried, room, patience, pause, peak;
-  float sure_blank, reach, bonus, relief;
+  int64_t width, pieces, tried, phrase_tried, room, patience, pause, peak;
+  float sure_blank, reach, phrase_reach, bonus, relief;
 };
 
 struct Child {
@@ -114,6 +114,12 @@ struct Search {
       }
     *next = int32_t(phrases.first_next[number * rules.pieces + piece]);
     return phrases.first_gain[number * rules.pieces + piece] - phrases.given_back[at];
+  }
+
+  // Whether a piece goes on with a phrase that has begun.
+  bool goes_on(int64_t number, int32_t state, int32_t piece) const {
+    int32_t next;
+    return state && favoured(number, state, piece, &next) > 0;
   }
 
   Hint hint(int64_t number, float lm_weight, const Hint &from, int32_t piece) const {
@@ -249,17 +255,20 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
   const int width = int(rules.width);
   const int64_t blank = rules.pieces;
   int32_t pieces[MAX_TRIED];
-  int tried = 0;
+  int tried = 0, usual = 0;  // those behind the usual ones only where they go on with a phrase
   if (std::exp(scores[blank]) < rules.sure_blank) {
-    float best = *std::max_element(scores, scores + blank + 1), least = best - rules.reach;
+    float best = *std::max_element(scores, scores + blank + 1);
+    float reach = number ? std::max(rules.reach, rules.phrase_reach) : rules.reach;
     near.clear();
     for (int64_t p = 0; p < blank; p++)
-      if (scores[p] >= least) near.push_back(int32_t(p));
-    tried = std::min<int>(int(near.size()), int(rules.tried));
+      if (best - scores[p] <= reach) near.push_back(int32_t(p));
+    tried = int(std::min<int64_t>(near.size(), number ? rules.phrase_tried : rules.tried));
     std::partial_sort(near.begin(), near.begin() + tried, near.end(), [&](int32_t a, int32_t b) {
       return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
     });
     std::copy(near.begin(), near.begin() + tried, pieces);
+    while (usual < tried && usual < rules.tried && best - scores[pieces[usual]] <= rules.reach)
+      usual++;
   }
   Hint here[MAX_WIDTH];
   for (int k = 0; k < width; k++) {
@@ -274,8 +283,12 @@ void search_frame(const Search &search, Row &row, const float *scores, int64_t n
     stay_blank[k] = either[k] + scores[blank];
     stay_piece[k] = row.last[k] == blank ? NEVER : row.piece[k] + scores[row.last[k]];
     grown[k] = NEVER;
-    for (int c = 0; c < tried; c++)  // a piece said twice needs a blank between
-      more[k][c] = (pieces[c] == row.last[k] ? row.blank[k] : either[k]) + scores[pieces[c]];
+    for (int c = 0; c < tried; c++) {
+      // A piece said twice needs a blank between.
+      float before = pieces[c] == row.last[k] ? row.blank[k] : either[k];
+      bool is_in = c < usual || search.goes_on(number, row.boost[k], pieces[c]);
+      more[k][c] = is_in ? before + scores[pieces[c]] : NEVER;
+    }
   }
   // A hypothesis grown into a prefix that another one has already is that other one.
   for (int to = 0; to < width; to++)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.checkpoint.spec import ModelSpec
+from asr.decoder import native_search, search
 from asr.decoder.beam import CtcBeamDecoder
 from asr.decoder.boosting import FIRST_SHARE
 from asr.decoder.counting import estimate
 from asr.decoder.ctc import CtcDecoder
 from asr.decoder.fusion import SURE_BLANK, Fusion
 from asr.decoder.native_search import make_search
-from asr.decoder.search import PATIENCE, PAUSE, Beams, PlainSearch, Steps
+from asr.decoder.search import PATIENCE, PAUSE, TRIED, Beams, PlainSearch, Steps
 from asr.interface import Biasing, Phrase, Token
 from asr.tokenizer import Tokenizer
 
@@ -159,9 +160,42 @@ def test_in_running_speech_a_token_waits_no_longer_than_the_patience(*, is_nativ
     assert decided_at(frames, is_native=is_native)[0] == PATIENCE
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize(("behind", "said"), [(8.0, "abc"), (12.0, "a")])
+def test_a_phrase_that_has_begun_goes_on_with_an_unlikely_piece(
+    *, is_native: bool, behind: float, said: str
+) -> None:
+    frames = torch.tensor([
+        [5.0, -30.0, -30.0, 0.0],
+        [-0.2, -behind, -30.0, 0.0],
+        [-30.0, -30.0, -0.2, 0.0],
+        [-30.0, -30.0, -30.0, 0.0],
+    ])  # fmt: skip
+    fusion = fusion_of()
+    decoder = beam_of(fusion, 8, is_native=is_native)
+    fusion.set(0, Biasing(phrases=(Phrase("abc", 8.0),)))
+    decoder.rebias(0)
+    tokens = hear(decoder, frames, [])
+    assert "".join(PIECES[token.id].removeprefix("▁") for token in tokens) == said
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.5, 4), st.lists(st.integers(0, 50), max_size=3))
-def test_the_search_in_cpp_is_the_plain_one(seed: int, scale: float, cuts: list[int]) -> None:
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.5, 4),
+    st.lists(st.integers(0, 50), max_size=3),
+    st.sampled_from([1, 2, TRIED]),
+)
+def test_the_search_in_cpp_is_the_plain_one(
+    seed: int, scale: float, cuts: list[int], tried: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (search, native_search):
+            patch.setattr(module, "TRIED", tried)
+        searches_are_alike(seed, scale, cuts)
+
+
+def searches_are_alike(seed: int, scale: float, cuts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randn(50, BLANK + 1, generator=generator) * scale
     heard = []
@@ -245,6 +279,6 @@ def test_a_piece_far_behind_the_best_one_is_not_boosted() -> None:
     fusion = fusion_of()
     decoder = CtcDecoder(HEAD, SPEC, fusion, slots=2, precision="fp32")
     fusion.set(0, Biasing(phrases=(Phrase("a", 10.0),)))
-    assert [t.id for t in hear(decoder, torch.tensor([[1.0, 3.0, -9.0, -9.0]]), [])] == [0]
+    assert [t.id for t in hear(decoder, torch.tensor([[2.0, 3.0, -9.0, -9.0]]), [])] == [0]
     decoder.clear(0)
     assert [t.id for t in hear(decoder, torch.tensor([[-4.0, 3.0, -9.0, -9.0]]), [])] == [1]

@@ -24,14 +24,14 @@ def test_unknown_punctuation_is_left_out_and_an_unknown_letter_refuses_the_phras
     assert writings("  !", alphabet(LOWER)) == ()
 
 
-def test_a_phrase_is_spelled_in_the_fewest_pieces() -> None:
-    spelled = shortest("new york", LOWER)
-    assert [LOWER[i] for i in spelled] == ["▁new", "▁york"]
-    assert [BOTH[i] for i in shortest("yewy", BOTH)] == ["▁", "y", "e", "w", "y"]
+def test_a_phrase_is_spelled_in_the_fewest_pieces_and_in_some_more() -> None:
+    spelled = [" ".join(LOWER[i] for i in spelling) for spelling in shortest("new york", LOWER)]
+    assert spelled == ["▁new ▁york", "▁n e w ▁york", "▁new ▁ y o r k"]
+    assert [[BOTH[i] for i in s] for s in shortest("yewy", BOTH)] == [["▁", "y", "e", "w", "y"]]
     assert shortest("zoo", LOWER) == ()
 
 
 def test_each_writing_has_its_spelling() -> None:
     tokenizer = Tokenizer(pieces=BOTH)
     spelled = [[BOTH[i] for i in spelling] for spelling in spellings("new york", tokenizer)]
-    assert spelled == [["▁new", "▁york"], ["▁New", "▁york"]]
+    assert [s for s in spelled if len(s) == 2] == [["▁new", "▁york"], ["▁New", "▁york"]]
