@@ -281,7 +281,7 @@ class Connection:
     async def _tell_audio(self, due: bytes, line: Line) -> None:
         async with self._changed:
             await self._changed.wait_for(
-                lambda: line.wire.room_bytes or self._is_over or self._line is not line
+                lambda: line.wire.has_room(len(due)) or self._is_over or self._line is not line
             )
         self._check()
         if self._line is not line:

@@ -159,6 +159,18 @@ class NativeClient:
         largest = self.limits.frame_bytes // audio.frame_bytes
         return max(0, min(open_samples, largest)) * audio.frame_bytes
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes may be sent now, or as many as it pays to wait for.
+
+        A full window opens by a chunk at a time: pieces of that size would cost a message each.
+        """
+        if self.start is None:
+            return False
+        audio = self.start.audio
+        worth = window_samples(audio, self.limits) // 4 * audio.frame_bytes
+        largest = self.limits.frame_bytes // audio.frame_bytes * audio.frame_bytes
+        return self.room_bytes >= max(1, min(size, worth, largest))
+
     def send(self, message: ClientMessage) -> str:
         """Return the text of a message; LocalProtocolError if it is illegal now."""
         text = encode(message)

@@ -222,14 +222,14 @@ async def test_send_waits_while_the_window_is_full_and_goes_on_after_an_ack() ->
 
     async def script(peer: Peer) -> None:
         await peer.begin()
-        while peer.wire.at < 1_600:
+        while peer.wire.at < 1_500:  # room for 100 more, which are not worth a message
             await peer.hear()
         await peer.say(Lag(ms=100, level="warn"))
         await may_ack.wait()
-        await peer.say(Ack(at=1_600, done=1_000, durable=0))
-        while peer.wire.at < 2_600:
+        await peer.say(Ack(at=1_500, done=1_000, durable=0))
+        while peer.wire.at < 2_500:
             await peer.hear()
-        await peer.say(Ack(at=2_600, done=2_600, durable=0))
+        await peer.say(Ack(at=2_500, done=2_500, durable=0))
         await peer.end()
 
     async with (
@@ -239,7 +239,7 @@ async def test_send_waits_while_the_window_is_full_and_goes_on_after_an_ack() ->
         sender = asyncio.create_task(connection.send(bytes(2 * 3_000)))
         assert await anext(connection) == Lag(ms=100, level="warn")
         assert not sender.done()
-        assert (connection.sent, connection.done) == (1_600, 0)
+        assert (connection.sent, connection.done) == (1_500, 0)
         may_ack.set()
         await sender
         await connection.stop()

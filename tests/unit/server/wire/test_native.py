@@ -309,6 +309,29 @@ def test_the_client_knows_its_window() -> None:
     assert (client.room_bytes, client.sent) == (0, 11_599)
 
 
+def test_a_window_that_opens_by_little_is_not_worth_a_message() -> None:
+    client = NativeClient()
+    assert not client.has_room(2)
+    client.send(START)
+    client.receive_text(raw(msgspec.structs.replace(READY, limits=Limits(window_ms=100))))
+    assert client.has_room(10_000)
+    client.send_audio(bytes(3_000))
+    assert client.has_room(200)  # all of what there is
+    assert not client.has_room(202)  # the window is 3,200 bytes, a quarter of it 800
+    client.receive_text(raw(Ack(at=1_500, done=299, durable=0)))
+    assert not client.has_room(10_000)
+    client.receive_text(raw(Ack(at=1_500, done=300, durable=0)))
+    assert client.has_room(10_000)
+
+
+def test_a_message_of_odd_size_at_most_fits_the_window() -> None:
+    client = NativeClient()
+    client.send(START)
+    limits = Limits(window_ms=10_000, frame_bytes=2_001)
+    client.receive_text(raw(msgspec.structs.replace(READY, limits=limits)))
+    assert client.has_room(10_000)
+
+
 def test_the_client_refuses_to_send_half_a_sample_or_audio_while_paused() -> None:
     with pytest.raises(LocalProtocolError, match="3 bytes"):
         client_in(State.STREAMING).send_audio(bytes(3))
