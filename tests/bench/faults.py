@@ -59,6 +59,8 @@ class Case:
     setup: Setup
     streams: int = 4
     runs: int = 1
+    many: int = 5
+    """Repetitions of a thorough run."""
     is_scripted: bool = False
     clips: int = 2
     """Samples that each stream says."""
@@ -72,8 +74,8 @@ class Case:
 
 KILL, KILL_40 = "worker kill -9, 4 streams, standby", "worker kill -9, 40 streams, standby"
 CASES = (
-    Case(name=KILL, setup=inside(kill_worker, standby=1), runs=3),
-    Case(name=KILL_40, setup=inside(kill_worker, standby=1), streams=40),
+    Case(name=KILL, setup=inside(kill_worker, standby=1), runs=3, many=20),
+    Case(name=KILL_40, setup=inside(kill_worker, standby=1), streams=40, many=20),
     Case(name="worker SIGSTOP, 4 streams, standby", setup=inside(stop_worker, standby=1)),
     Case(name="worker kill -9, 4 streams, no standby", setup=inside(kill_worker)),
     Case(
@@ -114,7 +116,8 @@ class Laboratory:
         return asyncio.run(self._disturb(case))
 
     async def _disturb(self, case: Case) -> Row:
-        runs = self.args.repetitions or case.runs
+        usual = case.many if self.args.thorough else case.runs
+        runs = self.args.repetitions or usual
         wanted = min(case.streams, self.args.streams)
         async with asyncio.timeout(60 * ROW_MINUTES * max(1, runs / 3)), case.setup(wanted) as at:
             await at.ready()
@@ -275,6 +278,9 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--repetitions", type=int, help="of each blow (3 and 1)")
+    parser.add_argument(
+        "--thorough", action="store_true", help="20 worker kills beside a standby, else 5 (an hour)"
+    )
     parser.add_argument("--row", action="append", help="part of a row's name; default: all")
     parser.add_argument("--streams", type=int, default=40, help="at most, under a blow")
     parser.add_argument("--cycles", type=int, default=10_000, help="at most; 60 s at most")
