@@ -196,7 +196,13 @@ async def paced(file: AudioFile) -> AsyncIterator[bytes]:
 
 @contextlib.contextmanager
 def interrupts(until: asyncio.Event) -> Iterator[None]:
-    """Let the first Ctrl+C flush and the second one end at once."""
+    """Let the first Ctrl+C flush and the second one end at once.
+
+    Who is terminated, or whose terminal is closed, has as much to save.
+    """
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        ends.append(signal.SIGHUP)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def stop() -> None:
@@ -204,11 +210,13 @@ def interrupts(until: asyncio.Event) -> Iterator[None]:
             task.cancel()
         until.set()
 
-    loop.add_signal_handler(signal.SIGINT, stop)
+    for number in ends:
+        loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in ends:
+            loop.remove_signal_handler(number)
 
 
 def later(final: Final, offset_ms: int) -> Final:
