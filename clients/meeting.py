@@ -206,7 +206,8 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).is_file():
             name, path = Path(text).stem, text
-        found.append(Participant(name, open_audio(Path(path))))
+        said = os.fsencode(name).decode(errors="replace")  # a file's name may be any bytes
+        found.append(Participant(said, open_audio(Path(path))))
     return found
 
 
