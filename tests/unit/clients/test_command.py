@@ -91,6 +91,7 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["load", "--json", str(SAMPLES)], "this is a folder"),
         (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--chunk-ms=nan"], "more than 0"),
         (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--burst=nan"], "not negative"),
+        (["serve", "--keys", ""], "--keys names no file"),
         (["models", "inspect"], "needs the PATH or NAME"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
