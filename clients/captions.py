@@ -18,7 +18,7 @@ import msgspec
 
 from clients.audiofile import AudioFile, open_audio
 from clients.connection import RivuletError
-from clients.console import CaptionScreen
+from clients.console import CaptionScreen, can_redraw
 from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     files = [open_audio(path) for path in args.files]
     latency_of(args.latency)
     language_of(args.language)
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     heard, is_over = Heard(), False
     try:
         is_whole = asyncio.run(_caption(files, args, screen, heard))

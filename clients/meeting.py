@@ -29,7 +29,7 @@ from clients.captions import (
     why,
 )
 from clients.connection import RivuletError
-from clients.console import CaptionScreen
+from clients.console import CaptionScreen, can_redraw
 from clients.errors import CommandError
 from clients.glue import engine_side
 from clients.live import Captions, Heard, Latency, Session, stream_live
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     check_names(participants, args.room)
     latency = latency_of(args.latency)
     room = args.room or secrets.token_urlsafe(9)
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     wish = Wish(
         url=args.url,
         token=args.token,
