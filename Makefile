@@ -12,6 +12,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(PY) -m pip install -q -c constraints.txt
+# setuptools warns of editable installations in a banner of ten lines; this one is meant.
+EDITABLE := PYTHONWARNINGS='ignore:Editable installation' $(PIP) -e
 RUN_READY := $(VENV)/.ready-run
 TEST_READY := $(VENV)/.ready-test
 quiet = $(if $(QUICK),--quick,)
@@ -67,13 +69,13 @@ $(PY):
 $(RUN_READY): $(PY) pyproject.toml constraints.txt
 	@echo 'installing rivulet and its engine into $(VENV) (once)'
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),) '$(TORCH)'
-	@$(PIP) -e '.[engine]' || $(compiler_hint)
+	@$(EDITABLE) '.[engine]' || $(compiler_hint)
 	@$(PY) -m asr.native || true  # without a compiler the engine says so and runs slower
 	@touch $@
 
 $(TEST_READY): $(RUN_READY)
 	@echo 'installing the tools and NeMo, the oracle of the tests, into $(VENV) (once)'
-	@$(PIP) -e '.[engine,edge,nemo]' --group dev || $(compiler_hint)
+	@$(EDITABLE) '.[engine,edge,nemo]' --group dev || $(compiler_hint)
 	@$(PIP) --no-deps resemblyzer  # weights alone: what it asks for is old and heavy
 	@touch $@
 

@@ -5,6 +5,7 @@ Does not know: sockets, sessions, turns, how results are printed.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -187,8 +188,9 @@ def read_audio(path: Path | BinaryIO) -> Samples:
     """Read any file libsndfile knows as 16 kHz mono (channels are averaged)."""
     import soundfile  # not on every machine that trains or benchmarks
 
+    source = os.fsencode(path) if isinstance(path, Path) else path  # any name that is a file's
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise ManifestError(f"cannot read audio {path}: {error}") from error
     mono = np.nan_to_num(samples.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)  # no number is silence

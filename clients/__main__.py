@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 it failed (the sentence says why); 2 wrong usage; 130 inte
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise CommandError("standard output is closed: >/dev/null throws the words away")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal writes every letter
+            sys.stdout.reconfigure(errors="backslashreplace")
         return _run(given)
     except CommandError as error:
         print(f"rivulet: {error}", file=sys.stderr)
@@ -110,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     parser = parser_of(_choose(given))
-    args = parser.parse_intermixed_args(given[1:])
+    # The intermixed form loses its first FILE where `--` stands before it.
+    parse = parser.parse_args if "--" in given else parser.parse_intermixed_args
+    args = parse(given[1:])
     try:
         status = int(args.run(args))
         sys.stdout.flush()

@@ -24,7 +24,7 @@ from clients.captions import (
     why,
 )
 from clients.connection import Connection, RivuletError, connect
-from clients.console import CaptionScreen
+from clients.console import CaptionScreen, can_redraw
 from clients.errors import CommandError
 from clients.live import converse
 from clients.microphone import Microphone
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     check_ms("--silence-ms", args.silence_ms, SILENCE_MS)
     check_ms("--eager-ms", args.eager_ms, EAGER_MS)
     file = open_audio(args.file) if args.file else None
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     failures = list[int]()
 
     def failed(status: int) -> None:

@@ -50,7 +50,7 @@ class AudioFile:
         keep = self.own_rate // self.rate
         block = max(1, self.own_rate * packet_ms // 1000) // keep * keep
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:  # any name that is a file's
                 while len(samples := file.read(block, dtype="float32", always_2d=True)):
                     if self.channels < samples.shape[1]:
                         samples = samples.mean(axis=1, keepdims=True)
@@ -84,7 +84,7 @@ def open_audio(path: Path) -> AudioFile:
     if not os.access(path, os.R_OK):
         raise BadAudioFile(f"{path}: it may not be read")
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(os.fsencode(path))
     except soundfile.LibsndfileError as error:
         raise BadAudioFile(
             f"{path}: not a sound file that can be read here; where it is one, or a video: "

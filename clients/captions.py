@@ -18,7 +18,7 @@ import msgspec
 
 from clients.audiofile import AudioFile, open_audio
 from clients.connection import RivuletError
-from clients.console import CaptionScreen
+from clients.console import CaptionScreen, can_redraw
 from clients.errors import CommandError
 from clients.live import Heard, Latency, Session, stream_live
 from clients.microphone import Microphone
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     files = [open_audio(path) for path in args.files]
     latency_of(args.latency)
     language_of(args.language)
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     heard, is_over = Heard(), False
     try:
         is_whole = asyncio.run(_caption(files, args, screen, heard))
@@ -196,7 +196,13 @@ async def paced(file: AudioFile) -> AsyncIterator[bytes]:
 
 @contextlib.contextmanager
 def interrupts(until: asyncio.Event) -> Iterator[None]:
-    """Let the first Ctrl+C flush and the second one end at once."""
+    """Let the first Ctrl+C flush and the second one end at once.
+
+    Who is terminated, or whose terminal is closed, has as much to save.
+    """
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        ends.append(signal.SIGHUP)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def stop() -> None:
@@ -204,11 +210,13 @@ def interrupts(until: asyncio.Event) -> Iterator[None]:
             task.cancel()
         until.set()
 
-    loop.add_signal_handler(signal.SIGINT, stop)
+    for number in ends:
+        loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in ends:
+            loop.remove_signal_handler(number)
 
 
 def later(final: Final, offset_ms: int) -> Final:

@@ -6,6 +6,7 @@ to the other.
 Does not know: servers, audio, transcripts beyond the text it is given.
 """
 
+import os
 import re
 import shutil
 import unicodedata
@@ -20,6 +21,11 @@ CAPTION_COLUMNS = 78
 TAIL_ROWS = 3
 """Rows of one open tail: its end is what people read."""
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that moves its cursor; that of an editor often does not."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:

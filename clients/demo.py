@@ -16,7 +16,7 @@ from typing import Any
 
 from clients.audiofile import BadAudioFile, open_audio
 from clients.captions import latency_of
-from clients.console import CaptionScreen, table
+from clients.console import CaptionScreen, can_redraw, table
 from clients.errors import CommandError
 from clients.glue import add_model_arguments
 from clients.live import Heard, Session, stream_file
@@ -108,7 +108,7 @@ async def _stream_all(
     samples: list[Sample], args: argparse.Namespace, began: float, server: ServerProcess
 ) -> tuple[list[Result], float | None]:
     """Short samples one after another, long ones beside them; results in the samples' order."""
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     heard: dict[str, Heard] = {}
     offset = time.monotonic() - asyncio.get_running_loop().time()
 

@@ -88,7 +88,7 @@ async def dial(address: Address, start: Start) -> Line:
     except InvalidStatus as refused:
         raise _http_refusal(refused) from refused
     except (OSError, TimeoutError, InvalidHandshake) as error:
-        raise ConnectionLost(f"cannot connect: {error or type(error).__name__}") from error
+        raise ConnectionLost(f"cannot connect: {str(error) or type(error).__name__}") from error
     try:
         async with asyncio.timeout(address.timeout_s):
             ready = await _begin(socket, wire, text)

@@ -29,7 +29,7 @@ from clients.captions import (
     why,
 )
 from clients.connection import RivuletError
-from clients.console import CaptionScreen
+from clients.console import CaptionScreen, can_redraw
 from clients.errors import CommandError
 from clients.glue import engine_side
 from clients.live import Captions, Heard, Latency, Session, stream_live
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     check_names(participants, args.room)
     latency = latency_of(args.latency)
     room = args.room or secrets.token_urlsafe(9)
-    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=sys.stdout.isatty())
+    screen = CaptionScreen(sys.stdout, sys.stderr, is_terminal=can_redraw(sys.stdout))
     wish = Wish(
         url=args.url,
         token=args.token,
@@ -206,7 +206,8 @@ def participants_of(texts: Sequence[str]) -> list[Participant]:
         name, equals, path = text.partition("=")
         if not equals or Path(text).is_file():
             name, path = Path(text).stem, text
-        found.append(Participant(name, open_audio(Path(path))))
+        said = os.fsencode(name).decode(errors="replace")  # a file's name may be any bytes
+        found.append(Participant(said, open_audio(Path(path))))
     return found
 
 

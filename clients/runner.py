@@ -83,7 +83,10 @@ class Process:
     @property
     def is_over(self) -> bool:
         """Whether it has ended and all its output was handed on."""
-        return self._reading is not None and self._reading.done()
+        reading = self._reading
+        if reading is None or not reading.done() or reading.cancelled():
+            return False
+        return reading.exception() is None  # else nobody took its output, and it runs on
 
     def release(self) -> None:
         """Hand its output on, from the first line."""

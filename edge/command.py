@@ -296,9 +296,14 @@ def _secret(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.read_text().strip()
+        secret = path.read_text().strip()
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CommandError(f"{path}: this is no text") from error
+    if not secret:  # it would let everybody in
+        raise CommandError(f"{path}: there is nothing in it")
+    return secret
 
 
 def _client_secret(path: Path | None) -> str:

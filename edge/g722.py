@@ -24,7 +24,7 @@ def _package() -> Any:
     try:
         import G722
     except ImportError as error:
-        raise G722Error("G.722 needs the package G722: pip install 'rivulet-asr[edge]'") from error
+        raise G722Error("G.722 needs the package G722: pip install -e '.[edge]'") from error
     return G722
 
 

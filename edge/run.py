@@ -217,7 +217,9 @@ def _uplink(settings: NodeSettings, model: str) -> Uplink | None:
 async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]) -> None:
     """Run a node until SIGINT or SIGTERM; legs get a moment to end. Raises RunError."""
     over = _signals()
-    async with running_node(settings) as here:
+    async with contextlib.AsyncExitStack() as stack:
+        if (here := await _before(over, stack, settings)) is None:
+            return
         on_ready(here.ports)
         to_core = asyncio.create_task(_on_signal(here))
         stopping = asyncio.create_task(over.wait())
@@ -233,6 +235,27 @@ async def run_node(settings: NodeSettings, on_ready: Callable[[Listening], None]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await asyncio.gather(*(leg.is_over.wait() for leg in here.node.legs.values()))
+
+
+async def _before(
+    over: asyncio.Event, stack: contextlib.AsyncExitStack, settings: NodeSettings
+) -> RunningNode | None:
+    """Start a node on the stack, unless all is over before: a model may take long to load."""
+
+    async def break_off() -> None:
+        await over.wait()
+        start.reschedule(asyncio.get_running_loop().time())
+
+    breaking = asyncio.create_task(break_off())
+    try:
+        async with asyncio.timeout(None) as start:
+            return await stack.enter_async_context(running_node(settings))
+    except TimeoutError:
+        if over.is_set():
+            return None
+        raise
+    finally:
+        breaking.cancel()
 
 
 async def _on_signal(here: RunningNode) -> None:

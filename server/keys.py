@@ -162,7 +162,10 @@ def _write(path: Path, file: KeyFile) -> None:
     try:
         part.unlink(missing_ok=True)
         part.touch(mode=0o600, exist_ok=False)
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
-        part.replace(path)
+        try:
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error

@@ -37,7 +37,7 @@ def open_nemo_model(source: str | Path = DEFAULT_MODEL) -> Any:
         from nemo.collections.asr.models import ASRModel
         from nemo.utils import logging
     except ImportError as error:
-        raise EngineError("the nemo backend needs the extra: pip install '.[nemo]'") from error
+        raise EngineError("the nemo backend needs the extra: pip install -e '.[nemo]'") from error
     found = locate(source)
     place = checkpoint_in(found) if found.is_dir() else found
     if place is None or (place.is_dir() and not (place / CONFIG_YAML).is_file()):

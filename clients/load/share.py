@@ -60,11 +60,14 @@ class Tick:
 def work(link: Connection, order: Order) -> None:
     """Run a share: the target of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, in order
-    link.send(Ready())
-    zero_s = float(link.recv())
-    gc.collect()
-    gc.freeze()  # or each collection would look at all audio again
-    link.send(asyncio.run(_Share(link, order, zero_s).make()))
+    try:
+        link.send(Ready())
+        zero_s = float(link.recv())
+        gc.collect()
+        gc.freeze()  # or each collection would look at all audio again
+        link.send(asyncio.run(_Share(link, order, zero_s).make()))
+    except* (ConnectionError, EOFError):
+        pass  # the parent was killed: nobody wants the tally
 
 
 @dataclass(slots=True)
@@ -78,15 +81,12 @@ class _Share:
     live: int = 0
 
     async def make(self) -> Tally:
-        """Make all calls."""
-        telling = asyncio.create_task(self._tell())
-        try:
-            async with asyncio.TaskGroup() as group:
-                for call in (call for seat in self.order.seats for call in seat):
-                    group.create_task(self._make(call))
-        finally:
+        """Make all calls; they end at once when there is nobody to tell of them."""
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._tell())
+            calls = [self._make(call) for seat in self.order.seats for call in seat]
+            await asyncio.gather(*map(group.create_task, calls))
             telling.cancel()
-            await asyncio.wait([telling])
         return self.tally
 
     async def _make(self, call: Call) -> None:
@@ -103,6 +103,8 @@ class _Share:
         late = 0
         while True:
             await asyncio.sleep(TICK_S)
+            if self.link.poll():  # nothing is said after the zero
+                raise EOFError("the parent is gone")
             lags: list[float] = []
             for latency, series in list(self.tally.lags.items()):
                 begin = max(seen.get(latency, 0), len(series.values) - TICK_LAGS)

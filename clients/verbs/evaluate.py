@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from clients.console import ProgressBar, table
+from clients.console import ProgressBar, can_redraw, table
 from clients.errors import CommandError
 from clients.glue import add_model_arguments, choice_of, engine_side
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--every is at least 1, not {args.every}")
     results = []
     for manifest in args.manifests:
-        bar = ProgressBar(sys.stderr, str(manifest), 1.0, sys.stderr.isatty())
+        bar = ProgressBar(sys.stderr, str(manifest), 1.0, can_redraw(sys.stderr))
         with engine_side() as side:
             result = side.evaluate(
                 manifest,

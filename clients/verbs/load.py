@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from clients.captions import HINTS
+from clients.console import can_redraw
 from clients.demo import SAMPLES
 from clients.errors import CommandError
 from clients.load.caller import CallFailed, Target, check
@@ -145,7 +146,7 @@ def laboratory(args: argparse.Namespace) -> Laboratory:
         traffic=traffic,
         material=material(args.samples, args.shape, traffic.total_s, seed=args.seed),
         limits=Limits(late_ms=args.late, wer_rise=args.wer_rise),
-        view=View(sys.stderr, sys.stderr.isatty()),
+        view=View(sys.stderr, can_redraw(sys.stderr)),
     )
 
 

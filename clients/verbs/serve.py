@@ -8,6 +8,7 @@ import argparse
 import sys
 from typing import Any
 
+from clients.errors import CommandError
 from clients.glue import add_model_arguments, engine_side
 
 EXAMPLES = """\
@@ -150,6 +151,8 @@ def announce(addresses: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until it is told to end."""
+    if args.keys == "":  # of a variable that is not set: nobody would be asked for a key
+        raise CommandError("--keys names no file")
     settings = {
         "host": args.host,
         "port": args.port,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.audiofile import open_audio
-from clients.console import ProgressBar
+from clients.console import ProgressBar, can_redraw
 from clients.errors import CommandError
 from clients.glue import add_model_arguments, choice_of, engine_side
 from server.wire.subtitles import Segment, TimedWord, to_srt, to_vtt
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = sum(open_audio(path).seconds for path in args.files)
     if args.form in ("srt", "vtt") and len(args.files) > 1:
         raise CommandError(f"--{args.form} writes one file of subtitles: give one FILE")
-    bar = ProgressBar(sys.stderr, "transcribing", seconds, sys.stderr.isatty())
+    bar = ProgressBar(sys.stderr, "transcribing", seconds, can_redraw(sys.stderr))
     waiting, shown = dict[int, dict[str, Any]](), 0
     with engine_side() as side:
         choice = choice_of(side, args, slots=min(len(args.files), MAX_SLOTS))

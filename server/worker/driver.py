@@ -15,7 +15,7 @@ import msgspec
 from server.worker.cluster import ANY, Answer, Failed, Joined, Order, Remove, Start, Started
 from server.worker.starter import Starter
 
-MISSING = "--cluster needs the package ray: pip install 'rivulet-asr[ray]'"
+MISSING = "--cluster needs the package ray: pip install -e '.[ray]'"
 
 
 class Driver:

@@ -114,7 +114,7 @@ def _certificate() -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
-        install = "pip install 'rivulet-asr[engine]'"
+        install = "pip install -e '.[engine]'"
         raise TlsError(
             f"links to other machines need the package cryptography: {install}"
         ) from None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from edge.listeners import FeedConfig
 from edge.node import NodeConfig
 from edge.run import NodeSettings, RunError, run_node
 from edge.uplink import CoreAddress
+from server.config import ServerConfig
 from server.keys import add_key
 from tests.edge_rig import PACKET, sentences, spoken
 from tests.io.serving import serving, speech
@@ -142,3 +145,26 @@ async def test_a_node_that_failed_takes_no_calls_any_more() -> None:
         async with asyncio.timeout(15):
             with pytest.raises(RunError, match="the node failed: UnicodeEncodeError"):
                 await run_node(settings, lambda _: None)
+
+
+async def test_a_node_that_still_loads_its_model_can_be_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Loading:
+        async def ready(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+    @contextlib.asynccontextmanager
+    async def running(_: ServerConfig) -> AsyncIterator[Any]:
+        yield SimpleNamespace(manager=Loading())
+
+    monkeypatch.setattr("edge.run.running", running)
+    settings = NodeSettings(
+        node=NodeConfig(name="n", policy="edge"),
+        feeds=FeedConfig(web_port=0),
+        local=ServerConfig(port=0),
+    )
+    ready = list[object]()
+    await run_node(settings, ready.append)
+    assert not ready

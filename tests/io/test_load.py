@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import multiprocessing
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from clients.load.lab import Laboratory, short
 from clients.load.material import Material, Voice
 from clients.load.plan import RATE_HZ, Call, Traffic
 from clients.load.search import Search
+from clients.load.share import Order, Ready, work
 from clients.load.tally import Tally
 from clients.load.view import View
 from server.keys import add_key
@@ -77,6 +80,23 @@ async def test_the_whole_laboratory_measures_a_server() -> None:
     report = json.loads(json.dumps(lab.report(Search(most=3))))
     assert report["models"][0]["id"] == "scripted"
     assert short(report)["runs"] == 1
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_load_process_whose_parent_is_gone_ends(*, is_begun: bool) -> None:
+    call = Call(3_600.0, 0, RATE_HZ, True, 20, "low")
+    order = Order(Target(url="ws://127.0.0.1:9/v1/stream"), ((call,),), (b"",))
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, order))
+    process.start()
+    theirs.close()
+    assert ours.recv() == Ready()
+    if is_begun:
+        ours.send(time.monotonic())
+    ours.close()
+    process.join()  # long before that call is due
+    assert process.exitcode == 0
 
 
 async def test_streams_that_a_full_server_refuses_are_counted_by_reason() -> None:

@@ -50,3 +50,12 @@ def test_samples_are_small_and_all_listed() -> None:
     assert {line["audio_filepath"] for line in lines} == clips
     assert len(clips) >= 10
     assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) < 8_000_000
+
+
+def test_nobody_is_told_to_install_us_from_an_index_that_does_not_have_us() -> None:
+    sources = [
+        path
+        for name in ("asr", "server", "clients", "edge")
+        for path in ROOT.glob(f"{name}/**/*.py")
+    ]
+    assert [str(path) for path in sources if "install 'rivulet-asr" in path.read_text()] == []

@@ -15,6 +15,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.offline import read_audio
 from asr.scripted import ScriptedEngine
 from clients.__main__ import VERBS, main, parser_of
 from clients.audiofile import BadAudioFile, open_audio, to_s16
@@ -23,6 +24,7 @@ from clients.connection import RivuletError
 from clients.demo import SAMPLES, model_options, read_samples
 from clients.errors import CommandError, missing_module
 from clients.live import Heard
+from clients.meeting import participants_of
 from clients.results import Result, figures, is_failed, row
 from clients.saving import save
 from clients.serving import ServerProcess
@@ -89,6 +91,7 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["load", "--json", str(SAMPLES)], "this is a folder"),
         (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--chunk-ms=nan"], "more than 0"),
         (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--burst=nan"], "not negative"),
+        (["serve", "--keys", ""], "--keys names no file"),
         (["models", "inspect"], "needs the PATH or NAME"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
@@ -161,6 +164,34 @@ def test_a_closed_output_is_said(verb: str) -> None:
     assert ended.stderr == (
         "rivulet: standard output is closed: >/dev/null throws the words away\n"
     )
+
+
+def test_a_name_that_is_no_text_is_a_file_as_any_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.wav"))
+    soundfile.write(os.fsencode(path), np.zeros(16_000), 16_000)
+    assert len(b"".join(open_audio(path).packets())) == 32_000
+    assert len(read_audio(path)) == 16_000
+    assert [one.name for one in participants_of([str(path)])] == ["M\ufffdller"]
+    assert main(["transcribe", str(path), str(path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/M\\udcfcller.wav: \n" * 2
+
+
+def test_an_output_that_cannot_write_a_letter_gets_its_number() -> None:
+    said = "import sys, clients.verbs.plan as plan; plan.run = lambda _: print('\u00e9') or 0"
+    program = f"{said}; from clients.__main__ import main; main(['plan', '--sessions=9'])"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert run.stdout == b"\\xe9\n"
+
+
+def test_what_stands_behind_two_dashes_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["captions", "--latency", "low", "--", "-x.wav"]) == 1
+    assert capsys.readouterr().err == "rivulet: -x.wav: there is no such file\n"
 
 
 def test_nobody_needs_what_is_noted_beside() -> None:

@@ -343,6 +343,18 @@ async def test_nobody_listening_is_a_lost_connection() -> None:
             pass
 
 
+async def test_a_server_without_tls_is_a_lost_connection_with_a_reason() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionLost, match=r"cannot connect: \w"):
+            async with connect(f"wss://127.0.0.1:{port}/v1/stream", audio=S16):
+                pass
+
+
 async def test_an_error_before_ready_names_code_and_when_to_try_again() -> None:
     async def script(peer: Peer) -> None:
         await peer.hear()

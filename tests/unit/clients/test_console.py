@@ -1,13 +1,22 @@
 """Captions on a terminal: a small model of a screen replays what was written."""
 
 import io
+import os
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.console import CaptionScreen, ProgressBar, columns_of, fit, table, wrap
+from clients.console import (
+    CaptionScreen,
+    ProgressBar,
+    can_redraw,
+    columns_of,
+    fit,
+    table,
+    wrap,
+)
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 MOVES = re.compile(r"\x1b\[A|\x1b\[K|\r|\n|[^\x1b\r\n]+")
@@ -135,6 +144,20 @@ def test_a_table_is_cut_to_the_width() -> None:
     text = table(("name", "words"), [("a", "x " * 100), ("b", "y")], width=30, flexible=1)
     assert max(map(len, text.splitlines())) <= 30
     assert text.splitlines()[2].endswith("…")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_without_a_cursor_is_not_drawn_on(
+    kind: str,
+    expected: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", kind)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:  # noqa: PTH123 - a descriptor
+        assert can_redraw(terminal) is expected
+    os.close(ours)
+    assert not can_redraw(io.StringIO())
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

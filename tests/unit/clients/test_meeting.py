@@ -131,12 +131,13 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
     assert link_of(url, "/meeting/r") == link
 
 
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "verb",
     [["captions", "--save", "{0}"], ["meeting", "--save", "{0}"], ["assistant", "--run=cat"]],
 )
 async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
-    tmp_path: Path, verb: list[str]
+    tmp_path: Path, verb: list[str], end: signal.Signals
 ) -> None:
     path = clip(tmp_path / "a.wav", np.concatenate([utter("turn on"), silence(60_000)]))
     saved = tmp_path / "cut.txt"
@@ -148,7 +149,7 @@ async def test_a_file_that_was_cut_short_is_told_by_the_exit_code(
         )  # fmt: skip
         assert process.stdout is not None
         assert b"turn on" in await process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         assert await process.wait() == 130
     assert saved.exists() == ("--save" in verb)
 

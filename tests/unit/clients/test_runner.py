@@ -112,6 +112,7 @@ async def test_who_waits_is_told_that_the_lines_went_nowhere() -> None:
     run.release()
     with pytest.raises(BrokenPipeError):
         await run.wait()
+    assert not run.is_over  # it may write on for ever
     await run.cancel()
 
 

@@ -57,6 +57,30 @@ def test_a_secret_that_is_none_is_refused_before_anything_starts(
     assert "client secret is base64" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "why"), [(b" \n", "there is nothing in it"), (b"\xff\xfe", "this is no text")]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--core", "tcp://x:1", "--audiohook-key-file"],
+        ["--core", "tcp://x:1", "--token-file"],
+        ["core", "--token-file"],
+    ],
+)
+def test_a_secret_of_nothing_lets_nobody_in(
+    arguments: list[str],
+    content: bytes,
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(content)
+    assert main(["edge", *arguments, str(secret)]) == 1
+    assert capsys.readouterr().err == f"rivulet: {secret}: {why}\n"
+
+
 def test_the_doctor_of_a_relay_needs_no_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

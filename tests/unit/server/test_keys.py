@@ -1,5 +1,6 @@
 """Keys at rest, and whose they are."""
 
+import errno
 import json
 import os
 import stat
@@ -66,6 +67,18 @@ def test_a_changed_file_is_read_again_and_a_broken_one_is_not(path: Path) -> Non
     path.write_text("{")
     os.utime(path, ns=(1, 1))
     assert ring.account_of(Presented(first), now_s=0) is not None
+
+
+def test_a_full_disk_is_said_and_nothing_is_left_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(KeyFileError, match="No space left"):
+        add_key(path, "shop", ("stream",), None)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_what_cannot_be_is_said_in_a_sentence_without_keys(path: Path) -> None:

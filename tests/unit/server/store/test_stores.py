@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -180,11 +181,13 @@ def test_a_clock_that_is_set_forward_ends_no_session(tmp_path: Path) -> None:
 
 
 def test_of_many_who_take_a_session_at_once_each_gets_another_epoch(database: Path) -> None:
-    session = begun(SqliteStore(database))
+    with closing(SqliteStore(database)) as store:
+        session = begun(store)
     epochs = list[int]()
 
     def take(number: int) -> None:
-        kept = SqliteStore(database).acquire(session, b"t0", b"n%d" % number)
+        with closing(SqliteStore(database)) as store:
+            kept = store.acquire(session, b"t0", b"n%d" % number)
         if kept is not None:
             epochs.append(kept.epoch)
 
@@ -197,13 +200,13 @@ def test_of_many_who_take_a_session_at_once_each_gets_another_epoch(database: Pa
 
 
 def test_a_file_outlives_its_process_and_is_for_its_owner_only(database: Path) -> None:
-    first = SqliteStore(database)
-    session = begun(first)
-    first.commit(session, 1, 0, b"words", b"r")
-    kept = taken(SqliteStore(database), session, b"t0", b"t1")  # the first was never closed
-    assert kept.log == (b"words",)
-    assert database.stat().st_mode & 0o077 == 0
-    assert database.with_name("store.db-wal").stat().st_mode & 0o077 == 0
+    with closing(SqliteStore(database)) as first, closing(SqliteStore(database)) as second:
+        session = begun(first)
+        first.commit(session, 1, 0, b"words", b"r")
+        kept = taken(second, session, b"t0", b"t1")  # the first is not closed
+        assert kept.log == (b"words",)
+        assert database.stat().st_mode & 0o077 == 0
+        assert database.with_name("store.db-wal").stat().st_mode & 0o077 == 0
 
 
 def test_a_place_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
