@@ -20,7 +20,7 @@ from operator import attrgetter
 from asr.events import Word
 from asr.interface import Token
 from asr.state import State
-from asr.tokenizer import WORD_START, Tokenizer
+from asr.tokenizer import WORD_START, Tokenizer, is_unspoken
 from asr.unfinished import ends_no_sentence
 
 _SEAM_FRAMES = 10
@@ -107,7 +107,6 @@ class Transcript:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._turn_tokens = tokenizer.turn_tokens
         self._words: list[_Growing] = []
         self._open: _Growing | None = None
         """The word that may still grow: the last of ``_words``, or hidden (see ``_show``)."""
@@ -157,9 +156,9 @@ class Transcript:
 
     def add(self, token: Token, start_ms: int, end_ms: int) -> bool:
         """Take a token, in order; ``start_ms``..``end_ms`` is its frame. True: the text changed."""
-        if token.id in self._turn_tokens:
-            return False
         piece = self._tokenizer.pieces[token.id]
+        if is_unspoken(piece):
+            return False
         if not piece.startswith(WORD_START):
             if self._open is not None and self._open.tokens < _MAX_WORD_TOKENS:
                 is_begun = bool(self._open.text)

@@ -3,7 +3,7 @@
 from asr.decoder.spelling import alphabet, shortest, spellings, writings
 from asr.tokenizer import Tokenizer
 
-LOWER = ("<unk>", "▁", "▁new", "▁n", "e", "w", "▁york", "y", "o", "r", "k", "'", "<EOU>")
+LOWER = ("<unk>", "▁", "▁new", "▁n", "e", "w", "▁york", "y", "o", "r", "k", "'", "<EOU>", "<en-US>")
 BOTH = (*LOWER, "▁New", "Y", "N", ".")
 
 
