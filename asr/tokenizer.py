@@ -15,6 +15,24 @@ _CONTROL_PIECES = frozenset({"<s>", "</s>", "<pad>"})
 _LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z0-9]{2,4}>")
 """A multilingual model says one behind a sentence, such as <en-US>."""
 
+_BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
+"""Pieces of a vocabulary with byte fallback: the UTF-8 of characters that it does not have."""
+
+
+def is_byte(piece: str) -> bool:
+    """Whether a piece is one byte of a character."""
+    return _BYTES.fullmatch(piece) is not None
+
+
+def with_characters(text: str) -> str:
+    """Put characters in the place of their bytes, which may be incomplete."""
+    return _BYTES.sub(_character, text) if "<0x" in text else text
+
+
+def _character(run: re.Match[str]) -> str:
+    data = bytes.fromhex(run[0].replace("<0x", "").replace(">", ""))
+    return "".join(data.decode("utf-8", "replace").split())
+
 
 def is_unspoken(piece: str) -> bool:
     """Whether a piece says something about the speech and is no text of it."""
@@ -43,7 +61,7 @@ class Tokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids, words separated by one space."""
         joined = "".join(piece for t in tokens if not is_unspoken(piece := self.pieces[t]))
-        return " ".join(joined.replace(WORD_START, " ").split())
+        return " ".join(with_characters(joined).replace(WORD_START, " ").split())
 
     def words(self, tokens: Sequence[int]) -> list[list[int]]:
         """Group positions of ``tokens`` into words (what is no text is left out)."""

@@ -9,7 +9,7 @@ import functools
 import unicodedata
 from collections.abc import Iterable
 
-from asr.tokenizer import WORD_START, Tokenizer, is_unspoken
+from asr.tokenizer import WORD_START, Tokenizer, is_byte, is_unspoken
 
 Spelling = tuple[int, ...]
 
@@ -100,4 +100,4 @@ def _ids(pieces: tuple[str, ...]) -> dict[str, int]:
 
 
 def _is_text(piece: str) -> bool:
-    return piece != "<unk>" and not is_unspoken(piece)
+    return piece != "<unk>" and not is_byte(piece) and not is_unspoken(piece)
