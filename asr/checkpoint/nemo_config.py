@@ -45,12 +45,13 @@ _OFF_BY_NULL = (
 def spec_from_nemo(config: Config, *, vocab_size: int) -> ModelSpec:
     """Check a NeMo config and take the dimensions from it."""
     has_rnnt, has_ctc = _heads(config)
+    # First what tells an offline model, the commonest mistake, and what to take in its place.
+    left, usable, dropped = split_look_aheads(_contexts(config))
     _check_classes(config, has_rnnt=has_rnnt)
     _check_front_end(config)
     _check_encoder(config)
     if has_rnnt:
         _check_transducer(config)
-    left, usable, dropped = split_look_aheads(_contexts(config))
     prompts, num_prompts = _prompts(config)
     d_model, heads = config.count("encoder.d_model"), config.count("encoder.n_heads", most=256)
     if d_model % heads:

@@ -236,6 +236,18 @@ def test_what_cannot_stream_exactly_is_refused_with_the_reason(
     assert "\n" not in str(caught.value)
 
 
+def test_an_offline_model_is_told_what_to_take_in_its_place(write_nemo: Write) -> None:
+    offline = {
+        "encoder.att_context_size": [-1, -1],
+        "encoder.att_context_style": "regular",
+        "encoder.conv_context_size": None,
+        "encoder.causal_downsampling": False,
+        "preprocessor.normalize": "per_feature",
+    }
+    with pytest.raises(UnsupportedModel, match="take a cache-aware one"):
+        load_checkpoint(write_nemo(offline))
+
+
 def test_look_aheads_whose_chunk_does_not_divide_the_left_context_are_dropped(
     write_nemo: Write,
 ) -> None:
