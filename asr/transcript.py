@@ -20,7 +20,7 @@ from operator import attrgetter
 from asr.events import Word
 from asr.interface import Token
 from asr.state import State
-from asr.tokenizer import WORD_START, Tokenizer
+from asr.tokenizer import WORD_START, Tokenizer, is_unspoken, with_characters
 from asr.unfinished import ends_no_sentence
 
 _SEAM_FRAMES = 10
@@ -46,9 +46,14 @@ class _Growing:
     tokens: int = 1
 
     @property
+    def shown(self) -> str:
+        """The word as people see it: ``text`` may hold characters as bytes, the last still few."""
+        return with_characters(self.text)
+
+    @property
     def key(self) -> str:
         """The word for comparison: case and punctuation may change with context."""
-        return "".join(c for c in self.text.casefold() if c.isalnum()) or self.text
+        return "".join(c for c in self.shown.casefold() if c.isalnum()) or self.shown
 
     def extend(self, piece: str, token: Token, end_ms: int) -> None:
         self.text += piece
@@ -58,7 +63,7 @@ class _Growing:
         self.tokens += 1
 
     def frozen(self) -> Word:
-        return Word(self.text, self.start_ms, self.end_ms, self.confidence)
+        return Word(self.shown, self.start_ms, self.end_ms, self.confidence)
 
 
 _row = attrgetter(*(part.name for part in fields(_Growing)))
@@ -107,7 +112,6 @@ class Transcript:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._turn_tokens = tokenizer.turn_tokens
         self._words: list[_Growing] = []
         self._open: _Growing | None = None
         """The word that may still grow: the last of ``_words``, or hidden (see ``_show``)."""
@@ -143,12 +147,12 @@ class Transcript:
     @property
     def text(self) -> str:
         """The unpublished words."""
-        return " ".join(word.text for word in self._words)
+        return " ".join(word.shown for word in self._words)
 
     @property
     def is_unfinished(self) -> bool:
         """Whether the last word is one that ends no sentence."""
-        return bool(self._words) and ends_no_sentence(self._words[-1].text)
+        return bool(self._words) and ends_no_sentence(self._words[-1].shown)
 
     @property
     def stable(self) -> int:
@@ -157,9 +161,9 @@ class Transcript:
 
     def add(self, token: Token, start_ms: int, end_ms: int) -> bool:
         """Take a token, in order; ``start_ms``..``end_ms`` is its frame. True: the text changed."""
-        if token.id in self._turn_tokens:
-            return False
         piece = self._tokenizer.pieces[token.id]
+        if is_unspoken(piece):
+            return False
         if not piece.startswith(WORD_START):
             if self._open is not None and self._open.tokens < _MAX_WORD_TOKENS:
                 is_begun = bool(self._open.text)

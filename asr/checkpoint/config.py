@@ -46,6 +46,10 @@ class Config:
         value = self._walk(path, _MAX_REFERENCES)
         return default if value is _MISSING or value is None else value
 
+    def is_null(self, path: str) -> bool:
+        """Whether the config says null at ``path``, which is not what it means to say nothing."""
+        return self._walk(path, _MAX_REFERENCES) is None
+
     def mapping(self, path: str) -> dict[str, Any]:
         """Return the mapping at ``path``, empty when absent."""
         return self._typed(path, dict, {})

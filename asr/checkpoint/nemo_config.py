@@ -26,15 +26,32 @@ MODEL_HEADS = {
 }
 """NeMo class -> (has an RNN-T head, has a CTC head)."""
 
+_CLASSES = {
+    "preprocessor": ("AudioToMelSpectrogramPreprocessor",),
+    "encoder": ("ConformerEncoder", "ConformerEncoderAdapter"),
+    "decoder": ("RNNTDecoder",),
+    "joint": ("RNNTJoint", "SampledRNNTJoint"),
+}
+"""NeMo's classes of the parts we know; the last two of an RNN-T head."""
+_OFF_BY_NULL = (
+    "preprocessor.preemph",
+    "preprocessor.log",
+    "encoder.untie_biases",
+    "encoder.xscaling",
+)
+"""What NeMo leaves out where its config says null, and does where it says nothing."""
+
 
 def spec_from_nemo(config: Config, *, vocab_size: int) -> ModelSpec:
     """Check a NeMo config and take the dimensions from it."""
     has_rnnt, has_ctc = _heads(config)
+    # First what tells an offline model, the commonest mistake, and what to take in its place.
+    left, usable, dropped = split_look_aheads(_contexts(config))
+    _check_classes(config, has_rnnt=has_rnnt)
     _check_front_end(config)
     _check_encoder(config)
     if has_rnnt:
         _check_transducer(config)
-    left, usable, dropped = split_look_aheads(_contexts(config))
     prompts, num_prompts = _prompts(config)
     d_model, heads = config.count("encoder.d_model"), config.count("encoder.n_heads", most=256)
     if d_model % heads:
@@ -45,7 +62,7 @@ def spec_from_nemo(config: Config, *, vocab_size: int) -> ModelSpec:
         layers=config.count("encoder.n_layers", most=256),
         heads=heads,
         conv_kernel=config.count("encoder.conv_kernel_size", 31, most=255),
-        subsampling_channels=config.count("encoder.subsampling_conv_channels", d_model),
+        subsampling_channels=_subsampling_channels(config, d_model),
         left_context=left,
         look_aheads=usable,
         xscaling=config.flag("encoder.xscaling", default=True),
@@ -72,7 +89,8 @@ def split_look_aheads(
     """
     if any(left < 0 or right < 0 for left, right in contexts):
         raise UnsupportedModel(
-            "the model attends to the whole utterance (attention context -1), so it cannot stream"
+            "the model attends to the whole utterance (attention context -1), so it cannot stream:"
+            " take a cache-aware one, whose name mostly says streaming"
         )
     left = contexts[0][0]
     if not 1 <= left <= 1 << 12:
@@ -116,9 +134,26 @@ def _expect(config: Config, wanted: Mapping[str, tuple[Any, Any]], reason: str) 
             raise UnsupportedModel(f"{path} is {shown}, not {needed}: {reason}")
 
 
+def _check_classes(config: Config, *, has_rnnt: bool) -> None:
+    for part in _CLASSES if has_rnnt else ("preprocessor", "encoder"):
+        name = config.text(f"{part}._target_", _CLASSES[part][0]).rsplit(".", 1)[-1]
+        if name not in _CLASSES[part]:
+            raise UnsupportedModel(
+                f"the {part} is a {name[:60]}, our engine knows {_CLASSES[part][0]} only"
+            )
+    for path in _OFF_BY_NULL:
+        if config.is_null(path):
+            raise UnsupportedModel(f"{path} is null: our engine does not leave it out")
+
+
+def _subsampling_channels(config: Config, d_model: int) -> int:
+    path = "encoder.subsampling_conv_channels"
+    return d_model if config.get(path, -1) == -1 else config.count(path)
+
+
 def _check_front_end(config: Config) -> None:
     normalize = config.get("preprocessor.normalize", "per_feature")
-    if normalize not in ("NA", "", "None"):
+    if normalize not in ("NA", "", "None") and not config.is_null("preprocessor.normalize"):
         shown = normalize if isinstance(normalize, str) else "fixed"
         raise UnsupportedModel(
             f"features are normalised ({shown[:40]}), which needs the whole utterance or statistics"
@@ -138,6 +173,7 @@ def _check_front_end(config: Config) -> None:
             "preprocessor.log_zero_guard_value": (2**-24, 2**-24),
             "preprocessor.mag_power": (2.0, 2.0),
             "preprocessor.frame_splicing": (1, 1),
+            "preprocessor.exact_pad": (False, False),
         },
         "our features would differ",
     )

@@ -13,24 +13,35 @@ import torch
 from torch import Tensor
 
 from asr.checkpoint.frontend import FFT, WINDOW_SAMPLES, hann_window, mel_filterbank
-from asr.checkpoint.spec import ModelSpec, UnreadableCheckpoint
+from asr.checkpoint.spec import ModelSpec, UnreadableCheckpoint, UnsupportedModel
 
 Shape = tuple[int, ...]
 ANY = -1
 """A dimension the spec does not fix, such as the feed-forward width."""
 WINDOW, FILTERBANK = "preprocessor.featurizer.window", "preprocessor.featurizer.fb"
 JOINT_OUT = "joint.joint_net.2"
+_PARTS = ("encoder.", "decoder.", "joint.", "ctc_decoder.", "prompt_kernel.")
+"""What words depend on; a loss or a feature extractor may bring tensors that we do not need."""
 _DIGEST_CHUNKS, _DIGEST_CHUNK_BYTES = 16, 256
 
 
 def checked_tensors(spec: ModelSpec, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pick the tensors of ``spec`` out of ``stored``; a missing or mis-shaped one is refused."""
+    """Pick the tensors of ``spec`` out of ``stored``.
+
+    One that is missing, mis-shaped, or would change the words and is not known, is refused.
+    """
     found = {_canonical(name): tensor for name, tensor in stored.items()}
     found.setdefault(WINDOW, hann_window())
     found.setdefault(FILTERBANK, mel_filterbank(spec.mel_bins))
     optional = set(_layer_biases(spec))
-    tensors = {}
-    for name, shape in expected_shapes(spec).items():
+    tensors, expected = {}, expected_shapes(spec)
+    for name in found:
+        if name.startswith(_PARTS) and name not in expected:
+            raise UnsupportedModel(
+                f"the weights hold {name[:120]}, which our engine does not know: without it the"
+                " words would be others"
+            )
+    for name, shape in expected.items():
         tensor = found.get(name)
         if tensor is None:
             if name in optional:
@@ -76,7 +87,8 @@ def _canonical(name: str) -> str:
 
 def _check(name: str, tensor: Tensor, shape: Shape) -> None:
     fits = tensor.dim() == len(shape) and all(
-        want in (ANY, have) for want, have in zip(shape, tensor.shape, strict=True)
+        want == have or (want == ANY and have)
+        for want, have in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
         wanted = "x".join("?" if want == ANY else str(want) for want in shape)
@@ -87,6 +99,8 @@ def _check(name: str, tensor: Tensor, shape: Shape) -> None:
     # A view with stride 0 costs no bytes on disk and any number in memory.
     if not tensor.is_contiguous():
         raise UnreadableCheckpoint(f"{name} is not stored contiguously")
+    if not all(map(torch.isfinite, tensor.aminmax())):
+        raise UnreadableCheckpoint(f"{name} holds numbers that are not finite")
 
 
 def _check_inner_widths(tensors: Mapping[str, Tensor]) -> None:

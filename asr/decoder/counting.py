@@ -40,7 +40,7 @@ class _Level:
 
 
 class TextError(Exception):
-    """A file of text cannot be read; the message names it."""
+    """A text cannot be read or spelled; the message says which or why."""
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
@@ -55,9 +55,18 @@ def read_lines(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def encode_lines(lines: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Spell sentences as the model does; those with an unknown piece are left out."""
+    """Spell sentences as the model does; those with an unknown piece are left out.
+
+    Raises TextError where the checkpoint does not say how.
+    """
     import sentencepiece
 
+    if not tokenizer.model_proto:
+        raise TextError(
+            "the checkpoint lists its pieces without the one SentencePiece model that spells texts"
+            " in them: take the .nemo of the same model (one with a tokenizer for each language"
+            " takes no language model)"
+        )
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_proto)
     unknown = processor.unk_id()
     spelled = processor.encode(list(lines))

@@ -20,7 +20,7 @@ from asr.decoder.boosting import Automaton, BoostPool
 from asr.decoder.ngram import NgramModel
 from asr.decoder.spelling import alphabet, spellings
 from asr.interface import NO_BIASING, BadBiasing, Biasing, Phrase
-from asr.tokenizer import Tokenizer
+from asr.tokenizer import Tokenizer, is_unspoken
 
 SURE_BLANK = 0.9
 """Blank probability from which on nothing is favoured."""
@@ -75,7 +75,8 @@ class Fusion:
         self._lm_weight_S = torch.zeros(slots + 1, device=device)
         self._is_used_S = torch.zeros(slots + 1, dtype=torch.bool, device=device)
         self._used: set[int] = set()
-        self._turns = torch.tensor(sorted(tokenizer.turn_tokens), dtype=torch.long, device=device)
+        unspoken = [i for i, piece in enumerate(tokenizer.pieces) if is_unspoken(piece)]
+        self._unspoken = torch.tensor(unspoken, dtype=torch.long, device=device)
         self._automata: dict[tuple[Phrase, ...], Automaton] = {}
         """The last ones in use, the newest at the end."""
 
@@ -239,8 +240,8 @@ class Fusion:
         lifted = (pieces + lift).amax(-1)
         label = torch.where(lifted > quiet, best, quiet_label)
         is_left_alone = blank.exp() >= SURE_BLANK
-        if len(self._turns):
-            is_left_alone |= torch.isin(raw, self._turns)
+        if len(self._unspoken):
+            is_left_alone |= torch.isin(raw, self._unspoken)
         return torch.where(is_left_alone, raw, label)
 
     def _reweighed(self, pieces: Tensor, hints: Hints) -> Tensor:

@@ -9,9 +9,8 @@ import functools
 import unicodedata
 from collections.abc import Iterable
 
-from asr.tokenizer import TURN_PIECES, WORD_START, Tokenizer
+from asr.tokenizer import WORD_START, Tokenizer, is_byte, is_unspoken
 
-_SPECIAL = frozenset({"<unk>", "<pad>", "<s>", "</s>", *TURN_PIECES})
 SPELLINGS = 3
 """A recogniser writes a word that it has never met in other pieces than SentencePiece does.
 
@@ -22,7 +21,7 @@ Spelling = tuple[int, ...]
 
 def alphabet(pieces: Iterable[str]) -> str:
     """Return the characters that some piece has, sorted."""
-    characters = {c for piece in pieces if piece not in _SPECIAL for c in piece}
+    characters = {c for piece in pieces if _is_text(piece) for c in piece}
     return "".join(sorted(characters - {WORD_START}))
 
 
@@ -100,4 +99,8 @@ def _letters(pieces: tuple[str, ...]) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _ids(pieces: tuple[str, ...]) -> dict[str, int]:
-    return {piece: number for number, piece in enumerate(pieces) if piece not in _SPECIAL}
+    return {piece: number for number, piece in enumerate(pieces) if _is_text(piece)}
+
+
+def _is_text(piece: str) -> bool:
+    return piece != "<unk>" and not is_byte(piece) and not is_unspoken(piece)

@@ -28,8 +28,8 @@ def more(to: Transcript, *said: tuple[str, int]) -> Transcript:
 
 
 def spelled(*said: tuple[str, int], to: Transcript | None = None) -> Transcript:
-    """Say pieces of a vocabulary that has the mark of a word's start alone."""
-    pieces = ("▁", "▁turn", "x")
+    """Say pieces of a vocabulary that has the mark of a word's start alone, and marks."""
+    pieces = ("▁", "▁turn", "x", ".", "<en-US>", "▁<zh-CN>", "</s>", "<0xC3>", "<0xA9>")
     to = to or Transcript(Tokenizer(pieces=pieces))
     for piece, at in said:
         to.add(Token(pieces.index(piece), at, 0.9), at * 80, at * 80 + 80)
@@ -82,6 +82,23 @@ def test_the_letters_behind_a_mark_at_a_cut_are_said_once(*, fork_hears: bool) -
 
 def test_turn_tokens_are_no_text() -> None:
     assert transcript(("good", 1), ("<EOU>", 2)).text == "good"
+
+
+@pytest.mark.parametrize("mark", ["<en-US>", "▁<zh-CN>", "</s>"])
+def test_the_name_of_a_language_behind_a_sentence_is_no_text(mark: str) -> None:
+    said = spelled(("▁turn", 1), (".", 2), ("▁", 3), (mark, 3), ("▁turn", 9), (mark, 10))
+    assert [word.text for word in said.words] == ["turn.", "turn"]
+    assert said.words[-1].end_ms == 800
+
+
+def test_a_word_written_in_bytes_is_shown_in_characters_when_they_are_whole() -> None:
+    said = spelled(("x", 1), ("<0xC3>", 2))
+    assert said.text == said.words[0].text == "x\ufffd"
+    again = Transcript(Tokenizer(pieces=()))
+    again.restore(said.state())
+    for of in (said, said.fork()):
+        assert text_of(spelled(("<0xA9>", 3), ("x", 4), to=of).publish()) == "xéx"
+    assert again.text == "x\ufffd"
 
 
 def test_published_words_are_forgotten() -> None:

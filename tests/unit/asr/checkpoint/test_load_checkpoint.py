@@ -116,6 +116,78 @@ def test_a_view_that_costs_no_bytes_on_disk_is_refused(
         load_checkpoint(write_nemo())
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layers.0.adapter_layer.mine.module.0.weight",
+        "decoder.adapter_layer.mine.module.0.weight",
+        "joint.timing.weight",
+    ],
+)
+def test_a_tensor_that_changes_the_words_and_is_not_known_is_refused(
+    write_nemo: Write, weights: dict[str, Tensor], name: str
+) -> None:
+    weights["loss.weight"] = weights["preprocessor.other"] = torch.zeros(4)
+    load_checkpoint(write_nemo())
+    weights[name] = torch.zeros(4)
+    with pytest.raises(UnsupportedModel, match=name):
+        load_checkpoint(write_nemo())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    write_nemo: Write, weights: dict[str, Tensor], number: float, dtype: torch.dtype
+) -> None:
+    weights["joint.enc.weight"] = weights["joint.enc.weight"].to(dtype)
+    load_checkpoint(write_nemo())
+    weights["joint.enc.weight"][3, 5] = number
+    with pytest.raises(UnreadableCheckpoint, match=r"joint.enc.weight holds .* not finite"):
+        load_checkpoint(write_nemo())
+
+
+def test_a_layer_of_no_width_is_refused(write_nemo: Write, weights: dict[str, Tensor]) -> None:
+    block = "encoder.layers.0.feed_forward1"
+    weights[f"{block}.linear1.weight"] = torch.zeros(0, 16)
+    weights[f"{block}.linear2.weight"] = torch.zeros(16, 0)
+    with pytest.raises(UnreadableCheckpoint, match=r"0x16, not \?x16"):
+        load_checkpoint(write_nemo())
+
+
+def test_as_many_channels_as_the_model_is_wide_may_be_written_as_minus_one(
+    write_nemo: Write, weights: dict[str, Tensor]
+) -> None:
+    wide = {"encoder.d_model": 8, "encoder.subsampling_conv_channels": 8}
+    with pytest.raises(UnreadableCheckpoint, match="shape") as known:
+        load_checkpoint(write_nemo(wide))
+    with pytest.raises(UnreadableCheckpoint, match="shape") as same:
+        load_checkpoint(write_nemo(wide | {"encoder.subsampling_conv_channels": -1}))
+    assert str(same.value) == str(known.value)
+
+
+def test_features_that_are_not_normalised_may_be_written_as_null(
+    write_nemo: Write, config: dict[str, Any]
+) -> None:
+    assert (
+        load_checkpoint(
+            write_nemo({"preprocessor": config["preprocessor"] | {"normalize": None}})
+        ).spec.mel_bins
+        == 80
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["preprocessor.preemph", "preprocessor.log", "encoder.untie_biases", "encoder.xscaling"],
+)
+def test_what_nemo_leaves_out_by_null_is_refused(
+    write_nemo: Write, config: dict[str, Any], path: str
+) -> None:
+    part, key = path.split(".")
+    with pytest.raises(UnsupportedModel, match=f"{path} is null"):
+        load_checkpoint(write_nemo({part: config[part] | {key: None}}))
+
+
 def test_whole_numbers_for_weights_are_refused(
     write_nemo: Write, weights: dict[str, Tensor]
 ) -> None:
@@ -145,6 +217,11 @@ def test_whole_numbers_for_weights_are_refused(
         ("preprocessor.normalize", None, "per_feature"),
         ("preprocessor.sample_rate", 8000, "sample_rate"),
         ("preprocessor.window_stride", 0.02, "window_stride"),
+        ("preprocessor.exact_pad", True, "exact_pad"),
+        ("preprocessor._target_", "nemo.x.AudioToMFCCPreprocessor", "AudioToMFCCPreprocessor"),
+        ("encoder._target_", "nemo.x.SqueezeformerEncoder", "SqueezeformerEncoder"),
+        ("decoder._target_", "nemo.x.StatelessTransducerDecoder", "StatelessTransducerDecoder"),
+        ("joint._target_", "nemo.x.HATJoint", "HATJoint"),
         ("joint.num_extra_outputs", 5, "num_extra_outputs"),
         ("joint.jointnet.activation", "tanh", "activation"),
         ("decoder.blank_as_pad", False, "blank_as_pad"),
@@ -157,6 +234,18 @@ def test_what_cannot_stream_exactly_is_refused_with_the_reason(
     with pytest.raises(UnsupportedModel, match=reason) as caught:
         load_checkpoint(write_nemo({path: value}))
     assert "\n" not in str(caught.value)
+
+
+def test_an_offline_model_is_told_what_to_take_in_its_place(write_nemo: Write) -> None:
+    offline = {
+        "encoder.att_context_size": [-1, -1],
+        "encoder.att_context_style": "regular",
+        "encoder.conv_context_size": None,
+        "encoder.causal_downsampling": False,
+        "preprocessor.normalize": "per_feature",
+    }
+    with pytest.raises(UnsupportedModel, match="take a cache-aware one"):
+        load_checkpoint(write_nemo(offline))
 
 
 def test_look_aheads_whose_chunk_does_not_divide_the_left_context_are_dropped(

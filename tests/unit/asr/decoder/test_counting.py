@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from asr.decoder.counting import TextError, read_lines
+from asr.decoder.counting import TextError, encode_lines, read_lines
+from asr.tokenizer import Tokenizer
 
 
 def test_lines_come_of_plain_and_packed_text(tmp_path: Path) -> None:
@@ -29,3 +30,8 @@ def test_a_text_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     path.write_bytes(content)
     with pytest.raises(TextError, match=name):
         list(read_lines([path]))
+
+
+def test_a_checkpoint_that_cannot_spell_says_what_to_take() -> None:
+    with pytest.raises(TextError, match=r"\.nemo"):
+        encode_lines(["ab"], Tokenizer(pieces=("▁ab",)))

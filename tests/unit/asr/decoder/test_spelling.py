@@ -3,7 +3,23 @@
 from asr.decoder.spelling import alphabet, shortest, spellings, writings
 from asr.tokenizer import Tokenizer
 
-LOWER = ("<unk>", "▁", "▁new", "▁n", "e", "w", "▁york", "y", "o", "r", "k", "'", "<EOU>")
+LOWER = (
+    "<unk>",
+    "▁",
+    "▁new",
+    "▁n",
+    "e",
+    "w",
+    "▁york",
+    "y",
+    "o",
+    "r",
+    "k",
+    "'",
+    "<EOU>",
+    "<en-US>",
+    "<0x5A>",
+)
 BOTH = (*LOWER, "▁New", "Y", "N", ".")
 
 
