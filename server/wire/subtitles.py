@@ -164,7 +164,7 @@ def srt_of(shown: Iterable[Cue]) -> str:
     """SubRip of cues as they are."""
     blocks = [
         f"{number}\n{clock(cue.start_ms, comma=True)} --> {clock(cue.end_ms, comma=True)}\n"
-        + "\n".join(_spoken_by(cue, "{}: "))
+        + "\n".join(_spoken_by(replace(cue, speaker=_shortened(cue.speaker)), "{}: "))
         + "\n"
         for number, cue in enumerate(shown, start=1)
     ]
@@ -207,6 +207,10 @@ def _segment_object(segment: Segment) -> dict[str, object]:
         "words": [{"w": w.text, "s": w.start_ms, "e": w.end_ms} for w in segment.words],
     }
     return spoken | ({"speaker": segment.speaker} if segment.speaker else {})
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) + 2 <= MOST_LABEL else f"{name[: MOST_LABEL - 3]}…"
 
 
 def _spoken_by(cue: Cue, form: str) -> tuple[str, ...]:
