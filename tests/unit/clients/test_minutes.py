@@ -94,6 +94,17 @@ def test_a_long_name_leaves_the_words_their_lines() -> None:
     assert lines[0].startswith(f"{'x' * 17}…: word")
 
 
+def test_a_short_answer_stays_though_another_speaks_at_once() -> None:
+    said = [
+        Segment("yes", 0, 200, speaker="Ann"),
+        Segment("no", 100, 300, speaker="Bob"),
+        Segment("well", 600, 900, speaker="Ann"),
+    ]
+    assert [(cue.start_ms, cue.end_ms) for cue in readable(cues(said))] == [
+        (0, 600), (100, 800), (600, 1_300)
+    ]  # fmt: skip
+
+
 def test_json_keeps_overlap_and_names() -> None:
     spans = [
         (s["speaker"], s["start_ms"], s["end_ms"])
