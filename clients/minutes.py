@@ -18,11 +18,16 @@ from server.wire.subtitles import (
     vtt_of,
 )
 
-_MARKUP = re.compile(r"([\\`*_<>\[\]#|])")
+_MARKUP = re.compile(r"([\\`*_<>\[\]#|~&$])")
+_LIST = re.compile(r"^(\d*)([-+.)=])")
+"""At the beginning of a line this is no text either."""
+PARAGRAPH_MS = 60_000
+"""Of one speaker, then the time is said again."""
 
 
 def to_minutes(segments: Sequence[Segment], title: str) -> str:
-    """Markdown: who was there, how long, and a paragraph for each time somebody speaks.
+    """Markdown: who was there, how long, and a paragraph for each time somebody speaks, for each
+    minute of it.
 
     Speech that began while another spoke says so; nothing is left out.
     """
@@ -32,19 +37,25 @@ def to_minutes(segments: Sequence[Segment], title: str) -> str:
     parts = [f"# {_plain(title)}\n"]
     if spoken:
         parts.append(f"{', '.join(map(_plain, names))}. {_time(end_ms)}.\n")
-    last: Segment | None = None
+    last: str | None = None
+    began_ms = 0
     said_until = dict[str, int]()
     for segment in spoken:
         text = _plain(" ".join(segment.text.split()))
-        if last is not None and last.speaker == segment.speaker:
+        if last == segment.speaker and segment.start_ms - began_ms < PARAGRAPH_MS:
             parts[-1] = parts[-1].rstrip("\n") + f" {text}\n"
         else:
-            others = [_plain(n) for n, until in said_until.items() if until > segment.start_ms]
+            others = [
+                _plain(name)
+                for name, until_ms in said_until.items()
+                if until_ms > segment.start_ms and name != segment.speaker
+            ]
             aside = f" *(while {' and '.join(others)} spoke)*" if others else ""
             head = f"**{_time(segment.start_ms)} {_plain(segment.speaker)}**{aside}"
             parts.append(f"{head}: {text}\n")
+            began_ms = segment.start_ms
         said_until[segment.speaker] = segment.end_ms
-        last = segment
+        last = segment.speaker
     return "\n".join(parts)
 
 
@@ -54,7 +65,7 @@ def _time(ms: int) -> str:
 
 def _plain(text: str) -> str:
     """Return text that Markdown shows as it is."""
-    return _MARKUP.sub(r"\\\1", text)
+    return _LIST.sub(r"\1\\\2", _MARKUP.sub(r"\\\1", text))
 
 
 WRITERS: dict[str, Callable[[Sequence[Segment], str], str]] = {

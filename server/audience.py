@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from server.rooms import Rooms, Viewer
-from server.wire.errors import BadRequest, OverCapacity
+from server.wire.errors import BadRequest, OverCapacity, WireError
 
 _PATH = re.compile(r"/v1/meeting/([A-Za-z0-9_-]{1,64})")
 TRY_LATER, READ_ONLY, GOING_AWAY = 1013, 1003, 1001
@@ -35,6 +35,9 @@ class Audience:
         name = room_at(socket.request.path) if socket.request else None
         if name is None:
             return False
+        if isinstance(error := getattr(socket, "refused", None), WireError):
+            await socket.close(error.close_code, error.message)
+            return True
         try:
             viewer = self._rooms.watch(name)
         except OverCapacity as error:

@@ -269,12 +269,13 @@ class Connection:
 
     def _leave(self) -> None:
         """Give the session up, or have it kept for a client that was cut off."""
-        if self._voice is not None:
-            self._rooms.leave(self._voice)
-            self._voice = None
         is_cut_off = self._socket.close_code not in WENT_AWAY
         is_open = self.session.close_code in (None, 1000)
-        if self._is_attached and self._is_logged and is_cut_off and is_open:
+        is_kept = self._is_attached and self._is_logged and is_cut_off and is_open
+        if self._voice is not None:
+            self._rooms.leave(self._voice, is_for_good=not is_kept)
+            self._voice = None
+        if is_kept:
             self._is_attached = False
             number = self.session.identity.number
             self._keeper.put_away(number, Absent(self.session, self._keeper))
@@ -323,9 +324,10 @@ class Connection:
             seconds = size / agreed.audio.frame_bytes / agreed.audio.rate
             self._metrics.received(class_of(agreed.look_ahead), seconds)
 
-    def _enter_meeting(self, start: Start) -> None:
+    def _enter_meeting(self, start: Start, *, age_s: float = 0.0) -> None:
         if start.meeting is not None:
-            self._voice = self._rooms.enter(start.meeting, self.session.identity.name)
+            name = self.session.identity.name
+            self._voice = self._rooms.enter(start.meeting, name, age_s=age_s)
 
     async def _come_back(self, start: Start, resume: ResumeFrom) -> None:
         """Take up the session of a token, from wherever it is."""
@@ -355,7 +357,7 @@ class Connection:
             self.session.take_up(began, model, found.opening, found.stopped)
             self.session.born(self._loop.time() - found.age_s)
             with contextlib.suppress(OverCapacity, BadRequest):  # it goes on without its readers
-                self._enter_meeting(began)
+                self._enter_meeting(began, age_s=found.age_s)
         self._is_attached = self._is_logged = self._is_new_token_unused = True
         agreed = self.session.agreement
         is_over = self._fresh.close_code is not None  # we closed while the store was asked

@@ -39,7 +39,7 @@ from server.session import Identity, Session
 from server.talk import House
 from server.ticket import Ticket
 from server.wire import openai_files
-from server.wire.errors import OverCapacity, WireError
+from server.wire.errors import OverCapacity, Unauthorized, WireError
 from server.wire.messages import SUBPROTOCOL
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,10 @@ class Gateway:
     def _turned_away(self, socket: ServerConnection, request: Request) -> Response | None:
         try:
             self._guard.admit(caller_of(socket, request), "stream")
+        except Unauthorized as error:
+            if "Origin" not in request.headers:
+                return refusal_of(error)
+            socket.refused = error  # type: ignore[attr-defined]  # a page reads it in the socket
         except WireError as error:
             return refusal_of(error)
         return None

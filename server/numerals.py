@@ -6,6 +6,7 @@ that are no clean cardinal, decimal, year, ordinal or string of digits.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 UNITS = {
     word: value
@@ -51,6 +52,9 @@ FEWEST_DIGITS, FEWEST_WITH_OH = 3, 4
 SMALLEST = 10
 CENTURIES = range(13, 21)
 COMMAS_FROM = 10_000
+LARGE = ("million", "billion")
+RANGE = 5
+"""Numbers that follow each other so closely are rather a range than a year: "fifteen twenty"."""
 
 
 def run_at(words: Sequence[str], begin: int) -> int:
@@ -90,18 +94,52 @@ def open_from(words: Sequence[str]) -> int:
     return begin
 
 
+def parts(run: Sequence[str]) -> list[tuple[str, int]]:
+    """Return a run as it is written: each text, and how many of its words it stands for."""
+    return _parts(run) or [(word, 1) for word in run]
+
+
+def _parts(run: Sequence[str]) -> list[tuple[str, int]] | None:
+    if run[-1] in LARGE and (many := _many(run[:-1])) is not None:
+        return [(many, len(run) - 1), (run[-1], 1)]
+    if (text := written(run)) is not None:
+        return [(text, len(run))]
+    for at in range(len(run) - 2, 0, -1):  # "twenty one and twenty two" are two numbers
+        if run[at] == "and" and (after := _parts(run[at + 1 :])) and (before := _parts(run[:at])):
+            return [*before, ("and", 1), *after]
+    return None
+
+
+def _many(words: Sequence[str]) -> str | None:
+    """Return how many millions: "2", "350", "1.4"."""
+    value = _below_thousand([word for word in words if word != "and"])
+    if value and cardinal(words) == value:
+        return str(value)
+    return _decimal(words)
+
+
 def written(run: Sequence[str]) -> str | None:
-    """Return a run as it is written; None: as it was said."""
+    """Return a run as it is written as one; None: as it was said."""
     if all(word in UNITS or word == OH for word in run):
-        digits = "".join(str(UNITS.get(word, 0)) for word in run)
-        return digits if len(run) >= (FEWEST_WITH_OH if OH in run else FEWEST_DIGITS) else None
+        values = [UNITS.get(word, 0) for word in run]
+        is_count = all(after == before + 1 for before, after in pairwise(values))
+        if is_count or len(run) < (FEWEST_WITH_OH if OH in run else FEWEST_DIGITS):
+            return None  # "two three four years"
+        return "".join(map(str, values))
     for form in (_ordinal, _decimal, _year):
         if (text := form(run)) is not None:
             return text
     value = cardinal(run)
-    if value is None or value < SMALLEST:
+    if value is None or value < SMALLEST or _is_short_for_a_fraction(run):
         return None
     return f"{value:,}" if value >= COMMAS_FROM else str(value)
+
+
+def _is_short_for_a_fraction(run: Sequence[str]) -> bool:
+    """Whether more may be meant than is said: "seventy four million eight" is 74.8 million."""
+    last = max((at for at, word in enumerate(run) if word in LARGE), default=len(run))
+    rest = run[last + 1 :]
+    return bool(rest) and rest[0] != "and" and "thousand" not in rest
 
 
 def cardinal(run: Sequence[str]) -> int | None:
@@ -162,7 +200,9 @@ def _decimal(run: Sequence[str]) -> str | None:
         return None
     at = list(run).index("point")
     value, digits = cardinal(run[:at]), run[at + 1 :]
-    if value is None or not digits or not all(word in UNITS for word in digits):
+    if value is None or any(word in LARGE for word in run[:at]):
+        return None
+    if not digits or not all(word in UNITS for word in digits):
         return None
     return f"{value}.{''.join(str(UNITS[word]) for word in digits)}"
 
@@ -174,6 +214,9 @@ def _year(run: Sequence[str]) -> str | None:
         return f"{first}0{UNITS[run[2]]}" if first in CENTURIES else None
     for at in range(1, len(run)):
         first, second = _below_hundred(run[:at]), _below_hundred(run[at:])
-        if first in CENTURIES and second is not None and second >= SMALLEST:
-            return f"{first}{second}"
+        if first is None or second is None:
+            continue
+        if first in CENTURIES and second >= SMALLEST:
+            is_range = len(run) == 2 and 0 < second - first <= RANGE and second <= CENTURIES[-1]
+            return None if is_range and first < CENTURIES[-2] else f"{first}{second}"
     return None

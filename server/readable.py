@@ -19,16 +19,20 @@ from server.wire.messages import Final, Partial, Readable, ServerMessage, Turn, 
 _ALWAYS = {"i": "I", "i'm": "I'm", "i've": "I've", "i'll": "I'll", "i'd": "I'd"}
 _SUBJECTS = frozenset("i you we they he she it".split())
 _AUXILIARIES = frozenset(
-    "is are was were am does did can could will would shall should has had isn't aren't doesn't "
+    "is are was were am does did can could will would shall should has isn't aren't doesn't "
     "didn't can't won't".split()
 )
 """A sentence that begins with one of these ends with a question mark."""
-_ORDERS = frozenset("do don't have may".split())
-"""The same, but only in front of a subject: "don't worry", "have a nice day", "may first"."""
+_GOING_ON = frozenset("be been do have not to".split())
+"""The same, but not in front of these: "should be fine", "will do", "has been a long day"."""
+_ORDERS = frozenset("do don't had have may".split())
+"""The same, but only in front of a subject: "don't worry", "had a nice day", "may first"."""
 _TIMES = frozenset("when where".split())
 """The same, but only in front of such a verb: "when the war was over they came home"."""
 _ASKING = frozenset("what who whom whose why which how".split())
-"""The same, but not in front of a subject, or of "a": "what you need is sleep", "what a day"."""
+"""The same, but not in front of a subject, or of "a": "what you need is sleep", "what a day".
+"Which is fine" goes on with what was said before.
+"""
 _SENTENCE_CAUSES = ("endpoint", "finalize", "stop")
 _MARKS = ".,?!;:"
 MAX_TURN_WORDS = 5_000
@@ -150,13 +154,10 @@ class Writer:
         found, at = list[tuple[str, int, int]](), 0
         while at < len(words):
             run = numerals.run_at(words, at) if self._rules.numbers else at
-            digits = numerals.written(words[at:run]) if run > at else None
-            if digits is not None:
-                found.append((digits, at, run))
-            else:
-                run = max(run, at + 1)
-                found += [(words[n], n, n + 1) for n in range(at, run)]
-            at = run
+            parts = numerals.parts(words[at:run]) if run > at else [(words[at], 1)]
+            for text, count in parts:
+                found.append((text, at, at + count))
+                at += count
         if self._rules.capitals:
             return [(_capital(text, begins=begins and not n), n, to) for text, n, to in found]
         return found
@@ -168,9 +169,13 @@ def _asks(words: Sequence[str]) -> bool:
         return second in _SUBJECTS
     if first in _TIMES:
         return not second or second in _AUXILIARIES | _ORDERS
+    if first == "which" and second in _AUXILIARIES | {"means"}:
+        return False
     if first in _ASKING:
         return second not in _SUBJECTS | {"a", "an"}
-    return first in _AUXILIARIES
+    if first in _AUXILIARIES:
+        return second not in _GOING_ON
+    return first.endswith("'s") and first[:-2] in _ASKING | _TIMES
 
 
 def _capital(word: str, *, begins: bool) -> str:

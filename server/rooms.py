@@ -6,6 +6,8 @@ Does not know: sockets, engines, sessions. Times are ms since the room's first s
 """
 
 import asyncio
+import re
+import secrets
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -30,6 +32,8 @@ MAX_GONE = 64
 KEEP_S = 600.0
 """A room without speakers and viewers is kept so long for those who come late."""
 RETRY_AFTER_S = 30.0
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""In a name these would break a line of a file, or turn the words behind it around."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +59,8 @@ class Whole(msgspec.Struct, frozen=True, kw_only=True, tag="room"):
     """All there is: the first message of a viewer, and after it fell behind."""
 
     id: str
+    life: str
+    """Another one: the room was forgotten, or the server began anew; ``n`` counts from 0."""
     live: int
     """Speakers who are there."""
     dropped: int
@@ -82,6 +88,8 @@ class Voice:
     finals: dict[int, int] = field(default_factory=dict)
     """Per channel: how many are known."""
     open: dict[int, Partial] = field(default_factory=dict)
+    _strange: dict[int, str] = field(default_factory=dict)
+    """What those are called who gave no name."""
 
     def hear(self, message: ServerMessage) -> None:
         """Take what the session says; only its words matter."""
@@ -94,16 +102,23 @@ class Voice:
             self.open.pop(message.channel, None)
             self.room.add(self, message)
 
-    def leave(self) -> None:
-        """Be gone; words that were open are void."""
+    def leave(self, *, is_for_good: bool = True) -> None:
+        """Be gone; words that were open were said, or are said again by who comes back."""
         self.attached -= 1
         if not self.attached:
+            for partial in self.open.values() if is_for_good else ():
+                self.finals[partial.channel] = partial.id + 1
+                self.room.add(self, partial)
             self.open.clear()
             self.room.changed()
 
     def name(self, channel: int) -> str:
-        """Return who speaks on a channel."""
-        return self.speakers[channel] if channel < len(self.speakers) else f"Speaker {channel + 1}"
+        """Return who speaks on a channel; nobody without a name is somebody else."""
+        if channel < len(self.speakers) and self.speakers[channel]:
+            return self.speakers[channel]
+        if channel not in self._strange:
+            self._strange[channel] = self.room.stranger()
+        return self._strange[channel]
 
 
 class Viewer:
@@ -152,6 +167,8 @@ class Room:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._life = secrets.token_hex(4)
+        self._strangers = 0
         self.voices: dict[str, Voice] = {}
         self.viewers: set[Viewer] = set()
         self._loop = asyncio.get_running_loop()
@@ -178,27 +195,33 @@ class Room:
         """Whether anything was said."""
         return self._count > 0
 
-    def enter(self, session: str, speakers: tuple[str, ...]) -> Voice:
-        """Let a session speak; its audio begins now."""
-        now = self._loop.time()
-        self._began_s = now if self._began_s is None else self._began_s
+    def stranger(self) -> str:
+        """Return what one without a name is called."""
+        self._strangers += 1
+        return f"Speaker {self._strangers}"
+
+    def enter(self, session: str, speakers: tuple[str, ...], *, age_s: float = 0.0) -> Voice:
+        """Let a session speak; its audio began ``age_s`` ago."""
+        began_s = self._loop.time() - age_s
+        self._began_s = began_s if self._began_s is None else self._began_s
         gone = [name for name, voice in self.voices.items() if not voice.attached]
         for name in gone[:-MAX_GONE]:
             del self.voices[name]
-        voice = Voice(self, speakers, round((now - self._began_s) * 1000), attached=1)
+        names = tuple(" ".join(_UNSEEN.sub(" ", name).split()) for name in speakers)
+        voice = Voice(self, names, round((began_s - self._began_s) * 1000), attached=1)
         self.voices[session] = voice
         self.changed()
         return voice
 
-    def add(self, voice: Voice, final: Final) -> None:
-        """Keep a final, unless it has no words."""
-        if final.text.strip():
+    def add(self, voice: Voice, said: Final | Partial) -> None:
+        """Keep what was said, unless it has no words."""
+        if said.text.strip():
             line = Line(
                 n=self._count,
-                speaker=voice.name(final.channel),
-                start_ms=voice.offset_ms + final.start_ms,
-                end_ms=voice.offset_ms + final.end_ms,
-                text=final.text.strip(),
+                speaker=voice.name(said.channel),
+                start_ms=max(0, voice.offset_ms + said.start_ms),
+                end_ms=max(0, voice.offset_ms + said.end_ms),
+                text=said.text.strip(),
             )
             encoded = msgspec.json.encode(line)
             self._count += 1
@@ -233,6 +256,7 @@ class Room:
             self._whole = msgspec.json.encode(
                 Whole(
                     id=self.name,
+                    life=self._life,
                     live=self.live,
                     dropped=self._count - len(self._lines),
                     finals=tuple(map(msgspec.Raw, self._lines)),
@@ -253,7 +277,7 @@ class Room:
         lines = [
             OpenLine(
                 speaker=voice.name(channel),
-                start_ms=voice.offset_ms + partial.start_ms,
+                start_ms=max(0, voice.offset_ms + partial.start_ms),
                 stable=partial.stable,
                 text=partial.text,
             )
@@ -277,9 +301,9 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._rooms)
 
-    def enter(self, meeting: Meeting, session: str) -> Voice:
+    def enter(self, meeting: Meeting, session: str, *, age_s: float = 0.0) -> Voice:
         """Let a session speak in a room; raises OverCapacity, BadRequest."""
-        return self._room(meeting.id).enter(session, meeting.speakers)
+        return self._room(meeting.id).enter(session, meeting.speakers, age_s=age_s)
 
     def back(self, session: str) -> Voice | None:
         """Let a session that was cut off speak again where it spoke before."""
@@ -290,9 +314,9 @@ class Rooms:
                 return voice
         return None
 
-    def leave(self, voice: Voice) -> None:
-        """Let a session go."""
-        voice.leave()
+    def leave(self, voice: Voice, *, is_for_good: bool = True) -> None:
+        """Let a session go; ``is_for_good``: nobody will come back to it."""
+        voice.leave(is_for_good=is_for_good)
         self._left(voice.room)
 
     def watch(self, name: str) -> Viewer:

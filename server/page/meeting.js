@@ -9,6 +9,8 @@ const MAX_DELAY_MS = 5000;
 const JITTER_MS = 500;
 const AT_END_PX = 24;
 const COLOURS = 6;
+const FIRST_OF_OURS = 4000; // close codes from here on are the server's own
+const REFUSED = { 4401: "The link has no token that is good (?token=…): ask for a new one" };
 const OVERLAY_ROWS = 2;
 
 const $ = (id) => document.getElementById(id);
@@ -18,37 +20,53 @@ const overlay = query.has("overlay");
 const name = location.pathname.split("/").at(-1);
 
 class Transcript {
-  #rows = new Map(); // n -> {line, element}
+  #rows = new Map(); // n -> element, of the room as it lives now
+  #lines = new Map(); // element -> line, of all that is shown
   #speakers = new Map(); // name -> colour
+  #life = "";
+  #baseMs = 0; // where this life begins
 
-  /** Take finals; those that are known already are skipped. */
+  /** Take finals; those that are known already are skipped. Returns the new rows. */
   add(lines) {
-    for (const line of lines) {
-      if (this.#rows.has(line.n)) continue;
+    const fresh = lines.filter(({ n }) => !this.#rows.has(n)).map((line) => this.#moved(line));
+    return fresh.map((line) => {
       const element = this.row(line, "");
       let before = $("log").lastElementChild;
       while (before && isLater(before, line)) before = before.previousElementSibling;
       if (before) before.after(element);
       else $("log").prepend(element);
-      this.#rows.set(line.n, { line, element });
+      this.#rows.set(line.n, element);
+      this.#lines.set(element, line);
       label(element);
       if (element.nextElementSibling) label(element.nextElementSibling);
-    }
+      return element;
+    });
   }
 
-  /** Start again from the whole text: rows that it does not have are gone. */
-  restore(lines) {
-    const known = new Set(lines.map(({ n }) => n));
-    for (const [n, { element }] of this.#rows) {
+  /** Start again from the whole text: rows that it does not have are gone. A room that began anew goes on behind what was read before. */
+  restore({ life, finals }) {
+    if (life !== this.#life) {
+      this.#life = life;
+      this.#baseMs = this.lines.reduce((end, line) => Math.max(end, line.end_ms), 0);
+      this.#rows.clear();
+    }
+    const known = new Set(finals.map(({ n }) => n));
+    for (const [n, element] of this.#rows) {
       if (known.has(n)) continue;
       element.remove();
       this.#rows.delete(n);
+      this.#lines.delete(element);
     }
-    this.add(lines);
+    this.add(finals);
+  }
+
+  #moved(line) {
+    const ends = line.end_ms === undefined ? {} : { end_ms: line.end_ms + this.#baseMs };
+    return { ...line, ...ends, start_ms: line.start_ms + this.#baseMs };
   }
 
   open(lines) {
-    $("open").replaceChildren(...lines.map((line) => this.row(line, "tail")));
+    $("open").replaceChildren(...lines.map((line) => this.row(this.#moved(line), "tail")));
     for (const element of $("open").children) label(element);
   }
 
@@ -63,6 +81,7 @@ class Transcript {
     const who = document.createElement("b");
     who.textContent = `${speaker}${overlay ? "" : ":"}`;
     const words = document.createElement("span");
+    words.className = "words";
     const settled = kind ? stable + (text[stable.length] === " " ? " " : "") : text;
     words.textContent = settled;
     element.append(time, who, words);
@@ -70,7 +89,7 @@ class Transcript {
       const tail = document.createElement("span");
       tail.className = kind;
       tail.textContent = text.slice(settled.length);
-      element.append(tail);
+      words.append(tail);
     }
     return element;
   }
@@ -81,10 +100,10 @@ class Transcript {
 
   /** Finals in the order of the page. */
   get lines() {
-    return [...$("log").children].map((row) => this.#rows.get(Number(row.dataset.n)).line);
+    return [...$("log").children].map((row) => this.#lines.get(row));
   }
 
-  get isEmpty() { return this.#rows.size === 0 && $("open").childElementCount === 0; }
+  get isEmpty() { return this.#lines.size === 0 && $("open").childElementCount === 0; }
 }
 
 function isLater(element, { start_ms: startMs, n }) {
@@ -135,14 +154,15 @@ const transcript = new Transcript();
 const reader = new Reader();
 
 function receive(message) {
+  let fresh = [];
   if (message.type === "room") {
     $("log").setAttribute("aria-live", "off"); // what was said before one came is not read out
-    transcript.restore(message.finals);
+    transcript.restore(message);
     $("dropped").hidden = message.dropped === 0;
     $("dropped").textContent = `The first ${message.dropped} lines are no longer kept.`;
-    setTimeout(() => $("log").setAttribute("aria-live", "polite"), 500);
+    if (preferences.get("announce") && !overlay) setTimeout(() => $("log").setAttribute("aria-live", "polite"), 500);
   } else if (message.type === "update") {
-    transcript.add(message.finals);
+    fresh = transcript.add(message.finals);
   } else {
     return;
   }
@@ -150,42 +170,55 @@ function receive(message) {
   $("empty").hidden = !transcript.isEmpty;
   tell(message.live ? "live" : "waiting", message.live ? `Live, ${message.live} ${message.live === 1 ? "speaker" : "speakers"}` : "Nobody is here to speak");
   if (overlay) trim();
-  else if ($("search").value) find();
+  else if (message.type === "room") find();
+  else fresh.forEach(seek);
   reader.stick();
 }
 
-/** The overlay has the newest rows only. */
+/** The overlay has the newest rows only, of a long one its end. */
 function trim() {
   const rows = [...$("log").children, ...$("open").children];
   rows.forEach((row, i) => { row.hidden = i < rows.length - OVERLAY_ROWS; });
-  const first = rows.find((row) => !row.hidden);
-  first?.removeAttribute("data-again");
+  const shown = rows.filter((row) => !row.hidden);
+  shown[0]?.removeAttribute("data-again");
+  for (const row of shown) row.children[2].scrollTop = row.children[2].scrollHeight;
 }
+
+let wanted = null; // what is searched for
+let hits = 0;
 
 function find() {
-  const wanted = $("search").value.trim().toLowerCase();
-  let count = 0;
-  for (const row of $("log").children) {
-    const words = row.children[2];
-    const text = words.textContent;
-    const hit = wanted === "" || `${row.dataset.name} ${text}`.toLowerCase().includes(wanted);
-    row.hidden = !hit;
-    if (wanted && hit) count += 1;
-    mark(words, text, wanted);
-  }
-  $("open").hidden = wanted !== "";
-  $("found").textContent = wanted ? `${count} found` : "";
+  const text = $("search").value.trim();
+  wanted = text === "" ? null : new RegExp(text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&").replace(/\s+/g, "\\s+"), "giu");
+  hits = 0;
+  root.toggleAttribute("data-finding", wanted !== null);
+  for (const row of $("log").children) seek(row);
+  $("open").hidden = wanted !== null;
+  if (wanted === null) $("found").textContent = "";
 }
 
-function mark(box, text, wanted) {
-  const at = wanted ? text.toLowerCase().indexOf(wanted) : -1;
-  if (at < 0) {
-    if (box.childElementCount) box.textContent = text;
-    return;
+/** Show a row if it has what is searched for, and where. */
+function seek(row) {
+  const words = row.children[2];
+  const text = words.textContent;
+  const found = wanted === null ? [] : [...text.matchAll(wanted)];
+  row.hidden = wanted !== null && found.length === 0 && row.dataset.name.search(wanted) < 0;
+  if (found.length > 0 || words.childElementCount > 0) mark(words, text, found);
+  if (wanted === null) return;
+  if (!row.hidden) hits += 1;
+  $("found").textContent = `${hits} found`;
+}
+
+function mark(box, text, found) {
+  let at = 0;
+  box.replaceChildren();
+  for (const { index, 0: hit } of found) {
+    const marked = document.createElement("mark");
+    marked.textContent = hit;
+    box.append(text.slice(at, index), marked);
+    at = index + hit.length;
   }
-  const hit = document.createElement("mark");
-  hit.textContent = text.slice(at, at + wanted.length);
-  box.replaceChildren(text.slice(0, at), hit, text.slice(at + wanted.length));
+  box.append(text.slice(at));
 }
 
 function tell(state, text) {
@@ -194,7 +227,7 @@ function tell(state, text) {
 }
 
 let attempt = 0;
-let isKnown = false; // the server let us in once: browsers hide why one refuses
+let isKnown = false; // the server let us in once
 
 function connect() {
   const token = query.get("token");
@@ -206,10 +239,14 @@ function connect() {
     isKnown = true;
     receive(JSON.parse(data));
   });
-  socket.addEventListener("close", () => {
+  socket.addEventListener("close", ({ code, reason }) => {
+    if (code >= FIRST_OF_OURS) { // asking again would not help
+      tell("lost", REFUSED[code] ?? reason);
+      return;
+    }
     const delay = Math.min(FIRST_DELAY_MS * 2 ** attempt, MAX_DELAY_MS) + Math.random() * JITTER_MS;
     attempt += 1;
-    tell("lost", isKnown ? "Connection lost, trying again" : "No connection; the link may need ?token=…");
+    tell("lost", isKnown ? "Connection lost, trying again" : `No connection${reason && `: ${reason}`}, trying again`);
     setTimeout(connect, delay);
   });
 }
@@ -246,10 +283,16 @@ $("copy").addEventListener("click", async () => {
 });
 for (const button of $("save").querySelectorAll("[data-format]")) {
   button.addEventListener("click", () => {
-    $("save").open = false;
+    closeMenu();
     save(button.dataset.format);
   });
 }
+/** What hides itself hands the focus on: a keyboard would begin at the top again. */
+function closeMenu() {
+  $("save").open = false;
+  $("save").firstElementChild.focus();
+}
+$("save").addEventListener("keydown", ({ key }) => { if (key === "Escape") closeMenu(); });
 document.addEventListener("click", (event) => { if (!$("save").contains(event.target)) $("save").open = false; });
 $("speak").href = `/?meeting=${encodeURIComponent(name)}`;
 connect();

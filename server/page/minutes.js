@@ -4,11 +4,13 @@
 
 import { toSrt, toVtt } from "./subtitles.js";
 
+const PARAGRAPH_MS = 60000; // of one speaker, then the time is said again
+
 export const FORMATS = {
   txt: { mime: "text/plain", write: toText },
   md: { mime: "text/markdown", write: toMinutes },
-  srt: { mime: "application/x-subrip", write: (lines) => toSrt(finalsOf(lines, ({ speaker, text }) => `${speaker}: ${text}`)) },
-  vtt: { mime: "text/vtt", write: (lines) => toVtt(finalsOf(lines, ({ text }) => text), { voices: true }) },
+  srt: { mime: "application/x-subrip", write: (lines) => toSrt(finalsOf(lines), { voices: true }) },
+  vtt: { mime: "text/vtt", write: (lines) => toVtt(finalsOf(lines), { voices: true }) },
   json: { mime: "application/json", write: (lines, title) => `${JSON.stringify({ title, segments: lines.map(segment) }, null, 2)}\n` },
 };
 
@@ -16,7 +18,7 @@ export function toText(lines) {
   return lines.map(({ speaker, text }) => `${speaker}: ${text}\n`).join("");
 }
 
-/** Who was there, how long, and a paragraph for each time somebody speaks; overlap is said. */
+/** Who was there, how long, and a paragraph for each time somebody speaks, for each minute of it; overlap is said. */
 export function toMinutes(lines, title) {
   const names = [...new Set(lines.map(({ speaker }) => speaker))];
   const end = Math.max(0, ...lines.map(({ end_ms: endMs }) => endMs));
@@ -24,12 +26,14 @@ export function toMinutes(lines, title) {
   if (lines.length > 0) parts.push(`${names.map(plain).join(", ")}. ${clock(end)}.\n`);
   const saidUntil = new Map();
   let last = null;
+  let began = 0;
   for (const line of lines) {
-    if (last === line.speaker) {
+    if (last === line.speaker && line.start_ms - began < PARAGRAPH_MS) {
       parts.push(`${parts.pop().trimEnd()} ${plain(line.text)}\n`);
     } else {
       const others = names.filter((name) => name !== line.speaker && (saidUntil.get(name) ?? 0) > line.start_ms);
       const aside = others.length > 0 ? ` *(while ${others.map(plain).join(" and ")} spoke)*` : "";
+      began = line.start_ms;
       parts.push(`**${clock(line.start_ms)} ${plain(line.speaker)}**${aside}: ${plain(line.text)}\n`);
     }
     saidUntil.set(line.speaker, line.end_ms);
@@ -38,11 +42,9 @@ export function toMinutes(lines, title) {
   return parts.join("\n");
 }
 
-function finalsOf(lines, textOf) {
+function finalsOf(lines) {
   return {
-    finals: lines.map((line) => ({
-      channel: line.speaker, text: textOf(line), startMs: line.start_ms, endMs: line.end_ms, words: [],
-    })),
+    finals: lines.map(({ speaker, text, start_ms: startMs, end_ms: endMs }) => ({ channel: speaker, text, startMs, endMs, words: [] })),
   };
 }
 
@@ -51,7 +53,7 @@ function segment({ speaker, start_ms: startMs, end_ms: endMs, text }) {
 }
 
 function plain(text) {
-  return text.replace(/[\\`*_<>[\]#|]/g, "\\$&");
+  return text.replace(/[\\`*_<>[\]#|~&$]|(?<=^\d*)[-+.)=]/g, "\\$&");
 }
 
 function clock(ms) {

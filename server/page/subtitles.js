@@ -8,6 +8,8 @@ const LINE_CHARS = 42;
 const CUE_LINES = 2;
 const CUE_MS = 7000;
 const MIN_CUE_MS = 700;
+const READ_MS = 50; // a character needs so long to be read: 20 a second
+const LABEL_CHARS = 18;
 
 export const FORMATS = {
   txt: { mime: "text/plain", write: toText },
@@ -20,8 +22,9 @@ export function toText(transcript) {
   return transcript.finals.map((final) => `${final.text}\n`).join("");
 }
 
-export function toSrt(transcript) {
-  return cues(transcript)
+/** `voices`: channels are names, and each cue says whose it is. */
+export function toSrt(transcript, { voices = false } = {}) {
+  return cues(transcript, { labels: voices })
     .map((cue, i) => `${i + 1}\n${stamp(cue.startMs, ",")} --> ${stamp(cue.endMs, ",")}\n${cue.lines.join("\n")}\n`)
     .join("\n");
 }
@@ -48,43 +51,53 @@ export function toJson(transcript) {
   return `${JSON.stringify({ model: transcript.model, language: transcript.language, segments }, null, 2)}\n`;
 }
 
-/** Cues in order: {channel, startMs, endMs, lines}; none overlaps the next of its channel. */
-export function cues(transcript) {
+/** Cues in order: {channel, startMs, endMs, lines}; none overlaps the next of its channel. Each stays until it can be read, or the next one comes. */
+export function cues(transcript, { labels = false } = {}) {
   const all = transcript.finals.flatMap((final) => {
-    const groups = evenGroups(timedWords(final));
-    return groups.map((group) => toCue(group, final.channel));
+    const label = labels ? [`${shortened(final.channel)}:`] : [];
+    const groups = evenGroups(timedWords(final), label);
+    return groups.map((group) => toCue(group, final.channel, label));
   });
   all.sort((a, b) => a.startMs - b.startMs);
-  all.forEach((cue, i) => {
-    const next = all.slice(i + 1).find(({ channel }) => channel === cue.channel);
-    if (next) cue.endMs = Math.max(cue.startMs + 1, Math.min(cue.endMs, next.startMs));
-  });
+  const nextOf = new Map(); // channel -> when its next cue begins
+  for (let i = all.length - 1; i >= 0; i -= 1) {
+    const cue = all[i];
+    const toRead = cue.startMs + Math.min(CUE_MS, READ_MS * cue.lines.join("").length);
+    const readable = Math.max(cue.endMs, Math.min(toRead, all[i + 1]?.startMs ?? Infinity));
+    cue.endMs = Math.max(cue.startMs + 1, Math.min(readable, nextOf.get(cue.channel) ?? Infinity));
+    nextOf.set(cue.channel, cue.startMs);
+  }
   return all;
 }
 
-function toCue(group, channel) {
+function toCue(group, channel, label) {
   const startMs = group[0].startMs;
   const endMs = Math.max(group.at(-1).endMs, startMs + MIN_CUE_MS);
-  return { channel, startMs, endMs, lines: balance(group.map(({ w }) => w)) };
+  return { channel, startMs, endMs, lines: balance([...label, ...group.map(({ w }) => w)]) };
+}
+
+function shortened(name) {
+  const letters = [...name];
+  return letters.length > LABEL_CHARS ? `${letters.slice(0, LABEL_CHARS - 1).join("")}…` : name;
 }
 
 /** As few cues as fit, of about the same length: no cue of one stray word. */
-function evenGroups(words) {
-  const fewest = groupUpTo(words, Infinity);
+function evenGroups(words, label) {
+  const fewest = groupUpTo(words, label, Infinity);
   const total = words.map(({ w }) => w).join(" ").length;
   for (let chars = Math.ceil(total / fewest.length); chars < total; chars += 1) {
-    const groups = groupUpTo(words, chars);
+    const groups = groupUpTo(words, label, chars);
     if (groups.length <= fewest.length) return groups;
   }
   return fewest;
 }
 
-function groupUpTo(words, chars) {
+function groupUpTo(words, label, chars) {
   const groups = [];
   for (const word of words) {
     const next = [...(groups.at(-1) ?? []), word];
     const said = next.map(({ w }) => w);
-    const fits = wrap(said).length <= CUE_LINES && said.join(" ").length <= chars && word.endMs - next[0].startMs <= CUE_MS;
+    const fits = wrap([...label, ...said]).length <= CUE_LINES && said.join(" ").length <= chars && word.endMs - next[0].startMs <= CUE_MS;
     if (groups.length > 0 && fits) groups[groups.length - 1] = next;
     else groups.push([word]);
   }

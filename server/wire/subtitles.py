@@ -5,6 +5,7 @@ Does not know: where words come from. Times are integer ms on the timeline of th
 """
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ LINE_CHARACTERS = 42
 CUE_LINES = 2
 CUE_MS = 6_000
 """A cue stays no longer than this; BBC and DCMP keep cues under six or seven seconds."""
+MIN_CUE_MS = 700
+"""Nor shorter, unless its speaker goes on."""
 GAP_MS = 1_500
 """A pause this long starts a new cue."""
 READ_MS = 50
@@ -74,24 +77,22 @@ def cues(segments: Iterable[Segment]) -> list[Cue]:
 
 def readable(shown: Sequence[Cue]) -> list[Cue]:
     """Let cues, in the order of time, stay until they can be read, or the next one comes."""
-    found = list[Cue]()
-    for cue, after in zip_longest(shown, shown[1:]):
+    found, next_of = list[Cue](), dict[str, int]()
+    for cue, after in reversed([*zip_longest(shown, shown[1:])]):
         end_ms = cue.start_ms + min(CUE_MS, READ_MS * sum(map(len, cue.lines)))
         if after is not None:
             end_ms = min(end_ms, after.start_ms)
-        found.append(replace(cue, end_ms=max(cue.end_ms, end_ms)))
-    return found
+        end_ms = max(end_ms, cue.start_ms + MIN_CUE_MS)
+        end_ms = max(cue.end_ms, min(end_ms, next_of.get(cue.speaker, end_ms)))
+        found.append(replace(cue, end_ms=end_ms))
+        next_of[cue.speaker] = cue.start_ms
+    return found[::-1]
 
 
 def _segment_cues(segment: Segment) -> list[Cue]:
     words = segment.words or tuple(_spread(segment))
     label = min(MOST_LABEL, len(segment.speaker) + 2) if segment.speaker else 0
-    groups = list[list[TimedWord]]()
-    for word in words:
-        if groups and _belongs(groups[-1], word, label):
-            groups[-1].append(word)
-        else:
-            groups.append([word])
+    groups = _even(words, label)
     return [
         Cue(_lines(group, label), group[0].start_ms, _end(group, after), segment.speaker)
         for group, after in zip(groups, [*groups[1:], None], strict=True)
@@ -118,10 +119,47 @@ def _spread(segment: Segment) -> list[TimedWord]:
     return words
 
 
-def _belongs(group: Sequence[TimedWord], word: TimedWord, label: int) -> bool:
-    if word.end_ms - group[0].start_ms > CUE_MS or word.start_ms - group[-1].end_ms > GAP_MS:
-        return False
-    return len(_lines([*group, word], label)) <= CUE_LINES
+def _even(words: Sequence[TimedWord], label: int) -> list[list[TimedWord]]:
+    """As few cues as fit, of about the same length: none of one stray word."""
+    full = CUE_LINES * LINE_CHARACTERS
+    fewest = _grouped(words, label, sys.maxsize)
+    length = sum(len(word.text) + 1 for word in words)
+    for most in range(length // len(fewest), full):
+        groups = _grouped(words, label, most)
+        if len(groups) <= len(fewest):
+            return groups
+    return fewest
+
+
+def _grouped(words: Sequence[TimedWord], label: int, most: int) -> list[list[TimedWord]]:
+    """Cues of so many characters at most, for which ``_lines`` finds no third line."""
+    groups, line, column, length = list[list[TimedWord]](), 0, 0, 0
+    for word in words:
+        length += 1 + len(word.text)
+        after = _flow(word.text.split(), line, column)
+        if groups and _is_near(groups[-1], word) and after[0] < CUE_LINES and length <= most:
+            groups[-1].append(word)
+            line, column = after
+        else:
+            first, *rest = word.text.split() or [""]
+            groups.append([word])
+            line, column = _flow(rest, 0, label + len(first))
+            length = len(word.text)
+    return groups
+
+
+def _flow(texts: Iterable[str], line: int, column: int) -> tuple[int, int]:
+    """Return where the last of some words ends that go on behind a column of a line."""
+    for text in texts:
+        column += 1 + len(text)
+        if column > LINE_CHARACTERS:
+            line, column = line + 1, len(text)
+    return line, column
+
+
+def _is_near(group: Sequence[TimedWord], word: TimedWord) -> bool:
+    is_short = word.end_ms - group[0].start_ms <= CUE_MS
+    return is_short and word.start_ms - group[-1].end_ms <= GAP_MS
 
 
 def _lines(group: Sequence[TimedWord], label: int) -> tuple[str, ...]:
@@ -164,7 +202,7 @@ def srt_of(shown: Iterable[Cue]) -> str:
     """SubRip of cues as they are."""
     blocks = [
         f"{number}\n{clock(cue.start_ms, comma=True)} --> {clock(cue.end_ms, comma=True)}\n"
-        + "\n".join(_spoken_by(cue, "{}: "))
+        + "\n".join(_spoken_by(replace(cue, speaker=_shortened(cue.speaker)), "{}: "))
         + "\n"
         for number, cue in enumerate(shown, start=1)
     ]
@@ -207,6 +245,10 @@ def _segment_object(segment: Segment) -> dict[str, object]:
         "words": [{"w": w.text, "s": w.start_ms, "e": w.end_ms} for w in segment.words],
     }
     return spoken | ({"speaker": segment.speaker} if segment.speaker else {})
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) + 2 <= MOST_LABEL else f"{name[: MOST_LABEL - 3]}…"
 
 
 def _spoken_by(cue: Cue, form: str) -> tuple[str, ...]:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from server.app import Running
 from server.keys import add_key
+from server.wire.messages import Final
 from tests.browser.cdp import Page, open_page
 from tests.io.serving import (
     RATE_HZ,
     Message,
     dial,
+    get,
     read_until,
     serving,
     speech,
@@ -29,6 +32,22 @@ SAID = """[...document.querySelectorAll('#log .said')].filter((row) => !row.hidd
 
 def meeting(*speakers: str) -> Message:
     return {"meeting": {"id": "monday", "speakers": list(speakers)}}
+
+
+class Saying:
+    """Finals in the room, without audio: each behind the one before."""
+
+    def __init__(self, server: Running) -> None:
+        self._room = server.gateway._rooms._room("monday")
+        self._at_ms = 0
+
+    def say(self, name: str, text: str, *, seconds: float = 1) -> None:
+        voice = self._room.enter(f"{self._at_ms}", (name,))
+        voice.offset_ms, end_ms = 0, self._at_ms + round(1000 * seconds)
+        voice.hear(
+            Final(id=0, channel=0, text=text, start_ms=self._at_ms, end_ms=end_ms, cause="endpoint")
+        )
+        self._at_ms = end_ms
 
 
 async def names(page: Page) -> list[str]:
@@ -103,11 +122,16 @@ async def test_who_reads_along_needs_a_token_where_keys_are_asked_for(
     devtools: str, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys.json"
-    add_key(keys, "shop", ("stream", "tokens"), 2)
+    key = add_key(keys, "shop", ("stream", "tokens"), 2)
     async with serving(keys=str(keys)) as server, open_page(devtools, tmp_path) as page:
         await page.goto(server.addresses.page + "meeting/monday")
         await page.wait(f"{STATE} === 'lost'")
-        assert "may need ?token=" in await page.text("#state")
+        assert "ask for a new one" in await page.text("#state")
+        shown = f"Authorization: Bearer {key}\r\n"
+        answer = await get(server, "/v1/tokens", method="POST", headers=shown)
+        token = json.loads(answer["body"])["token"]
+        await page.goto(server.addresses.page + f"meeting/monday?token={token}")
+        await page.wait(f"{STATE} === 'waiting'")
 
 
 async def test_a_lost_connection_comes_back_with_the_same_text(
@@ -125,6 +149,147 @@ async def test_a_lost_connection_comes_back_with_the_same_text(
         await talk(server, speech("yes"), **meeting("Ann"))
         await page.wait(f"{ROWS} === 2")
         assert await page.js(SAID) == [["Ann", "turn on"], ["Ann", "yes"]]
+
+
+async def test_a_room_that_began_anew_goes_on_behind_what_was_read(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await talk(server, speech("turn on the light"), **meeting("Ann"))
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 1")
+        rooms = server.gateway._rooms
+        for viewer in list(rooms._rooms.pop("monday").viewers):  # as of another server
+            viewer.end()
+        await page.wait(f"{STATE} === 'lost'")
+        await page.wait(f"{STATE} === 'waiting'")
+        await talk(server, speech("yes"), **meeting("Bob"))
+        await page.wait(f"{ROWS} === 2")
+        assert await page.js(SAID) == [["Ann", "turn on the light"], ["Bob", "yes"]]
+        await page.click("[data-format=json]")
+        first, second = json.loads(await page.downloaded())["segments"]
+        assert second["start_ms"] >= first["end_ms"]
+        assert page.complaints == []
+
+
+async def test_a_search_shows_every_hit_and_who_said_it(devtools: str, tmp_path: Path) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        room = Saying(server)
+        for text in ("no (matter)", "the the THE end", "nothing"):
+            room.say("Ann", text)
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 3")
+        await page.js(
+            "{const s = document.querySelector('#search'); s.value = 'the';"
+            "s.dispatchEvent(new Event('input'))}"
+        )
+        room.say("Ann", "then")
+        await page.wait(f"{ROWS} === 4")
+        room.say("Ann", "no more")
+        await page.wait(f"{ROWS} === 5")
+        assert await page.js(SAID) == [["Ann", "the the THE end"], ["Ann", "then"]]
+        assert await page.text("#found") == "2 found"
+        assert await page.js("document.querySelectorAll('#log mark').length") == 4
+        seen = """[...document.querySelectorAll('#log .said:not([hidden]) b')]
+          .map((name) => name.offsetHeight > 8)"""
+        assert await page.js(seen) == [True, True]
+        for text, count in (("(MAT", 1), ("", 5)):
+            await page.js(
+                "{const s = document.querySelector('#search'); s.value = " + json.dumps(text) + ";"
+                "s.dispatchEvent(new Event('input'))}"
+            )
+            assert len(await page.js(SAID)) == count
+        assert await page.js("document.querySelectorAll('#log mark').length") == 0
+        assert page.complaints == []
+
+
+async def test_the_overlay_shows_whole_lines_and_who_says_them(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        room = Saying(server)
+        room.say("Ann", "it is a long story " * 30)
+        room.say("x" * 64, "and this is the end of another " * 30)
+        await page.resize(1280, 720)
+        await page.goto(server.addresses.page + "meeting/monday?overlay")
+        await page.wait(f"{ROWS} === 2")
+        boxes = await page.js(
+            """[...document.querySelectorAll('.said')].map((row) => {
+              const words = row.querySelector('.words');
+              const line = parseFloat(getComputedStyle(words).lineHeight);
+              const end = words.scrollTop + words.clientHeight;
+              return [words.clientHeight / line, end - words.scrollHeight,
+                row.querySelector('b').offsetHeight > 10, row.getBoundingClientRect().top >= 0];
+            })"""
+        )
+        assert [round(lines, 1) for lines, *_ in boxes] == [2, 2]
+        assert [rest for _, *rest in boxes] == [[0, True, True], [0, True, True]]
+        assert page.complaints == []
+
+
+async def test_subtitles_can_be_read_and_say_in_each_cue_who_speaks(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        room = Saying(server)
+        room.say("Ann", "word " * 30, seconds=3)
+        room.say("x" * 64, "yes", seconds=0.1)
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 2")
+        await page.click("[data-format=srt]")
+        cues = [cue.splitlines() for cue in (await page.downloaded()).split("\n\n")]
+    assert len(cues) == 3
+    assert [lines[0].partition(":")[0] for _, _, *lines in cues] == ["Ann"] * 2 + ["x" * 17 + "…"]
+    assert all(len(line) <= 42 for _, _, *lines in cues for line in lines)
+    assert all(len(lines) <= 2 for _, _, *lines in cues)
+    assert cues[-1][1] == "00:00:03,000 --> 00:00:04,150"  # 23 characters, 20 a second
+
+
+async def test_minutes_say_the_time_every_minute_and_no_name_is_markup(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        room = Saying(server)
+        room.say("1. ~~~ & $", "word", seconds=30)
+        for text in ("- so", "it is", "still"):
+            room.say("1. ~~~ & $", text, seconds=30)
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{ROWS} === 4")
+        await page.click("[data-format=md]")
+        _, names, first, second = (await page.downloaded()).rstrip("\n").split("\n\n")
+    assert names == r"1\. \~\~\~ \& \$. 00:02:00."
+    assert first == r"**00:00:00 1\. \~\~\~ \& \$**: word \- so"
+    assert second == r"**00:01:00 1\. \~\~\~ \& \$**: it is still"
+
+
+@pytest.mark.parametrize(("wanted", "live"), [("true", "polite"), ("false", "off")])
+async def test_finals_are_read_out_where_that_is_wanted(
+    devtools: str, tmp_path: Path, wanted: str, live: str
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.js(f"preferences.set('announce', {wanted})")
+        await page.goto(server.addresses.page + "meeting/monday")
+        await page.wait(f"{STATE} === 'waiting'")
+        await page.js("new Promise((resolve) => setTimeout(resolve, 600))")  # it waits as long
+        assert await page.js("document.querySelector('#log').ariaLive") == live
+
+
+async def test_the_menu_closes_by_key_and_gives_the_focus_back(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday")
+        focused = "document.activeElement === document.querySelector('#save summary')"
+        opened = "document.querySelector('#save').open"
+        await page.click("#save summary")
+        await page.js("document.querySelector('[data-format=txt]').focus()")
+        await page.key("Escape")
+        assert [await page.js(opened), await page.js(focused)] == [False, True]
+        await page.click("#save summary")
+        await page.click("[data-format=txt]")
+        assert [await page.js(opened), await page.js(focused)] == [False, True]
+        assert await page.downloaded() == ""  # of an empty meeting
 
 
 async def test_the_overlay_is_clear_and_shows_the_newest_words_only(

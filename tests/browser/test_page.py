@@ -34,7 +34,7 @@ Then tell me how long
 the river runs before
 
 3
-00:00:01,274 --> 00:00:01,974
+00:00:01,274 --> 00:00:03,324
 it comes to the sea & whether it is wide.
 """
 FINALS = "document.querySelectorAll('.final').length"

@@ -41,6 +41,41 @@ def test_minutes_have_a_paragraph_for_each_time_somebody_speaks() -> None:
     )
 
 
+def test_minutes_of_one_who_speaks_for_long_say_the_time_every_minute() -> None:
+    said = [Segment("word", at, at + 900, speaker="Ann") for at in range(0, 130_000, 20_000)]
+    _, _, *paragraphs = to_minutes(said, "m").rstrip("\n").split("\n\n")
+    assert paragraphs == [
+        "**00:00:00 Ann**: word word word",
+        "**00:01:00 Ann**: word word word",
+        "**00:02:00 Ann**: word",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("~~~", "\\~\\~\\~"),
+        ("&lt;b&gt;", "\\&lt;b\\&gt;"),
+        ("- Ann", "\\- Ann"),
+        ("1. Ann", "1\\. Ann"),
+        ("A-b. c", "A-b. c"),
+        ("$x$", "\\$x\\$"),
+    ],
+)
+def test_no_name_is_markup(name: str, plain: str) -> None:
+    text = to_minutes([Segment("yes", 0, 900, speaker=name)], "m")
+    assert text.split("\n\n")[1] == f"{plain}. 00:00:00."
+
+
+def test_nobody_speaks_while_they_speak_themselves() -> None:
+    said = [
+        Segment("one", 0, 9_000, speaker="Ann"),
+        Segment("two", 1_000, 2_000, speaker="Bob"),
+        Segment("of the same name", 3_000, 4_000, speaker="Ann"),
+    ]
+    assert to_minutes(said, "m").endswith("\n\n**00:00:03 Ann**: of the same name\n")
+
+
 def test_minutes_of_a_silent_meeting_are_a_title() -> None:
     assert to_minutes([], "Meeting monday") == "# Meeting monday\n"
 
@@ -50,6 +85,24 @@ def test_every_form_has_every_word_and_every_name(form: str) -> None:
     text = WRITERS[form](SAID, "Meeting monday")
     for word in ("morning", "begin", "Yes", "hundred", "Ann", "Bob"):
         assert word in text
+
+
+def test_a_long_name_leaves_the_words_their_lines() -> None:
+    said = [Segment("word " * 30, 0, 9_000, speaker="x" * 64)]
+    lines = [line for line in WRITERS["srt"](said, "").splitlines() if "word" in line]
+    assert max(map(len, lines)) <= LINE_CHARACTERS
+    assert lines[0].startswith(f"{'x' * 17}…: word")
+
+
+def test_a_short_answer_stays_though_another_speaks_at_once() -> None:
+    said = [
+        Segment("yes", 0, 200, speaker="Ann"),
+        Segment("no", 100, 300, speaker="Bob"),
+        Segment("well", 600, 900, speaker="Ann"),
+    ]
+    assert [(cue.start_ms, cue.end_ms) for cue in readable(cues(said))] == [
+        (0, 600), (100, 800), (600, 1_300)
+    ]  # fmt: skip
 
 
 def test_json_keeps_overlap_and_names() -> None:

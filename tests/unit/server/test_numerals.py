@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.numerals import LEXICON, cardinal, open_from, run_at, written
+from server.numerals import LEXICON, cardinal, open_from, parts, run_at, written
 
 UNITS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -33,6 +33,12 @@ UNITS = "zero one two three four five six seven eight nine ten eleven twelve".sp
         ("twenty oh seven", "2007"),
         ("five five five oh one two three", "5550123"),
         ("one oh oh seven", "1007"),
+        ("nineteen twenty", "1920"),
+        ("seventeen eighty nine", "1789"),
+        ("fifteen sixty", "1560"),
+        ("eighteen twenty one", "1821"),
+        ("four three two one", "4321"),
+        ("one million and five", "1,000,005"),
     ],
 )
 def test_a_clean_number_is_written_in_digits(said: str, text: str) -> None:
@@ -46,7 +52,11 @@ def test_a_clean_number_is_written_in_digits(said: str, text: str) -> None:
      "million thousand", "three point twelve", "zero hundred", "twenty zero",
      "fifty and one hundred", "twenty and five thousand", "one thousand and fifteen hundred",
      "one hundred zero", "one thousand zero", "eleven thirty", "twelve oh five", "nine oh five",
-     "thirty second", "one hundred second", "twenty thousandth"],
+     "thirty second", "one hundred second", "twenty thousandth",
+     # what counts up is no code, a range no year, and no billion is a decimal's whole part
+     "two three four", "one two three four five", "fifteen twenty", "fourteen fifteen",
+     "eighteen nineteen", "five hundred forty one billion and one point six",
+     "seventy four million eight", "one billion two hundred"],
 )  # fmt: skip
 def test_what_is_not_sure_stays_as_it_was_said(said: str) -> None:
     assert written(said.split()) is None
@@ -74,6 +84,31 @@ def test_what_is_not_sure_stays_as_it_was_said(said: str) -> None:
 )
 def test_a_run_ends_where_numbers_end(said: str, length: int) -> None:
     assert run_at(said.split(), 0) == length
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("five hundred million", "500 million"),
+        ("two billion", "2 billion"),
+        ("one hundred and twenty million", "120 million"),
+        ("one point four billion", "1.4 billion"),
+        ("two hundred thousand", "200,000"),
+        ("one billion two hundred fifty million", "1,250,000,000"),
+        ("twenty one and twenty two", "21 and 22"),
+        ("two thousand and five hundred", "2500"),
+        ("two hundred and twenty and thirty", "220 and 30"),
+        ("twenty one and two hundred and five", "21 and 205"),
+        ("ten and twenty and thirty million", "10 and 20 and 30 million"),
+        ("five and twenty", "five and twenty"),
+        ("nine and ten", "nine and ten"),
+        ("thousand million", "thousand million"),
+    ],
+)
+def test_what_a_run_is_made_of_is_written_each_by_itself(said: str, text: str) -> None:
+    found = parts(said.split())
+    assert " ".join(part for part, _ in found) == text
+    assert sum(count for _, count in found) == len(said.split())
 
 
 @given(st.integers(0, 999_999_999))

@@ -30,7 +30,8 @@ def test_a_sentence_has_a_capital_and_an_end() -> None:
 @pytest.mark.parametrize(
     "said",
     ["is it", "do you know", "don't you know", "may i come in", "when did he go", "when", "why",
-     "where do they live", "what time is it", "how much is that", "who said so", "why not"],
+     "where do they live", "what time is it", "how much is that", "who said so", "why not",
+     "what's the time", "where's my car", "which one is it", "had you been there", "is there one"],
 )  # fmt: skip
 def test_a_question_ends_with_its_mark(said: str) -> None:
     assert texts(final(said))[0].endswith("?")
@@ -41,7 +42,8 @@ def test_a_question_ends_with_its_mark(said: str) -> None:
     ["don't worry", "do the dishes", "have a nice day", "may first is fine", "what a day",
      "when i was young we had none", "when the war was over they came home",
      "what you need is sleep", "where he lives nobody knows", "how it works is a secret",
-     "do not do that"],
+     "do not do that", "should be fine", "will do", "has been a long day", "would not say so",
+     "had a great day", "which is fine", "which means no", "that's right", "it's late"],
 )  # fmt: skip
 def test_what_only_begins_as_a_question_does_is_none(said: str) -> None:
     assert texts(final(said))[0].endswith(".")
@@ -78,6 +80,14 @@ def test_word_spans_of_a_number_are_one() -> None:
     after = Writer(Readable()).write(final("gate twenty one", at_ms=100))
     assert isinstance(after, Final)
     assert [(w.w, w.s, w.e) for w in after.words or ()] == [("Gate", 100, 180), ("21.", 200, 380)]
+
+
+def test_word_spans_of_millions_are_two() -> None:
+    after = Writer(Readable()).write(final("one point five million dollars", at_ms=0))
+    assert isinstance(after, Final)
+    assert [(w.w, w.s, w.e) for w in after.words or ()] == [
+        ("1.5", 0, 280), ("million", 300, 380), ("dollars.", 400, 480)
+    ]  # fmt: skip
 
 
 def test_an_eager_end_says_what_the_end_says() -> None:

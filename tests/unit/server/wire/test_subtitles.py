@@ -54,6 +54,15 @@ def test_cues_are_short_and_never_overlap(spoken: list[Segment]) -> None:
         assert cue.end_ms <= after.start_ms
 
 
+def test_no_cue_is_one_stray_word() -> None:
+    text = "turn on the lights in the kitchen and play some quiet music while i cooked dinner"
+    said = [Segment(text, 0, 4_000, speaker="Ann")]
+    assert [" ".join(cue.lines) for cue in cues(said)] == [
+        "turn on the lights in the kitchen and play",
+        "some quiet music while i cooked dinner",
+    ]
+
+
 def test_srt_is_numbered_and_has_a_comma_before_milliseconds() -> None:
     spoken = [
         Segment("hello there", 0, 900, (TimedWord("hello", 0, 400), TimedWord("there", 500, 900)))
