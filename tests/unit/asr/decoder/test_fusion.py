@@ -16,6 +16,6 @@ def test_a_favoured_phrase_takes_the_place_of_words_but_not_of_signals(first: st
     fusion.set(0, Biasing(phrases=(Phrase("a", weight=5.0),)))
     logits = torch.zeros(1, len(PIECES) + 1)
     logits[0, PIECES.index(first)] = 2.0
-    logits[0, PIECES.index("▁a")] = 1.0
+    logits[0, PIECES.index("▁a")] = 1.5
     label = int(fusion.choose(logits, fusion.look(torch.tensor([0]))))
     assert PIECES[label] == ("▁a" if first == "▁b" else first)
