@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,15 @@ def test_the_link_is_the_page_of_the_same_server_without_the_token(url: str, lin
     assert link_of(url, "/meeting/r") == link
 
 
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """Who runs the tests may have SIGHUP ignored, which programs inherit and heed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "verb",
