@@ -279,7 +279,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--repetitions", type=int, help="of each blow (3 and 1)")
     parser.add_argument(
-        "--thorough", action="store_true", help="20 worker kills beside a standby, else 5 (an hour)"
+        "--thorough", action="store_true", help="20 worker kills beside a standby, else 5 (40 min)"
     )
     parser.add_argument("--row", action="append", help="part of a row's name; default: all")
     parser.add_argument("--streams", type=int, default=40, help="at most, under a blow")
