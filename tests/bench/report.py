@@ -43,7 +43,8 @@ def sections() -> list[str]:
     for name, section in (
         ("bench", _sustained), ("bench-amx", partial(_sustained, is_defined=True)),
         ("bench", _capacity), ("bench-amx", _capacity), ("capacity", _capacity),
-        ("accuracy", _accuracy), ("tools", _tools),
+        ("accuracy", _accuracy), ("tools", _tools), ("faults", _faults), ("edge", _edge),
+        ("clients", _clients),
     ):  # fmt: skip
         path = HERE / "results" / f"{name}.json"
         result = json.loads(path.read_text()) if path.exists() else None
@@ -161,6 +162,80 @@ def _accuracy(result: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _faults(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**What a fault costs** (`make faults ARGS=--thorough`; {result['machine']}): live streams"
+        " of the embedded model or of scripted words, struck in mid-sentence; their final"
+        " transcripts are compared with those of runs that nothing disturbed.",
+        "",
+        "| blow | streams | runs | identical | longest wait for words beyond the blow, p95 |",
+        "|---|---|---|---|---|",
+    ]
+    rows = {row["case"]: row for row in result["cases"]}
+    lines += [
+        f"| {name} | {row['streams']} | {row['runs']} | {row['identical']} "
+        f"| {row['gap_p95_s']:.1f} s |"
+        for name, row in rows.items()
+        if "identical" in row
+    ]
+    opened, parked, offered = (
+        rows[name] for name in ("open and close", "10 x N* connected", "2 x N* offered")
+    )
+    return [
+        *lines,
+        "",
+        f"{opened['cycles']:,} sessions opened and closed left {opened['leaked_slots']} slots"
+        f" taken. Of a 115M model, of which {parked['n_star']} streams hold their delay here,"
+        f" {parked['connected_at_end']} were connected at once, {parked['resting']} of them resting"
+        f" in {parked['parked_bytes'] / 1e6:.1f} MB each. With twice as many offered,"
+        f" {offered['admitted_goodput']:.2f} times as many kept their delay as when no more come"
+        f" than it carries; others were refused within {offered['refusal_p99_ms']:.0f} ms (p99)."
+        " Snapshots every"
+        f" {rows['checkpoints']['every_s']} s cost {100 * result['checkpoint_overhead']:.1f} %;"
+        f" two pinned workers carry {result['two_workers_ratio']:.2f} times what one carries.",
+        "",
+    ]
+
+
+def _edge(result: dict[str, Any]) -> list[str]:
+    at, longest = result["summary"], result["cuts"][-1]
+    cuts = ", ".join(f"{seconds:.0f}" for seconds in at["cuts_s"])
+    return [
+        f"**At the edge** (`make edge`; {result['machine']}; {at['legs']} legs,"
+        f" {result['delay_ms']:.0f} ms round trip, {100 * result['loss']:g} % loss):",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| a relay adds | {at['added_latency_ms']:.1f} ms |",
+        f"| links cut for {cuts} s: words lost; new audio at the core again, p95 "
+        f"| {at['partition_words_lost']} of {at['words']:,}; {at['new_audio_acked_s']:.1f} s |",
+        f"| words caught up after {longest['cut_s']:.0f} s "
+        f"| {longest['words_caught_up_s']:.1f} s ({longest['backlog_s']:,.0f} s of audio) |",
+        f"| {at['handovers']} handovers, gap p99: relayed; with state "
+        f"| {at['handover_gap_p99_ms']:.0f} ms; {at['handover_state_gap_p99_ms']:.0f} ms |",
+        "| on the link, of 16 kHz PCM: G.711; Opus "
+        f"| {100 * at['backhaul_share_of_pcm']:.0f} %; "
+        f"{100 * at['backhaul_opus_share_of_pcm']:.0f} % |",
+        "| policy `edge`: audio to the core; all else "
+        f"| {at['edge_policy_audio_bytes']} bytes; {at['edge_policy_kbps']:.1f} kbit/s |",
+        "| a node of one core: legs relayed; streams recognised "
+        f"| {at['legs_one_core_relayed']}; {at['streams_one_core_local']} |",
+        "",
+    ]
+
+
+def _clients(result: dict[str, Any]) -> list[str]:
+    return [
+        f"**Clients of others** (`make clients`): {result['passed']} of {result['cases']} cases of"
+        f" {result['clients']} packages heard the words of our own wire; end of speech to final"
+        f" {result['eos_to_final_p50_ms']:.0f} ms p50, {result['eos_to_final_p99_ms']:.0f} ms p99"
+        f" (20 streams, look-ahead 1, 200 ms of which are the client's own wait);"
+        f" {100 * result['false_share']:.1f} % of the ends of turns were false;"
+        f" {result['viewers']} read a meeting along.",
+        "",
+    ]
 
 
 if __name__ == "__main__":
