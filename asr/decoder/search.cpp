@@ -2,7 +2,7 @@
 //
 // Does: let every hypothesis stay or add a piece, with a language model and phrases in the path
 // scores; say what is decided and what the best hypothesis has said beyond it.
-// Does not know: streams, text, Python. The specification is beam.py, line by line. Every row is
+// Does not know: streams, text, Python. The specification is search.py, line by line. Every row is
 // computed alone: batch mates change no bit.
 
 #include <algorithm>
@@ -24,7 +24,7 @@ inline float log_add(float a, float b) {
 
 }  // namespace
 
-// The structures below are those of search.py, field by field.
+// The structures below are those of native_search.py, field by field.
 extern "C" {
 
 struct Rules {

@@ -167,7 +167,7 @@ def _accuracy(result: dict[str, Any]) -> list[str]:
 def _faults(result: dict[str, Any]) -> list[str]:
     lines = [
         f"**What a fault costs** (`make faults ARGS=--thorough`; {result['machine']}): live streams"
-        " of the embedded model or of scripted words, struck in mid-sentence; their final"
+        " of the embedded model (fp32) or of scripted words, struck in mid-sentence; their final"
         " transcripts are compared with those of runs that nothing disturbed.",
         "",
         "| blow | streams | runs | identical | longest wait for words beyond the blow, p95 |",
@@ -229,8 +229,9 @@ def _edge(result: dict[str, Any]) -> list[str]:
 def _clients(result: dict[str, Any]) -> list[str]:
     return [
         f"**Clients of others** (`make clients`): {result['passed']} of {result['cases']} cases of"
-        f" {result['clients']} packages heard the words of our own wire; end of speech to final"
-        f" {result['eos_to_final_p50_ms']:.0f} ms p50, {result['eos_to_final_p99_ms']:.0f} ms p99"
+        f" {result['clients']} packages heard the words of our own wire (`--precision auto`;"
+        " in 8 bits a pass of several chunks may tip a near-tie of two words);"
+        f" end of speech to final {result['eos_to_final_p50_ms']:.0f} ms p50, {result['eos_to_final_p99_ms']:.0f} ms p99"
         f" (20 streams, look-ahead 1, 200 ms of which are the client's own wait);"
         f" {100 * result['false_share']:.1f} % of the ends of turns were false;"
         f" {result['viewers']} read a meeting along.",

@@ -9,6 +9,7 @@ import pytest
 
 from server.app import Running
 from server.keys import add_key
+from server.rooms import Room
 from server.wire.messages import Final
 from tests.browser.cdp import Page, open_page
 from tests.io.serving import (
@@ -134,6 +135,14 @@ async def test_who_reads_along_needs_a_token_where_keys_are_asked_for(
         await page.wait(f"{STATE} === 'waiting'")
 
 
+async def cut_off(page: Page, room: Room) -> None:
+    """End the connections of who reads along; the page comes back by itself."""
+    for viewer in list(room.viewers):
+        viewer.end()
+    await page.wait(f"{STATE} === 'lost'")
+    await page.wait(f"{STATE} === 'waiting'")
+
+
 async def test_a_lost_connection_comes_back_with_the_same_text(
     devtools: str, tmp_path: Path
 ) -> None:
@@ -141,11 +150,7 @@ async def test_a_lost_connection_comes_back_with_the_same_text(
         await talk(server, speech("turn on"), **meeting("Ann"))
         await page.goto(server.addresses.page + "meeting/monday")
         await page.wait(f"{ROWS} === 1")
-        rooms = server.gateway._rooms
-        for viewer in list(rooms._rooms["monday"].viewers):
-            viewer.end()
-        await page.wait(f"{STATE} === 'lost'")
-        await page.wait(f"{STATE} === 'waiting'")
+        await cut_off(page, server.gateway._rooms._rooms["monday"])
         await talk(server, speech("yes"), **meeting("Ann"))
         await page.wait(f"{ROWS} === 2")
         assert await page.js(SAID) == [["Ann", "turn on"], ["Ann", "yes"]]
@@ -158,11 +163,7 @@ async def test_a_room_that_began_anew_goes_on_behind_what_was_read(
         await talk(server, speech("turn on the light"), **meeting("Ann"))
         await page.goto(server.addresses.page + "meeting/monday")
         await page.wait(f"{ROWS} === 1")
-        rooms = server.gateway._rooms
-        for viewer in list(rooms._rooms.pop("monday").viewers):  # as of another server
-            viewer.end()
-        await page.wait(f"{STATE} === 'lost'")
-        await page.wait(f"{STATE} === 'waiting'")
+        await cut_off(page, server.gateway._rooms._rooms.pop("monday"))  # as of another server
         await talk(server, speech("yes"), **meeting("Bob"))
         await page.wait(f"{ROWS} === 2")
         assert await page.js(SAID) == [["Ann", "turn on the light"], ["Bob", "yes"]]

@@ -158,13 +158,9 @@ def environment(name: str) -> Path:
 
 @contextlib.asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Running]:
-    """A server of every wire with the embedded model.
-
-    In fp32: in 8 bits a pass of several chunks may tip a near-tie of two words the other way.
-    """
+    """A server of every wire with the embedded model."""
     ports = dict.fromkeys(("wyoming_port", "vosk_port", "sherpa_port", "grpc_port"), 0)
     options: dict[str, Any] = {"port": 0, "workers": 1, "slots": 16, "drain_s": 0.2}
-    options["precision"] = "fp32"
     async with running(ServerConfig(**(options | ports | settings))) as server:
         await server.manager.ready()
         yield server
