@@ -231,7 +231,8 @@ def _clients(result: dict[str, Any]) -> list[str]:
         f"**Clients of others** (`make clients`): {result['passed']} of {result['cases']} cases of"
         f" {result['clients']} packages heard the words of our own wire (`--precision auto`;"
         " in 8 bits a pass of several chunks may tip a near-tie of two words);"
-        f" end of speech to final {result['eos_to_final_p50_ms']:.0f} ms p50, {result['eos_to_final_p99_ms']:.0f} ms p99"
+        f" end of speech to final {result['eos_to_final_p50_ms']:.0f} ms p50,"
+        f" {result['eos_to_final_p99_ms']:.0f} ms p99"
         f" (20 streams, look-ahead 1, 200 ms of which are the client's own wait);"
         f" {100 * result['false_share']:.1f} % of the ends of turns were false;"
         f" {result['viewers']} read a meeting along.",
