@@ -1,6 +1,6 @@
 // Attention over the ring cache in bf16 on a core that multiplies it, for one CPU thread.
 //
-// Does: what attend in native.cpp does, for up to sixteen frames; the ring lies as it does there,
+// Does: what attend in native.cpp does, for chunks of up to sixteen frames; the ring lies as it does there,
 // and what such a core wants (pairs of inputs side by side) is made of it row by row.
 // Does not know: weights' names, streams, Python. Without AMX or AVX512-BF16 nothing is here.
 
@@ -41,27 +41,27 @@ struct Room {
       floats += padded(count);
       return at;
     };
-    score = take(a.steps * a.seen());
-    place = take(a.steps * a.distances());
-    mixed = take(a.steps * a.width);
-    query_u = (bf16 *)take(a.steps * a.width / 2);
-    query_v = (bf16 *)take(a.steps * a.width / 2);
-    weight = (bf16 *)take(a.steps * inner / 2);
+    score = take(a.chunk * a.seen());
+    place = take(a.chunk * a.distances());
+    mixed = take(a.chunk * a.width);
+    query_u = (bf16 *)take(a.chunk * a.width / 2);
+    query_v = (bf16 *)take(a.chunk * a.width / 2);
+    weight = (bf16 *)take(a.chunk * inner / 2);
     nothing = (bf16 *)take(a.width / 2);
     key_pairs = (uint32_t *)take(a.width * a.seen() / 2);
     value_pairs = (uint32_t *)take(a.width * inner / 2);
   }
 };
 
-// One head of one row.
+// One head of one row, in one chunk.
 void attend_head(const Attention &a, const Room &room, const Multiplier &multiply,
-                 const Head<bf16> &head, int64_t frames, int64_t valid, const uint32_t *positions,
-                 const float *bias_u, const float *bias_v, Ahead &ahead, bf16 *out) {
+                 const Head<bf16> &head, const uint32_t *positions, const float *bias_u,
+                 const float *bias_v, Ahead &ahead) {
   const bf16 *qkv = head.qkv, *keys = head.keys, *values = head.values;
   const int64_t width = a.width, model = a.heads * width, across = 3 * model;
   const int64_t ring = a.ring(), seen = a.seen(), inner = whole(seen);
   const float scale = 1.0f / std::sqrt(float(width));
-  for (int64_t t = 0; t < a.steps; t++) {
+  for (int64_t t = 0; t < a.chunk; t++) {
     const bf16 *q = qkv + t * across;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
@@ -73,25 +73,25 @@ void attend_head(const Attention &a, const Room &room, const Multiplier &multipl
   for (int64_t i = 0; i < width; i += 2) {
     uint32_t *into = room.key_pairs + i / 2 * seen;
     pair(keys + i * a.left, keys + (i + 1) * a.left, ring, into, ahead);
-    for (int64_t t = 0; t < a.steps; t++)
+    for (int64_t t = 0; t < a.chunk; t++)
       std::memcpy(into + ring + t, qkv + t * across + model + i, sizeof *into);
   }
-  const uint32_t *from = positions + a.zero - (a.left + a.steps - 1);
+  const uint32_t *from = positions + a.zero - a.farthest();
   multiply(room.query_v, width, {from, a.stride}, room.place, a.distances());
   auto value = [&](int64_t n) {
     if (n < a.left) return values + n * width;
-    return n >= ring && n < ring + a.steps ? qkv + 2 * model + (n - ring) * across : room.nothing;
+    return n >= ring && n < ring + a.chunk ? qkv + 2 * model + (n - ring) * across : room.nothing;
   };
   for (int64_t n = 0; n < inner; n += 2)
     pair(value(n), value(n + 1), width, room.value_pairs + n / 2 * width, ahead);
   multiply(room.query_u, width, {room.key_pairs, seen}, room.score, seen);
-  for (int64_t t = 0; t < a.steps; t++) {
+  for (int64_t t = 0; t < a.chunk; t++) {
     bf16 *weight = room.weight + t * inner;
-    weigh(a, t, frames, valid, room.place + t * a.distances(), room.score + t * seen, weight);
+    weigh(a, t, head.frames, head.valid, room.place + t * a.distances(), room.score + t * seen, weight);
     std::memset(weight + seen, 0, (inner - seen) * sizeof(bf16));
   }
   multiply(room.weight, inner, {room.value_pairs, width}, room.mixed, width);
-  for (int64_t t = 0; t < a.steps; t++) round_row(room.mixed + t * width, width, out + t * model);
+  for (int64_t t = 0; t < a.chunk; t++) round_row(room.mixed + t * width, width, head.out + t * model);
 }
 
 }  // namespace
@@ -115,12 +115,12 @@ extern "C" void attend_bf16(const int64_t *shape, const bf16 *qkv, bf16 *keys, b
   std::memcpy(&a, shape, sizeof a);
   const Room room(a, scratch);
   std::memset(room.nothing, 0, a.width * sizeof(bf16));
-  const Multiplier multiply{a.steps};
-  each_head(a, qkv, keys, values, slots, frames, [&](const Head<bf16> &head, Ahead &ahead) {
-    const int64_t at = head.index * a.width;
-    attend_head(a, room, multiply, head, frames[head.row], valid[head.row],
-                positions + at / 2 * a.stride, bias_u + at, bias_v + at, ahead,
-                out + head.row * a.steps * a.heads * a.width + at);
-  });
+  const Multiplier multiply{a.chunk};
+  each_head(a, qkv, keys, values, slots, frames, valid, out,
+            [&](const Head<bf16> &head, Ahead &ahead) {
+              const int64_t at = head.index * a.width;
+              attend_head(a, room, multiply, head, positions + at / 2 * a.stride, bias_u + at,
+                          bias_v + at, ahead);
+            });
 }
 #endif

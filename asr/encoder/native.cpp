@@ -88,19 +88,19 @@ template <class M> struct Product {
   }
 };
 
-// One head of one row.
+// One head of one row, in one chunk.
 template <class A>
-void attend_head(const Attention &a, const A *qkv, const A *keys, const A *values, int64_t frames,
-                 int64_t valid, const float *positions, const float *bias_u, const float *bias_v,
-                 float *scratch, Ahead &ahead, A *out) {
+void attend_head(const Attention &a, const Head<A> &head, const float *positions,
+                 const float *bias_u, const float *bias_v, float *scratch, Ahead &ahead) {
+  const A *qkv = head.qkv, *keys = head.keys, *values = head.values;
   const int64_t width = a.width, model = a.heads * width, across = 3 * model;
   const int64_t ring = a.ring(), seen = a.seen(), distances = a.distances();
-  const int64_t fresh = padded(a.steps);
-  float *score = scratch, *place = score + a.steps * seen, *key = place + a.steps * distances;
-  float *query_u = key + width * fresh, *query_v = query_u + a.steps * width;
-  float *mixed = query_v + a.steps * width;
+  const int64_t fresh = padded(a.chunk);
+  float *score = scratch, *place = score + a.chunk * seen, *key = place + a.chunk * distances;
+  float *query_u = key + width * fresh, *query_v = query_u + a.chunk * width;
+  float *mixed = query_v + a.chunk * width;
   const float scale = 1.0f / std::sqrt(float(width));
-  for (int64_t t = 0; t < a.steps; t++) {
+  for (int64_t t = 0; t < a.chunk; t++) {
     const A *q = qkv + t * across, *k = q + model;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
@@ -109,20 +109,20 @@ void attend_head(const Attention &a, const A *qkv, const A *keys, const A *value
     }
     for (int64_t i = 0; i < width; i++) key[i * fresh + t] = up(k[i]);
   }
-  const float *from = positions + a.zero - (a.left + a.steps - 1);
-  Product<A>{query_u, width, width, keys, a.left, score, seen, ring, ahead}.template run<false>(a.steps);
-  Product<float>{query_u, width, width, key, fresh, score + ring, seen, fresh, ahead}.run<false>(a.steps);
+  const float *from = positions + a.zero - a.farthest();
+  Product<A>{query_u, width, width, keys, a.left, score, seen, ring, ahead}.template run<false>(a.chunk);
+  Product<float>{query_u, width, width, key, fresh, score + ring, seen, fresh, ahead}.run<false>(a.chunk);
   Product<float>{query_v, width, width, from, a.stride, place, distances, distances, ahead}
-      .run<false>(a.steps);
-  for (int64_t t = 0; t < a.steps; t++)
-    weigh(a, t, frames, valid, place + t * distances, score + t * seen, score + t * seen);
+      .run<false>(a.chunk);
+  for (int64_t t = 0; t < a.chunk; t++)
+    weigh(a, t, head.frames, head.valid, place + t * distances, score + t * seen, score + t * seen);
   Product<A>{score, seen, a.left, values, width, mixed, width, width, ahead}
-      .template run<false>(a.steps);
-  Product<A>{score + ring, seen, a.steps, qkv + 2 * model, across, mixed, width, width, ahead}
-      .template run<true>(a.steps);
-  for (int64_t t = 0; t < a.steps; t++)
+      .template run<false>(a.chunk);
+  Product<A>{score + ring, seen, a.chunk, qkv + 2 * model, across, mixed, width, width, ahead}
+      .template run<true>(a.chunk);
+  for (int64_t t = 0; t < a.chunk; t++)
 #pragma omp simd
-    for (int64_t i = 0; i < width; i++) out[t * model + i] = down<A>(mixed[t * width + i]);
+    for (int64_t i = 0; i < width; i++) head.out[t * model + i] = down<A>(mixed[t * width + i]);
 }
 
 // GLU, mask, causal depthwise convolution, layer norm, SiLU; the cache takes the last inputs.
@@ -287,12 +287,12 @@ extern "C" int64_t attend_scratch(const int64_t *shape) {
                                  A *out) {                                                       \
     Attention a;                                                                                 \
     std::memcpy(&a, shape, sizeof a);                                                            \
-    each_head(a, qkv, keys, values, slots, frames, [&](const Head<A> &head, Ahead &ahead) {      \
-      const int64_t at = head.index * a.width;                                                   \
-      attend_head(a, head.qkv, head.keys, head.values, frames[head.row], valid[head.row],        \
-                  positions + at * a.stride, bias_u + at, bias_v + at, scratch, ahead,           \
-                  out + head.row * a.steps * a.heads * a.width + at);                            \
-    });                                                                                          \
+    each_head(a, qkv, keys, values, slots, frames, valid, out,                                   \
+              [&](const Head<A> &head, Ahead &ahead) {                                           \
+                const int64_t at = head.index * a.width;                                         \
+                attend_head(a, head, positions + at * a.stride, bias_u + at, bias_v + at,        \
+                            scratch, ahead);                                                     \
+              });                                                                                          \
   }                                                                                              \
   extern "C" void convolve_##SUFFIX(                                                             \
       int64_t rows, int64_t steps, int64_t width, int64_t kernel, const A *gated,                \

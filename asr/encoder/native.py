@@ -90,7 +90,7 @@ class NativeKit:
             out = torch.empty(rows, steps, width // 3, dtype=qkv.dtype)
             sizes = (rows, steps, heads, head, place.left, place.chunk, stride, weights.zero)
             shape = (ctypes.c_int64 * len(sizes))(*sizes)
-            way = short if steps <= ROWS else long
+            way = short if place.chunk <= ROWS else long
             scratch = self._room(way.scratch(shape))
             way.run(
                 shape,

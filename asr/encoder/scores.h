@@ -1,7 +1,11 @@
 // What both ways to attend share: softmax, who sees whom, the ring.
 //
-// Does: scores of a frame -> weights; geometry of the ring and of the frames of a step.
+// Does: scores of a frame -> weights; geometry of the ring and of the frames of a chunk.
 // Does not know: where scores come from.
+//
+// A step of many chunks attends chunk by chunk, each behind the ring that the one before it left: sums
+// are then the same, in the same order, as in as many steps. (In 8 bits a sum that differs in its last
+// bit can tip a word: a file read at once would say other words than the same speech live.)
 
 #pragma once
 #include <cmath>
@@ -29,13 +33,14 @@ struct Attention {
   // `zero` is the column of distance 0 in the table of positions, which has `stride` columns.
   int64_t rows, steps, heads, width, left, chunk, stride, zero;
 
-  // Scores of a frame: the ring in its own order, then the frames of this step.
+  // Scores of a frame: the ring in its own order, then the frames of its chunk.
   int64_t ring() const { return padded(left); }
-  int64_t seen() const { return ring() + padded(steps); }
-  int64_t distances() const { return padded(left + steps - 1 + chunk); }
+  int64_t seen() const { return ring() + padded(chunk); }
+  int64_t farthest() const { return left + chunk - 1; }
+  int64_t distances() const { return padded(farthest() + chunk); }
   int64_t scratch() const {
     // `weigh` reads up to a ring beyond the last scores.
-    return 3 * steps * width + width * padded(steps) + steps * (seen() + distances()) + ring();
+    return 3 * chunk * width + width * padded(chunk) + chunk * (seen() + distances()) + ring();
   }
 };
 
@@ -46,10 +51,10 @@ template <class A>
 void weigh(const Attention &a, int64_t t, int64_t frames, int64_t valid, const float *place,
            float *score, A *weight) {
   const int next = frames % a.left, left = a.left, chunk = a.chunk, ring = a.ring();
-  const int reach = left / chunk, chunks = t / chunk, columns = a.seen();
-  const float *now = place + left + a.steps - 1 - t;  // distance 0
-  int back = (reach - chunks) * chunk;                // frames before the step that are seen
-  back = back < 0 ? 0 : back > frames ? int(frames) : back > left ? left : back;
+  const int columns = a.seen(), until = valid < chunk ? int(valid) : chunk;
+  const float *now = place + a.farthest() - t;    // distance 0
+  const int reach = left / chunk * chunk;         // frames before the chunk that may be seen
+  const int back = frames < reach ? int(frames) : reach;
   Ints lane;
   for (int i = 0; i < LANES; i++) lane[i] = i;
   Lanes most = Lanes{} + HIDDEN;
@@ -58,19 +63,15 @@ void weigh(const Attention &a, int64_t t, int64_t frames, int64_t valid, const f
     most = sum > most ? sum : most;
     store(score + at, sum);
   };
-  // Ring row n < next lies next - n frames before this step, the others a ring further.
+  // Ring row n < next lies next - n frames before this chunk, the others a ring further.
   for (int at = 0; at < ring; at += LANES) {
     const Ints n = lane + at, is_near = n < next;
     const Ints first = is_near ? Ints{} + (next - back) : Ints{} + (left + next - back);
     const float *near = now - next + at;
     put(at, is_near ? load(near) : load(near - left), (n >= first) & (n < left));
   }
-  const int from = (chunks - reach) * chunk, end = (chunks + 1) * chunk;
-  const int until = end < valid ? end : int(valid);
-  for (int at = ring; at < columns; at += LANES) {
-    const Ints n = lane + (at - ring);
-    put(at, load(now + at - ring), (n >= from) & (n < until));
-  }
+  for (int at = ring; at < columns; at += LANES)
+    put(at, load(now + at - ring), lane + (at - ring) < until);
   const float top = largest(most);
   Lanes sum = {};
   for (int at = 0; at < columns; at += LANES) {
@@ -83,34 +84,38 @@ void weigh(const Attention &a, int64_t t, int64_t frames, int64_t valid, const f
   for (int at = 0; at < columns; at += LANES) store(weight + at, load(score + at) * share);
 }
 
-// What one head of one row has: queries, keys and values of the step, and its ring.
+// What one head of one row has in a chunk: queries, keys and values of it, and the ring before it.
 template <class A> struct Head {
-  int64_t row, index;
+  int64_t index, frames, valid;
   const A *qkv;
-  A *keys, *values;
+  A *keys, *values, *out;
 };
 
-// Run `attend` for each, then put the step's keys and values into the ring.
+// Run `attend` for each, then put the chunk's keys and values into the ring.
 template <class A, class Attend>
 void each_head(const Attention &a, const A *qkv, A *keys, A *values, const int64_t *slots,
-               const int64_t *frames, const Attend &attend) {
+               const int64_t *frames, const int64_t *valid, A *out, const Attend &attend) {
   const int64_t model = a.heads * a.width, across = 3 * model, size = a.left * a.width;
   // Head by head over the whole batch: a head's positions stay in the first cache.
   for (int64_t h = 0; h < a.heads; h++)
     for (int64_t b = 0; b < a.rows; b++) {
       const int64_t at = (slots[b] * a.heads + h) * size;
-      const Head<A> head{b, h, qkv + b * a.steps * across + h * a.width, keys + at, values + at};
       const bool is_last = b + 1 == a.rows;
       const int64_t then = is_last ? at : (slots[b + 1] * a.heads + h) * size;
       const char *key = (const char *)(keys + then), *value = (const char *)(values + then);
       const int64_t bytes = is_last ? 0 : size * sizeof(A);
       Ahead ahead{{key, value}, {key + bytes, value + bytes}};
-      attend(head, ahead);
-      for (int64_t t = a.steps > a.left ? a.steps - a.left : 0; t < a.steps; t++) {
-        const int64_t ring = (frames[b] + t) % a.left;
-        const A *k = head.qkv + t * across + model;
-        for (int64_t i = 0; i < a.width; i++) head.keys[i * a.left + ring] = k[i];
-        std::memcpy(head.values + ring * a.width, k + model, a.width * sizeof(A));
+      for (int64_t first = 0; first < a.steps; first += a.chunk) {
+        const int64_t row = b * a.steps + first, column = h * a.width;
+        const Head<A> head{h,         frames[b] + first, valid[b] - first, qkv + row * across + column,
+                           keys + at, values + at,       out + row * model + column};
+        attend(head, ahead);
+        for (int64_t t = a.chunk > a.left ? a.chunk - a.left : 0; t < a.chunk; t++) {
+          const int64_t ring = (head.frames + t) % a.left;
+          const A *k = head.qkv + t * across + model;
+          for (int64_t i = 0; i < a.width; i++) head.keys[i * a.left + ring] = k[i];
+          std::memcpy(head.values + ring * a.width, k + model, a.width * sizeof(A));
+        }
       }
     }
 }

@@ -229,8 +229,7 @@ def _edge(result: dict[str, Any]) -> list[str]:
 def _clients(result: dict[str, Any]) -> list[str]:
     return [
         f"**Clients of others** (`make clients`): {result['passed']} of {result['cases']} cases of"
-        f" {result['clients']} packages heard the words of our own wire (`--precision auto`;"
-        " in 8 bits a pass of several chunks may tip a near-tie of two words);"
+        f" {result['clients']} packages heard the words of our own wire (`--precision auto`);"
         f" end of speech to final {result['eos_to_final_p50_ms']:.0f} ms p50,"
         f" {result['eos_to_final_p99_ms']:.0f} ms p99"
         f" (20 streams, look-ahead 1, 200 ms of which are the client's own wait);"

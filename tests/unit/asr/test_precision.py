@@ -91,6 +91,27 @@ def test_company_changes_no_bit(
         assert torch.equal(heard.encoded, alone.encoded)
 
 
+@pytest.mark.parametrize("look_ahead", [0, 1, 6])
+@pytest.mark.parametrize("numbers", ["fp32", "bf16", "int8"])
+def test_a_pass_of_many_chunks_changes_no_bit(
+    make_checkpoint: Callable[..., Checkpoint], babble: Babble, numbers: Precision, look_ahead: int
+) -> None:
+    """What comes as a file, or is caught up, says the same words as live: no near tie tips."""
+    if way_of(numbers) is None or way_of(beside(numbers)) is None:
+        pytest.skip(f"no {numbers} in this processor, or no C++ compiler")
+    checkpoint = make_checkpoint(d_model=32, subsampling_channels=32)
+    audio, live = babble(7.3, 1), Bench(checkpoint, precision=numbers)
+    stream = live.open(look_ahead)
+    for at in range(0, len(audio), CHUNK):
+        live.engine.feed(stream, audio[at : at + CHUNK])
+        live.run()
+    live.engine.finish(stream)
+    live.run()
+    at_once = Bench(checkpoint, precision=numbers).whole(audio, look_ahead)
+    assert at_once.labels == live.heard[stream].labels
+    assert torch.equal(at_once.encoded, live.heard[stream].encoded)
+
+
 @pytest.mark.parametrize("decoder", ["rnnt", "ctc"])
 @pytest.mark.parametrize(("before", "behind"), [("fp32", "bf16"), ("bf16", "fp32")])
 def test_a_stream_goes_on_where_the_precision_is_another(
