@@ -84,6 +84,7 @@ CASES = (
         is_scripted=True,
     ),
     Case(name="gateway kill -9, SQLite", setup=stands.killed_gateway),
+    Case(name="gateway kill -9, one of two", setup=stands.killed_one_of_two_gateways),
     Case(name="store restart, Redis", setup=stands.with_redis),
     Case(name="client TCP reset", setup=inside(stands.reset_clients), runs=2),
     Case(

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,6 +161,42 @@ class Program:
                 break
             await asyncio.sleep(POLL_S)
         return found
+
+
+class Gateways(Program):
+    """``rivulet serve --gateways 2``: the kernel says which of them a connection comes to."""
+
+    COUNT = 2
+
+    def __init__(self, options: Sequence[str]) -> None:
+        super().__init__([*options, "--gateways", str(self.COUNT), "--workers", str(self.COUNT)])
+
+    async def ready(self) -> None:
+        """Wait until each listens: a gateway does while its engines are ready."""
+        await super().ready()
+        async with asyncio.timeout(READY_S):
+            await asyncio.to_thread(self._ask_each)
+
+    def kill_busiest(self) -> None:
+        """End the gateway that has the most open files, so the most clients, as a crash does."""
+        assert self._process is not None
+        parent = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        found = [Path("/proc", pid) for pid in parent.read_text().split()]
+        members = [path for path in found if b"server.member" in (path / "cmdline").read_bytes()]
+        busiest = max(members, key=lambda path: len(list((path / "fd").iterdir())))
+        os.kill(int(busiest.name), signal.SIGKILL)
+
+    def figure(self, name: str) -> float:
+        """Return a metric, summed over its labels and the gateways."""
+        return sum(total(text, name) for text in self._ask_each().values())
+
+    def _ask_each(self) -> dict[str, str]:
+        said = dict[str, str]()
+        while len(said) < self.COUNT:
+            url = f"http://127.0.0.1:{self.port}/metrics"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url) as reply:
+                said[reply.headers["Server"]] = reply.read().decode()
+        return said
 
 
 class RedisServer:

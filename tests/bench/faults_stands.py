@@ -24,7 +24,7 @@ from server.wire.messages import AudioFormat
 from server.worker import link
 from server.worker.process import ProcessWorker
 from tests.bench.faults_callers import RATE
-from tests.bench.faults_outside import Program, Proxy, RedisServer
+from tests.bench.faults_outside import Gateways, Program, Proxy, RedisServer
 
 BLACKOUT_S = 30.0
 SLOW_S = 12.0
@@ -263,6 +263,30 @@ async def killed_gateway(streams: int) -> AsyncIterator[Stand]:
                 program.start()
                 await program.ready()
                 phases.standby_s = phases.now()
+
+            yield Stand(
+                url=program.url,
+                strike=blow,
+                ready=program.ready,
+                leaked=program.leaked,
+                phases=phases,
+            )
+        finally:
+            await program.end()
+
+
+@contextlib.asynccontextmanager
+async def killed_one_of_two_gateways(streams: int) -> AsyncIterator[Stand]:
+    """Set up two gateways on one port, over one store; the one with more clients is killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Gateways(options(folder, streams))
+        program.start()
+        try:
+            phases = Phases()
+
+            async def blow(connections: Sequence[Connection]) -> None:
+                phases.strike()
+                await asyncio.to_thread(program.kill_busiest)
 
             yield Stand(
                 url=program.url,
