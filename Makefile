@@ -30,8 +30,9 @@ run: $(RUN_READY) ## start the server, stream the samples, print a table, go on 
 test: $(TEST_READY) ## every test not marked slow or gpu
 	@$(PY) -m pytest -q -p tests.figures $(if $(QUICK),-m 'not slow and not gpu and not model',) $(ARGS)
 
-soak: $(TEST_READY) ## the slow tests: large models, long fuzzing, hours of audio
+soak: $(TEST_READY) ## the slow tests: large models, long fuzzing, hours of audio, half an hour of live streams
 	@$(PY) -m pytest -q -p tests.figures -m 'slow and not gpu' $(ARGS)
+	@$(PY) -m tests.bench.endurance
 
 lint: $(TEST_READY) ## format, style, types, import contracts
 	@$(PY) -m ruff format --check .

@@ -137,11 +137,7 @@ def _plan(large: str, *, quick: bool) -> list[Row]:
 
 def _measure(row: Row, effort: Effort, found: Sustained) -> None:
     """Find N* of a server; one after the other, each in processes of its own."""
-    effort = replace(
-        effort,
-        wer_rise=None if row.precision == "fp32" else streams.WER_RISE,
-        steady_s=row.steady_s,
-    )
+    effort = replace(effort, steady_s=row.steady_s)
     if row.rival:  # judged by delay alone: a word of random weights is a toss
         effort = replace(effort, start=RIVAL_START, wer_rise=ANY_RISE)
     if row.rival == "sherpa-onnx":

@@ -32,7 +32,7 @@ class Effort:
     quiet_at_once: int
     late_ms: float
     wer_rise: float | None = None
-    """None: no transcript may change under load; 16 bits and less: so much WER may (absolute)."""
+    """None: no transcript may change under load; a number: so much WER may (absolute)."""
     steady_s: float = 0.0
     """Length of a further run at 0.8 N*: drift is not to be seen in seconds; 0: none."""
 
