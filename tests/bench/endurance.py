@@ -110,9 +110,10 @@ def live(streams: int, minutes: float) -> dict[str, Any]:
 
 def known_streams() -> int:
     """Return 0.8 N* of the embedded model, as ``make bench`` found it on this machine."""
-    path = RESULTS / "bench.json"
-    found = json.loads(path.read_text()) if path.exists() else {"machine": "", "rows": []}
-    for row in found["rows"] if found["machine"] == machine() else ():
+    path, found = RESULTS / "bench.json", dict[str, Any]()
+    if path.exists():
+        found = json.loads(path.read_text())
+    for row in found["rows"] if found.get("machine") == machine() else ():
         if row["model"] == "rivulet-en" and row["chunk_ms"] == CHUNK_MS:
             return eased(row["streams"])
     raise SystemExit("endurance: no N* of this machine in bench.json: make bench, or --streams N")
