@@ -61,7 +61,8 @@ def virtual(hours: float) -> dict[str, Any]:
         for number in range(part * per_part, (part + 1) * per_part):
             for channel in channels:
                 begin = number * piece + channel * 7 * RATE_HZ
-                recognizer.feed(channel, speech.take(range(begin, begin + piece), mode="wrap"))
+                where = np.arange(begin, begin + piece) % len(speech)
+                recognizer.feed(channel, speech[where])
             while recognizer.is_ready():
                 began = time.process_time()
                 recognizer.step()
