@@ -53,7 +53,7 @@ def virtual(hours: float) -> dict[str, Any]:
     options = ChannelOptions(look_ahead=LOOK_AHEAD)
     channels = [recognizer.open(options) for _ in range(STREAMS)]
     pcm = material(SAMPLES, "speech", 10 * MINUTE_S).staying[0].pcm
-    speech = np.frombuffer(pcm, "<i2").astype(np.float32) / 32_768
+    speech = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
     piece, parts = round(PIECE_S * RATE_HZ), list[dict[str, Any]]()
     per_part = round(hours * 3600 / PIECE_S / 10)
     for part in range(10):
