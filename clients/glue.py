@@ -8,6 +8,7 @@ import argparse
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from clients.errors import CommandError
@@ -62,8 +63,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_model(source: str) -> None:
+    """Look, before the engine takes its seconds, for what can only be a path: CommandError."""
+    is_path = source.endswith(".nemo") or source.startswith(("/", ".", "~"))
+    if is_path and not Path(source).expanduser().exists():
+        raise CommandError(f"{source}: there is no such file or folder")
+
+
 def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:
-    """Return the ``ModelChoice`` that the arguments describe."""
+    """Return the ``ModelChoice`` that the arguments describe. Raises CommandError."""
+    check_model(args.model)
     return module.ModelChoice(
         model=args.model,
         look_ahead=args.look_ahead,

@@ -130,6 +130,22 @@ def test_a_file_that_is_nested_too_deep_is_refused(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        ("evaluate samples/manifest.jsonl nothing.jsonl", "nothing.jsonl: there is no such file"),
+        ("evaluate samples/manifest.jsonl --model ./none", "./none: there is no such file or f"),
+        ("models inspect nothing.nemo", "nothing.nemo: there is no such file or folder"),
+    ],
+)
+def test_a_path_that_is_not_there_is_said_without_an_engine(argv: str, said: str) -> None:
+    code = "import sys; from clients.__main__ import main; main(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *argv.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=SAMPLES.parent)
+    assert said in ended.stderr
+    assert ended.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
         ("plan --sessions 9 --measured /dev/zero", "more than 64 MiB: give what"),
         ("load --draw /dev/zero --picture x.svg", "more than 64 MiB: give a report"),
         ("evaluate /dev/zero", "it is a device, no file"),
