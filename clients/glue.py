@@ -66,8 +66,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def check_model(source: str) -> None:
     """Look, before the engine takes its seconds, for what can only be a path: CommandError."""
     is_path = source.endswith(".nemo") or source.startswith(("/", ".", "~"))
-    if is_path and not Path(source).expanduser().exists():
+    path = Path(source).expanduser()
+    if is_path and not path.exists():
         raise CommandError(f"{source}: there is no such file or folder")
+    if path.is_char_device():  # it may have no end
+        raise CommandError(f"{source}: a device is no model")
 
 
 def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:

@@ -149,6 +149,8 @@ def test_a_path_that_is_not_there_is_said_without_an_engine(argv: str, said: str
         ("plan --sessions 9 --measured /dev/zero", "more than 64 MiB: give what"),
         ("load --draw /dev/zero --picture x.svg", "more than 64 MiB: give a report"),
         ("evaluate /dev/zero", "it is a device, no file"),
+        ("models inspect /dev/zero", "a device is no model"),
+        ("lm train /dev/zero --out x.lm", "a device is no file of text"),
         ("keys add shop --file /dev/full", "/dev/full is no file"),
         ("keys list --file {pipe}", "pipe is no file"),
     ],
