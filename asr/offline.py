@@ -29,6 +29,8 @@ from asr.scoring import Score, score
 from asr.tokenizer import Tokenizer
 from asr.transcript import earlier
 
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+"""What a line of a manifest that says something else, or is nested too deep, may raise."""
 PASS_SECONDS = 30.0
 """Audio handed to a stream at a time: bounds what waits in memory."""
 
@@ -163,25 +165,31 @@ def evaluate(
 
 def read_manifest(path: Path) -> list[Utterance]:
     """Read a NeMo-style JSON-lines manifest; audio paths are relative to its folder."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"cannot read manifest {path}: {error}") from error
     utterances = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(manifest_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             audio = path.parent / row["audio_filepath"]
             utterances.append(Utterance(audio, row["text"], float(row.get("duration", 0.0))))
-        except (ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise ManifestError(
                 f"{path} line {number} is not an object with audio_filepath and text"
             ) from error
     if not utterances:
         raise ManifestError(f"{path} lists no utterance")
     return utterances
+
+
+def manifest_lines(path: Path) -> list[str]:
+    """Return the lines of a manifest. Raises ManifestError."""
+    if path.is_char_device():  # it may have no end
+        raise ManifestError(f"cannot read manifest {path}: it is a device, no file")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read manifest {path}: {error}") from error
 
 
 def read_audio(path: Path | BinaryIO) -> Samples:

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 
 WORD_START = "\u2581"
 """SentencePiece's mark in front of a piece that starts a word."""
+UNKNOWN = "<unk>"
+"""The piece of a model for what its other pieces cannot write."""
+UNKNOWN_SIGN = "\u2047"
+"""What SentencePiece, and so NeMo, shows for it: a word of its own."""
 TURN_PIECES = ("<EOU>", "<EOB>")
 _CONTROL_PIECES = frozenset({"<s>", "</s>", "<pad>"})
 _LANGUAGE_TAG = re.compile(r"<[a-z]{2,3}-[A-Za-z0-9]{2,4}>")
@@ -60,16 +64,20 @@ class Tokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids, words separated by one space."""
-        joined = "".join(piece for t in tokens if not is_unspoken(piece := self.pieces[t]))
+        spoken = (piece for t in tokens if not is_unspoken(piece := self.pieces[t]))
+        joined = "".join(f" {UNKNOWN_SIGN} " if p == UNKNOWN else p for p in spoken)
         return " ".join(with_characters(joined).replace(WORD_START, " ").split())
 
     def words(self, tokens: Sequence[int]) -> list[list[int]]:
         """Group positions of ``tokens`` into words (what is no text is left out)."""
         groups = list[list[int]]()
+        is_over = True
         for position, token in enumerate(tokens):
-            if is_unspoken(self.pieces[token]):
+            piece = self.pieces[token]
+            if is_unspoken(piece):
                 continue
-            if self.starts_word(token) or not groups:
+            if is_over or self.starts_word(token) or piece == UNKNOWN:
                 groups.append([])
+            is_over = piece == UNKNOWN
             groups[-1].append(position)
         return groups

@@ -20,7 +20,14 @@ from operator import attrgetter
 from asr.events import Word
 from asr.interface import Token
 from asr.state import State
-from asr.tokenizer import WORD_START, Tokenizer, is_unspoken, with_characters
+from asr.tokenizer import (
+    UNKNOWN,
+    UNKNOWN_SIGN,
+    WORD_START,
+    Tokenizer,
+    is_unspoken,
+    with_characters,
+)
 from asr.unfinished import ends_no_sentence
 
 _SEAM_FRAMES = 10
@@ -54,6 +61,11 @@ class _Growing:
     def key(self) -> str:
         """The word for comparison: case and punctuation may change with context."""
         return "".join(c for c in self.shown.casefold() if c.isalnum()) or self.shown
+
+    def takes(self, piece: str) -> bool:
+        """Whether a piece that starts no word is of this one."""
+        is_apart = self.text != "" and UNKNOWN_SIGN in (self.text, piece)
+        return self.tokens < _MAX_WORD_TOKENS and not is_apart
 
     def extend(self, piece: str, token: Token, end_ms: int) -> None:
         self.text += piece
@@ -164,8 +176,10 @@ class Transcript:
         piece = self._tokenizer.pieces[token.id]
         if is_unspoken(piece):
             return False
+        if piece == UNKNOWN:
+            piece = UNKNOWN_SIGN
         if not piece.startswith(WORD_START):
-            if self._open is not None and self._open.tokens < _MAX_WORD_TOKENS:
+            if self._open is not None and self._open.takes(piece):
                 is_begun = bool(self._open.text)
                 self._open.extend(piece, token, end_ms)
                 return not self._is_hidden if is_begun else self._show()

@@ -79,7 +79,9 @@ def read_samples(folder: Path) -> list[Sample]:
     try:
         lines = [json.loads(x) for x in manifest.read_text().splitlines() if x.strip()]
         return [_sample(folder, line) for line in lines]
-    except (OSError, ValueError, KeyError, BadAudioFile) as error:
+    except RecursionError as error:
+        raise CommandError(f"the samples cannot be read: {manifest} is nested too deep") from error
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, BadAudioFile) as error:
         raise CommandError(f"the samples cannot be read: {error}") from error
 
 

@@ -8,6 +8,7 @@ import argparse
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from clients.errors import CommandError
@@ -62,8 +63,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_model(source: str) -> None:
+    """Look, before the engine takes its seconds, for what can only be a path: CommandError."""
+    is_path = source.endswith(".nemo") or source.startswith(("/", ".", "~"))
+    path = Path(source).expanduser()
+    if is_path and not path.exists():
+        raise CommandError(f"{source}: there is no such file or folder")
+    if path.is_char_device():  # it may have no end
+        raise CommandError(f"{source}: a device is no model")
+
+
 def choice_of(module: Any, args: argparse.Namespace, *, slots: int = 16) -> Any:
-    """Return the ``ModelChoice`` that the arguments describe."""
+    """Return the ``ModelChoice`` that the arguments describe. Raises CommandError."""
+    check_model(args.model)
     return module.ModelChoice(
         model=args.model,
         look_ahead=args.look_ahead,

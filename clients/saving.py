@@ -6,10 +6,14 @@ Does not know: what is written.
 """
 
 import os
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from clients.errors import CommandError
+
+MOST_OF_NAME = 32
+"""Letters that the file beside has of it: the longest name that is possible has no room for it."""
 
 
 def check(paths: Sequence[Path], endings: Collection[str]) -> None:
@@ -23,9 +27,14 @@ def check(paths: Sequence[Path], endings: Collection[str]) -> None:
 
 def obstacle(path: Path) -> str:
     """Return why a file could not be put there; nothing: it can."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "there is something that is no file"
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it will be made, or its folder is missed below
+    except OSError as error:
+        return f"{error.strerror}: choose another name"
     folder = path.resolve().parent
-    if path.exists() and not path.is_file():
-        return "there is something that is no file"
     if not folder.is_dir():
         return "there is no such folder"
     return "" if os.access(folder, os.W_OK) else "the folder cannot be written"
@@ -41,7 +50,7 @@ def save(texts: Mapping[Path, str]) -> None:
 def _save(path: Path, text: str) -> str:
     """Write one file; return what went wrong, or nothing."""
     path = path.resolve()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name[:MOST_OF_NAME]}.{os.getpid()}")
     try:
         try:
             part.write_text(text, encoding="utf-8")

@@ -93,6 +93,8 @@ def remove_key(path: Path, name: str) -> None:
 def read(path: Path) -> KeyFile:
     """Read the file. Raises KeyFileError."""
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe: to read it may never end
+            raise KeyFileError(f"{path} is no file: name one, `rivulet keys add` makes it")
         return msgspec.json.decode(path.read_bytes(), type=KeyFile)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error

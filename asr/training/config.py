@@ -154,7 +154,7 @@ def load(path: Path) -> TrainingConfig:
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is no TOML: {error}") from error
     root = path.parent.resolve()
     data = dict(table.pop("data", {}))

@@ -24,7 +24,7 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from asr.offline import ManifestError, read_audio
+from asr.offline import UNREADABLE, ManifestError, manifest_lines, read_audio
 from asr.training.config import DataConfig, Source
 from asr.training.losses import Labels
 from asr.training.teacher import rows_of
@@ -128,7 +128,7 @@ def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO
     """
     with ExitStack() as stack:
         shards: dict[str, tarfile.TarFile] = {}
-        for number, line in enumerate(_lines(manifest), 1):
+        for number, line in enumerate(manifest_lines(manifest), 1):
             try:
                 row = json.loads(line)
                 row["text"]
@@ -141,19 +141,12 @@ def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO
                     member = shards[name].extractfile(row["member"])
                     assert member is not None
                     file = io.BytesIO(member.read())
-            except (ValueError, KeyError, TypeError, OSError, tarfile.TarError) as error:
+            except (*UNREADABLE, OSError, tarfile.TarError) as error:
                 raise ManifestError(
                     f"{manifest} line {number} is not an object with text and audio_filepath "
                     f"(or shard and member) that exist: {error}"
                 ) from error
             yield row, file
-
-
-def _lines(manifest: Path) -> list[str]:
-    try:
-        return manifest.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"cannot read manifest {manifest}: {error}") from error
 
 
 def spelled(text: str) -> list[str] | None:

@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate the manifests one after another; ``wer`` and ``cer`` are fractions."""
     if args.every < 1:
         raise CommandError(f"--every is at least 1, not {args.every}")
+    for manifest in args.manifests:
+        if not manifest.exists():
+            raise CommandError(f"{manifest}: there is no such file")
     results = []
     for manifest in args.manifests:
         bar = ProgressBar(sys.stderr, str(manifest), 1.0, can_redraw(sys.stderr))

@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Count, estimate, write the file."""
     if problem := obstacle(args.out):
         raise CommandError(f"--out {args.out}: {problem}")
+    for text in args.texts:
+        if text.is_char_device():  # it may have no end
+            raise CommandError(f"{text}: a device is no file of text")
     if args.most is not None and args.most < 1:
         raise CommandError("--most is at least 1")
     with engine_side() as side:

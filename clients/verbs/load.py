@@ -19,11 +19,12 @@ from clients.load.caller import CallFailed, Target, check
 from clients.load.judge import Limits
 from clients.load.lab import Laboratory, beyond, eased, short, system_of
 from clients.load.material import PAUSES_S, material
-from clients.load.picture import draw
+from clients.load.picture import System, draw
 from clients.load.plan import Traffic
 from clients.load.search import Search
 from clients.load.view import View
 from clients.load.wires import WIRES
+from clients.reading import read_json
 
 EXAMPLES = """\
 examples:
@@ -169,9 +170,14 @@ def _why(target: Target, reason: str) -> str:
 def _draw(files: list[Path], picture: Path | None) -> int:
     if picture is None:
         raise CommandError("--draw needs --picture FILE.svg")
-    try:
-        systems = [system_of(file.stem, json.loads(file.read_text())) for file in files]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"a report cannot be read: {error}") from error
+    systems = [_read(file) for file in files]
     picture.write_text(draw(systems, limit_ms=Limits().lag_ms))
     return 0
+
+
+def _read(file: Path) -> System:
+    report = read_json(file, wanted := "a report of `rivulet load --json`")
+    try:
+        return system_of(file.stem, report)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CommandError(f"{file} is no report: give {wanted}") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from clients.console import table
 from clients.errors import CommandError
-from clients.glue import engine_side
+from clients.glue import check_model, engine_side
 
 EXAMPLES = """\
 examples:
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List, or look into one."""
+    if args.source is not None:
+        check_model(args.source)
     with engine_side() as side:
         if args.action == "list":
             found = side.list_models()

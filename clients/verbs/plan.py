@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from clients.errors import CommandError
 from clients.plan.sizing import SHAPES, Demand, Device, Plan, PlanError, plan
+from clients.reading import read_json
 
 EXAMPLES = """\
 A step over B streams takes a + b*B on a device; `python -m tests.bench.capacity` measures a and b.
@@ -77,12 +76,10 @@ def _device(args: argparse.Namespace) -> Device:
 def read_measured(path: Path, chunk_ms: float, engine: str) -> tuple[float, float]:
     """Return a and b in ms of an engine at a chunk; raises CommandError."""
     try:
-        periods = msgspec.json.decode(path.read_bytes())["periods"]
+        periods = read_json(path, "what `python -m tests.bench.capacity` wrote")["periods"]
         row = periods[f"{chunk_ms:.0f}"]["engines"][engine]
         return float(row["a_ms"]), float(row["b_ms"])
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         text = f"{path} has no a_ms and b_ms of {engine} at {chunk_ms:.0f} ms"
         raise CommandError(text) from error
 

@@ -12,6 +12,7 @@ const COLOURS = 6;
 const FIRST_OF_OURS = 4000; // close codes from here on are the server's own
 const REFUSED = { 4401: "The link has no token that is good (?token=…): ask for a new one" };
 const OVERLAY_ROWS = 2;
+const OVERLAY_CLEAR_MS = 6000; // behind the last new words, as on television
 
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
@@ -175,13 +176,33 @@ function receive(message) {
   reader.stick();
 }
 
-/** The overlay has the newest rows only, of a long one its end. */
+let newest = ""; // what the overlay shows, or showed last
+let clearing = 0;
+
+/** The overlay has the newest rows only, of a long one its end, and for a while. */
 function trim() {
-  const rows = [...$("log").children, ...$("open").children];
+  const rows = [...$("log").children, ...$("open").children].filter((row) => !("gone" in row.dataset));
+  const said = rows.map((row) => row.children[2].textContent).join("\n");
+  if (said !== newest) {
+    newest = said;
+    $("open").hidden = false;
+    clearTimeout(clearing);
+    clearing = setTimeout(clear, OVERLAY_CLEAR_MS);
+  } else if ($("open").hidden) clear(); // open words that became final after all
   rows.forEach((row, i) => { row.hidden = i < rows.length - OVERLAY_ROWS; });
   const shown = rows.filter((row) => !row.hidden);
   shown[0]?.removeAttribute("data-again");
   for (const row of shown) row.children[2].scrollTop = row.children[2].scrollHeight;
+}
+
+/** Rows that were cleared do not come back, neither above new words nor with a new connection. */
+function clear() {
+  for (const row of $("log").children) {
+    row.dataset.gone = "";
+    row.hidden = true;
+  }
+  $("open").hidden = true;
+  newest = [...$("open").children].map((row) => row.children[2].textContent).join("\n");
 }
 
 let wanted = null; // what is searched for

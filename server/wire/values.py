@@ -99,7 +99,7 @@ def strings_in(value: object) -> list[str]:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = msgspec.json.decode(value)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return []
     items = value if isinstance(value, list | tuple) else ()
     return [item for item in items if isinstance(item, str)]

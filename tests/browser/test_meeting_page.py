@@ -313,6 +313,29 @@ async def test_the_overlay_is_clear_and_shows_the_newest_words_only(
         assert page.complaints == []
 
 
+async def test_the_overlay_clears_when_nobody_says_more_and_cleared_words_stay_away(
+    devtools: str, tmp_path: Path
+) -> None:
+    async with serving() as server, open_page(devtools, tmp_path) as page:
+        await page.goto(server.addresses.page + "meeting/monday?overlay")
+        await page.wait(f"{STATE} === 'waiting'")
+        await page.js(  # the clock stands
+            "{const real = setTimeout;"
+            "window.setTimeout = (then, ms) => ms === 6000 ? (window.over = then) : real(then, ms)}"
+        )
+        await talk(server, speech("turn on"), **meeting("Ann"))
+        await page.wait(f"{STATE} === 'waiting' && {ROWS} === 1")
+        assert await page.js(SAID) == [["Ann", "turn on"]]
+        await page.js("over()")
+        assert await page.js(SAID) == []
+        await cut_off(page, server.gateway._rooms._rooms["monday"])
+        assert await page.js(SAID) == []
+        await talk(server, speech("yes"), **meeting("Bob"))
+        await page.wait(f"{ROWS} === 2")
+        assert await page.js(SAID) == [["Bob", "yes"]]
+        assert page.complaints == []
+
+
 async def test_many_speakers_at_once_are_in_the_order_of_time(
     devtools: str, tmp_path: Path
 ) -> None:

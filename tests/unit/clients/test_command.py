@@ -26,7 +26,7 @@ from clients.errors import CommandError, missing_module
 from clients.live import Heard
 from clients.meeting import participants_of
 from clients.results import Result, figures, is_failed, row
-from clients.saving import save
+from clients.saving import check, save
 from clients.serving import ServerProcess
 from server import cli
 from server.wire.messages import Chunk, Final, WordSpan
@@ -105,6 +105,70 @@ def test_an_error_is_one_sentence_without_a_traceback(
     assert err.startswith("rivulet: ")
     assert "Traceback" not in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("plan --sessions 9 --measured {}", "is nested too deep: give what `python -m"),
+        ("load --draw {} --picture x.svg", "is nested too deep: give a report of `rivulet load"),
+        ("evaluate {}", "line 1 is not an object"),
+        ("train {}", "is no TOML"),
+        ("keys list --file {}", "is not a file of `rivulet keys`"),
+        ("demo --samples {folder}", "manifest.jsonl is nested too deep"),
+    ],
+)
+def test_a_file_that_is_nested_too_deep_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: str, said: str
+) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(("deep = " if "train" in argv else "") + "[" * 100_000 + "]" * 100_000)
+    given = argv.format(path, folder=tmp_path).split()
+    test_an_error_is_one_sentence_without_a_traceback(given, said, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("evaluate samples/manifest.jsonl nothing.jsonl", "nothing.jsonl: there is no such file"),
+        ("evaluate samples/manifest.jsonl --model ./none", "./none: there is no such file or f"),
+        ("models inspect nothing.nemo", "nothing.nemo: there is no such file or folder"),
+    ],
+)
+def test_a_path_that_is_not_there_is_said_without_an_engine(argv: str, said: str) -> None:
+    code = "import sys; from clients.__main__ import main; main(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *argv.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=SAMPLES.parent)
+    assert said in ended.stderr
+    assert ended.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("plan --sessions 9 --measured /dev/zero", "more than 64 MiB: give what"),
+        ("load --draw /dev/zero --picture x.svg", "more than 64 MiB: give a report"),
+        ("evaluate /dev/zero", "it is a device, no file"),
+        ("models inspect /dev/zero", "a device is no model"),
+        ("lm train /dev/zero --out x.lm", "a device is no file of text"),
+        ("keys add shop --file /dev/full", "/dev/full is no file"),
+        ("keys list --file {pipe}", "pipe is no file"),
+    ],
+)
+def test_a_file_without_an_end_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: str, said: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    given = argv.format(pipe=tmp_path / "pipe").split()
+    test_an_error_is_one_sentence_without_a_traceback(given, said, capsys)
+
+
+def test_what_is_no_report_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    for text, said in (("[]", "report"), ("{", "JSON"), ('{"points": 1}', "report")):
+        path.write_text(text)
+        given = ["load", "--draw", str(path), "--picture", "x.svg"]
+        test_an_error_is_one_sentence_without_a_traceback(given, f"{path} is no {said}", capsys)
 
 
 def test_a_wrong_verb_is_wrong_usage() -> None:
@@ -240,6 +304,20 @@ def test_a_saved_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert (kept.read_text(), made.read_text(encoding="utf-8")) == ("before", "größer")
     save({made: "x"})
     assert made.read_text() == "x"
+
+
+def test_a_name_is_as_long_as_the_folder_takes_or_refused_before_anybody_speaks(
+    tmp_path: Path,
+) -> None:
+    longest = tmp_path / f"{'ß' * 125}n.srt"
+    longer, around = longest.with_name(f"n{longest.name}"), tmp_path / "around.srt"
+    around.symlink_to(around)
+    check([longest], ("srt",))
+    save({longest: "x"})
+    assert [path.read_text() for path in tmp_path.glob("*n.srt")] == ["x"]
+    for path, reason in ((longer, "File name too long"), (around, "Too many levels")):
+        with pytest.raises(CommandError, match=f"{reason}.*: choose another name"):
+            check([path], ("srt",))
 
 
 @pytest.mark.parametrize("verb", ["captions", "meeting"])

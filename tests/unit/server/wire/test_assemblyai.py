@@ -84,6 +84,7 @@ def test_the_query_and_updates_become_rules() -> None:
     assert played.start.endpointing == Endpointing(silence_ms=900, hesitation_ms=0)
     assert played.start.audio.encoding == "mulaw"
     assert [boost.phrase for boost in played.start.boost or ()] == ["moon"]
+    assert table(keyterms_prompt="[" * 4_000).start.boost is None  # far too deep
     played.hear({"type": "UpdateConfiguration", "min_turn_silence": 100}, {"type": "ForceEndpoint"})
     played.hear({"type": "KeepAlive"})
     assert played.kinds() == ["start", "configure", "finalize", "configure"]
