@@ -10,6 +10,7 @@ Does not know: who started it, or why.
 """
 
 import argparse
+import gc
 import os
 import signal
 import socket
@@ -51,6 +52,7 @@ def main() -> int:
     for name in ("--beam", "--look-ahead"):
         parser.add_argument(name, type=int)
     options = vars(parser.parse_args())
+    gc.disable()  # until the model is loaded (join): all that is made meanwhile stays
     logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor, address = options.pop("fd"), options.pop("listen")
