@@ -157,7 +157,6 @@ def run_host(engine: StreamingEngine, spec: EngineSpec, mailbox: SocketMailbox) 
     heart.start()
     gc.collect()
     gc.freeze()  # or each collection looks at the whole model again while all streams wait
-    gc.enable()
     try:
         first = spec.look_ahead
         Host(engine, mailbox, first_look_ahead=first, activity=activity, device=device).run()
