@@ -119,7 +119,7 @@ class Connection:
         """Whether the client may come back to the session."""
         self._is_new_token_unused = False
         self._is_asking = False
-        """Whether the store is asked for the session: it has a patience of its own."""
+        """Whether an engine or the store is waited for: there is a patience of its own for that."""
         self._close_code: int | None = None
         """Our own reason to close; else the session's."""
 
@@ -331,13 +331,13 @@ class Connection:
 
     async def _come_back(self, start: Start, resume: ResumeFrom) -> None:
         """Take up the session of a token, from wherever it is."""
-        model = self._keeper.model
-        if model is None:
-            self.session.fail(OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S))
-            return
         number = self.session.identity.number
         self._is_asking = True
         try:
+            model = await self._loaded()
+            if model is None:
+                self.session.fail(OverCapacity("no engine is ready", retry_after=RETRY_AFTER_S))
+                return
             found = await self._keeper.come_back(resume.token, self, number, self._account)
         except StoreUnavailable:
             text = "the store of sessions does not answer"
@@ -371,6 +371,22 @@ class Connection:
         have = resume.have(agreed.audio.channels)
         self.session.say_again(found.finals, have, found.partials)
         self._keeper.resume(self.session.identity.number)
+
+    async def _loaded(self) -> link.Model | None:
+        """Wait a while for an engine: to a server that starts again its clients are back first."""
+        if self._keeper.model is None:
+            loaded = asyncio.create_task(self._keeper.loaded())
+            gone = asyncio.create_task(self._socket.wait_closed())
+            try:
+                await asyncio.wait(
+                    (loaded, gone),
+                    timeout=self._config.start_timeout_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                loaded.cancel()
+                gone.cancel()
+        return self._keeper.model
 
     async def _write(self) -> None:
         try:

@@ -9,6 +9,7 @@ so that a lost reply locks nobody out.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -124,6 +125,11 @@ class Keeper:
     def model(self) -> link.Model | None:
         """What the workers run."""
         return self._manager.model
+
+    async def loaded(self) -> None:
+        """Wait until there is a model, or it is certain that there will be none."""
+        with contextlib.suppress(RuntimeError):
+            await self._manager.ready()
 
     @property
     def has_room(self) -> bool:

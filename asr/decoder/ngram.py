@@ -7,6 +7,7 @@ The n-grams are a trie, nodes by level and within it by (parent, label); a state
 longest end of what was said that can still be extended.
 """
 
+import ctypes
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asr.interface import EngineError
+from asr.native import library
 
+SOURCE = Path(__file__).with_suffix(".cpp")
 FORMAT = "rivulet-ngram-2"
 STEPS_PER_NAT = 16
 """Log probabilities are stored as a byte in these steps: down to -15.9 nats."""
@@ -75,22 +78,22 @@ class NgramModel:
         self.tables = tables
         self._vocabulary, self._order = tables.vocabulary, tables.order
         width = tables.vocabulary + 1
-        root = torch.zeros(1, dtype=torch.long)
-        label = torch.cat([root, torch.arange(width), tables.label.long()])
-        children = torch.cat([root + width, tables.children.long()])
+        root = torch.zeros(1, dtype=torch.int32)
+        label = torch.cat([root, torch.arange(width, dtype=torch.int32), tables.label.int()])
+        children = torch.cat([root + width, tables.children.int()])
         nodes, has_children = len(label), children > 0
         states = has_children.nonzero()[:, 0]
         fits = nodes == int(children.sum()) + 1 == len(tables.log_prob) + 1
         is_sound = int(children.min()) >= 0 <= int(label.min()) and int(label.max()) < width
         if not fits or not is_sound or len(states) != len(tables.back_off) + 1:
             raise BadNgram("the tables of the language model do not fit together")
-        number = torch.zeros(nodes, dtype=torch.long)  # of states; of others, 0: the root
-        number[states] = torch.arange(len(states))
+        number = torch.zeros(nodes, dtype=torch.int32)  # of states; of others, 0: the root
+        number[states] = torch.arange(len(states), dtype=torch.int32)
         shorter = _follow_ends(label, children, number)
         none, step = torch.zeros(1), -STEPS_PER_NAT
         log_prob = torch.cat([none, tables.log_prob / step])
         back_off = torch.cat([none, tables.back_off / step])
-        begin = (1 + children.cumsum(0) - children)[states]
+        begin = 1 + (children.cumsum(0, dtype=torch.int32) - children)[states]
         count = children[states]
         count[0] = 0  # the root's children are the dense first row
         self._child = _in_rows(label, number, log_prob)
@@ -178,23 +181,39 @@ def _follow_ends(label: Tensor, children: Tensor, number: Tensor) -> Tensor:
     An n-gram without its first label is one level higher. Where nothing follows it, the longest
     end of it that something follows is its state.
     """
-    ends, shorter = torch.zeros_like(label), torch.zeros_like(label)
+    functions = library(SOURCE)
+    shorter = torch.zeros_like(label)
+    tensors = label, children, number, shorter
+    if functions is None:
+        is_sound = _searched(*tensors)
+    else:
+        sizes = ctypes.c_int64(len(label)), ctypes.c_int64(len(children))
+        pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+        is_sound = bool(functions.follow_ends(*sizes, *pointers))
+    if not is_sound:
+        raise BadNgram("the tables of the language model do not fit together")
+    return shorter
+
+
+def _searched(label: Tensor, children: Tensor, number: Tensor, shorter: Tensor) -> bool:
+    """Do what the C++ does, level by level; takes ten times as long."""
+    ends = torch.zeros_like(label)
     start, stop = 1, 1 + int(children[0])
     width, key = stop - start, torch.arange(stop - start)  # (context, label) of a level, ascending
     while stop < len(label):
         count = children[start:stop]
         context = torch.repeat_interleave(torch.arange(start, start + len(count)), count)
         level = slice(stop, stop + len(context))
-        wanted = ends[context] * width + label[level]
+        wanted = ends[context].long() * width + label[level]
         found = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
         if not len(context) or not torch.equal(key[found], wanted):
-            raise BadNgram("the tables of the language model do not fit together")
+            return False
         ends[level] = found + start
         shorter[level] = number[start:stop][found]
         number[level] = torch.where(number[level] > 0, number[level], shorter[level])
         key = context * width + label[level]
         start, stop = level.start, level.stop
-    return shorter
+    return True
 
 
 def _in_rows(*columns: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Does not know: who started it, or why.
 """
 
 import argparse
+import gc
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import sys
 import threading
 from typing import get_args
 
-from asr.interface import EngineError
+from asr.interface import EngineError, StreamingEngine
 from server import logs
 from server.worker import join
 from server.worker.engines import Backend, EngineSpec, Precision, build
@@ -65,7 +66,7 @@ def main() -> int:
         return 3
     with SocketMailbox(link) as mailbox:
         try:
-            engine = build(spec)
+            engine = _loaded(spec)
         except Exception as error:  # noqa: BLE001 - the gateway reads one sentence, not a traceback
             mailbox.give_up(_sentence(error))
             return 2
@@ -73,11 +74,21 @@ def main() -> int:
     return 0
 
 
+def _loaded(spec: EngineSpec) -> StreamingEngine:
+    """Load the engine; what is made meanwhile stays, so nobody looks for what is garbage of it."""
+    gc.disable()
+    try:
+        return build(spec)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _join(spec: EngineSpec, where: str, secret_file: str) -> int:
     """Serve whatever gateway is there until we are of no use."""
     try:
         address, secret = join.Address.of(where), shared_secret(secret_file)
-        join.serve(build(spec), spec, address, secret)
+        join.serve(_loaded(spec), spec, address, secret)
     except (JoinError, SecretError, EngineError) as error:
         print(error, file=sys.stderr)
     return 2

@@ -1,8 +1,10 @@
 """Clients whose connection breaks: the session goes on, no final is lost or said twice."""
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from asr.scripted import ScriptedEngine
 from clients.connection import Connection, connect
-from server.app import Running
+from server.app import Running, running
 from server.store.base import Kept
 from server.store.sqlite import SqliteStore
 from server.wire.messages import AudioFormat, Endpointing, Final, Finalized
+from server.worker.thread import ThreadWorker
 from tests.io.serving import (
     Message,
     all_slots_free,
+    config,
     dial,
     figure,
     read_until,
@@ -220,6 +225,59 @@ async def test_a_server_that_is_started_again_takes_its_sessions_up(tmp_path: Pa
         finals = [m for m in after if m["type"] == "final"]
         assert [m["id"] for m in finals] == list(range(len(finals)))
         assert transcript(after) == TEXT
+
+
+@contextlib.asynccontextmanager
+async def slow_to_load(store: str) -> AsyncIterator[tuple[Running, threading.Event]]:
+    """A server that listens while its engine waits for the event."""
+    setup, may_load = config(store=store), threading.Event()
+
+    def load() -> ScriptedEngine:
+        may_load.wait()
+        return ScriptedEngine(slots=setup.slots)
+
+    async with running(setup, launch=lambda _: ThreadWorker(load)) as server:
+        try:
+            yield server, may_load
+        finally:
+            may_load.set()
+
+
+async def waits_for_an_engine(server: Running, socket: ClientConnection) -> None:
+    """Wait until the server keeps a client waiting, or has told it something."""
+    answer = asyncio.create_task(socket.wait_closed())
+    while not any(one._is_asking for one in server.gateway._connections):
+        await asyncio.sleep(0.01)
+        assert not answer.done(), "turned away"
+    answer.cancel()
+
+
+async def test_who_is_back_before_the_engine_goes_on_as_soon_as_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    said, store = speech(TEXT), f"sqlite:{tmp_path}/sessions.db"
+    async with serving(store=store) as server, dial(server) as socket:
+        ready = await begun(socket, said[:30_000])
+        cut(socket)
+        await away(server, 1)
+    async with slow_to_load(store) as (server, may_load), dial(server) as socket:
+        await socket.send(resume(ready["token"]))
+        await waits_for_an_engine(server, socket)
+        may_load.set()
+        back = await read_until(socket, "ready")
+        assert transcript(await finish(socket, said, back["at"])) == TEXT
+
+
+async def test_a_server_ends_though_a_client_waits_for_its_engine(tmp_path: Path) -> None:
+    async with (
+        slow_to_load(f"sqlite:{tmp_path}/sessions.db") as (server, may_load),
+        dial(server) as socket,
+    ):
+        await socket.send(resume("x.y"))
+        await waits_for_an_engine(server, socket)
+        await server.gateway.stop()
+        assert socket.close_code == 1001
+        assert not may_load.is_set()
 
 
 async def test_a_session_gets_no_younger_by_going_on_at_another_server(

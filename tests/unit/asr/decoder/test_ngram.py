@@ -1,7 +1,10 @@
 """A back-off n-gram is a distribution, batched as alone, and survives its file."""
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from asr.decoder import ngram
 from asr.decoder.counting import estimate
 from asr.decoder.ngram import BadNgram, NgramModel, load
 
@@ -119,10 +123,29 @@ def test_a_file_says_the_same_and_is_refused_with_another_vocabulary(tmp_path: P
         load(path, PIECES)
 
 
+def in_torch() -> AbstractContextManager[object]:
+    """Have no C++."""
+    return mock.patch.object(ngram, "library", return_value=None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(corpora, st.integers(2, 4))
+def test_cpp_and_torch_derive_the_same_tables(corpus: list[list[int]], order: int) -> None:
+    model = estimate(corpus, VOCABULARY, order=order, cutoffs=(1, 1, 1, 1))
+    with in_torch():
+        other = NgramModel(model.tables)
+    assert model.start == other.start
+    for name, rows in model.packed().items():
+        torch.testing.assert_close(rows, other.packed()[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("way", [nullcontext, in_torch])
 @settings(max_examples=60, deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_whatever_a_file_holds_it_is_refused_or_stays_within_its_tables(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    way: Callable[[], AbstractContextManager[object]],
+    data: st.DataObject,
 ) -> None:
     path = tmp_path_factory.mktemp("lm") / "lm.safetensors"
     estimate([[0, 1, 2], [1, 2, 3], [2, 2]], VOCABULARY, order=3, cutoffs=(1, 1, 1)).save(
@@ -139,7 +162,8 @@ def test_whatever_a_file_holds_it_is_refused_or_stays_within_its_tables(
     tensors[name] = tensor
     save_file(tensors, path, metadata=head)
     try:
-        model = load(path, PIECES)
+        with way():
+            model = load(path, PIECES)
     except BadNgram:
         return
     rows = model.packed()
