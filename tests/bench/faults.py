@@ -226,6 +226,7 @@ def main() -> int:
     lab, began = Laboratory(args, {}), time.monotonic()
     path = RESULTS / "faults.json"
     rows: list[Row] = kept(path) if args.row else []
+    places = {name: number for number, (name, _) in enumerate(rows_of(lab))}
     for name, measure in rows_of(lab):
         if args.row and not any(part in name for part in args.row):
             continue
@@ -242,6 +243,7 @@ def main() -> int:
         took = {"seconds": round(time.monotonic() - since, 1), "machine": machine()}
         row = {"case": name} | row | took
         rows = [other for other in rows if other["case"] != name] + [row]
+        rows.sort(key=lambda row: places.get(row["case"], len(places)))
         print(json.dumps({k: v for k, v in row.items() if k != "differences"}), flush=True)
         minutes = round((time.monotonic() - began) / 60, 1)
         result = summary(rows) | {"machine": machine(), "minutes": minutes, "cases": rows}
