@@ -71,7 +71,8 @@ class Gateway:
         self._is_empty.set()
         self._is_draining = False
         self._server: Server | None = None
-        self._rooms = Rooms(is_open=config.gateways == 1)
+        away_s = config.limits.resume_ms / 1000
+        self._rooms = Rooms(is_open=config.gateways == 1, away_s=away_s)
         self._audience = Audience(self._rooms, stalled_s=config.stalled_reader_s)
         self._guard = Guard(config, Keyring(Path(config.keys)) if config.keys else None)
         self._dropins = DropIns(

@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -90,6 +91,8 @@ class Voice:
     open: dict[int, Partial] = field(default_factory=dict)
     _strange: dict[int, str] = field(default_factory=dict)
     """What those are called who gave no name."""
+    _given_up: asyncio.TimerHandle | None = None
+    """When a client that was cut off is waited for no more."""
 
     def hear(self, message: ServerMessage) -> None:
         """Take what the session says; only its words matter."""
@@ -102,15 +105,43 @@ class Voice:
             self.open.pop(message.channel, None)
             self.room.add(self, message)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the client was cut off and may come back."""
+        return self._given_up is not None
+
     def leave(self, *, is_for_good: bool = True) -> None:
-        """Be gone; words that were open were said, or are said again by who comes back."""
+        """Be gone; words that were open were said, or are said again by who comes back in time."""
         self.attached -= 1
+        if self.attached:
+            return
+        if is_for_good:
+            self.settle()
+        else:
+            self._given_up = self.room.later(self.settle)
+        self.room.changed()
+
+    def come_back(self) -> None:
+        """Speak again; who was cut off says again what was open."""
+        self.forgive()
         if not self.attached:
-            for partial in self.open.values() if is_for_good else ():
-                self.finals[partial.channel] = partial.id + 1
-                self.room.add(self, partial)
             self.open.clear()
-            self.room.changed()
+        self.attached += 1
+        self.room.changed()
+
+    def settle(self) -> None:
+        """Take what is open for said: nobody will say it again."""
+        self.forgive()
+        for partial in self.open.values():
+            self.finals[partial.channel] = partial.id + 1
+            self.room.add(self, partial)
+        self.open.clear()
+
+    def forgive(self) -> None:
+        """Wait for nobody any more."""
+        if self._given_up is not None:
+            self._given_up.cancel()
+            self._given_up = None
 
     def name(self, channel: int) -> str:
         """Return who speaks on a channel; nobody without a name is somebody else."""
@@ -165,8 +196,9 @@ class Viewer:
 class Room:
     """The words of one meeting."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, away_s: float = KEEP_S) -> None:
         self.name = name
+        self._away_s = away_s
         self._life = secrets.token_hex(4)
         self._strangers = 0
         self.voices: dict[str, Voice] = {}
@@ -195,6 +227,15 @@ class Room:
         """Whether anything was said."""
         return self._count > 0
 
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether somebody who was cut off may come back."""
+        return any(voice.is_awaited for voice in self.voices.values())
+
+    def later(self, act: Callable[[], None]) -> asyncio.TimerHandle:
+        """Have something done when nobody can come back any more who is cut off now."""
+        return self._loop.call_later(self._away_s, act)
+
     def stranger(self) -> str:
         """Return what one without a name is called."""
         self._strangers += 1
@@ -206,7 +247,7 @@ class Room:
         self._began_s = began_s if self._began_s is None else self._began_s
         gone = [name for name, voice in self.voices.items() if not voice.attached]
         for name in gone[:-MAX_GONE]:
-            del self.voices[name]
+            self.voices.pop(name).settle()
         names = tuple(" ".join(_UNSEEN.sub(" ", name).split()) for name in speakers)
         voice = Voice(self, names, round((began_s - self._began_s) * 1000), attached=1)
         self.voices[session] = voice
@@ -270,6 +311,8 @@ class Room:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for voice in self.voices.values():
+            voice.forgive()
         for viewer in self.viewers:
             viewer.end()
 
@@ -283,7 +326,7 @@ class Room:
             )
             for voice in self.voices.values()
             for channel, partial in voice.open.items()
-            if partial.text.strip()
+            if voice.attached and partial.text.strip()
         ]
         return tuple(sorted(lines, key=lambda line: line.start_ms))
 
@@ -291,8 +334,8 @@ class Room:
 class Rooms:
     """All rooms of a server, by name."""
 
-    def __init__(self, *, is_open: bool = True) -> None:
-        self._is_open = is_open
+    def __init__(self, *, is_open: bool = True, away_s: float = KEEP_S) -> None:
+        self._is_open, self._away_s = is_open, away_s
         self._rooms: dict[str, Room] = {}
         self._kept: dict[str, asyncio.TimerHandle] = {}
         """When those that are empty are forgotten."""
@@ -309,8 +352,7 @@ class Rooms:
         """Let a session that was cut off speak again where it spoke before."""
         for room in self._rooms.values():
             if voice := room.voices.get(session):
-                voice.attached += 1
-                room.changed()
+                voice.come_back()
                 return voice
         return None
 
@@ -347,16 +389,18 @@ class Rooms:
         if room is None:
             if len(self._rooms) >= MAX_ROOMS:
                 raise OverCapacity(f"{MAX_ROOMS} meetings are held", retry_after=RETRY_AFTER_S)
-            room = self._rooms[name] = Room(name)
+            room = self._rooms[name] = Room(name, away_s=self._away_s)
         return room
 
     def _left(self, room: Room) -> None:
         if not room.is_empty:
             return
-        if room.has_words:
+        if room.has_words or room.is_awaiting:
             if before := self._kept.pop(room.name, None):
                 before.cancel()
-            self._kept[room.name] = self._loop.call_later(KEEP_S, self._forget, room)
+            self._kept[room.name] = self._loop.call_later(
+                max(KEEP_S, self._away_s), self._forget, room
+            )
         else:
             self._forget(room)
 

@@ -1,5 +1,6 @@
 """Rooms over days: what is kept of those who left, and for how long."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -69,6 +70,31 @@ async def test_open_words_are_kept_of_who_left_for_good_and_not_of_who_may_come_
     bob.hear(WORDS)
     assert [line["text"] for line in whole(ann.room)["finals"]] == ["good night", "good day"]
     rooms.leave(bob)
+
+
+async def test_open_words_of_who_never_comes_back_are_kept_when_nobody_waits_any_more() -> None:
+    rooms = Rooms(away_s=0.0)
+    ann = rooms.enter(TUESDAY, "ann")
+    reader = rooms.watch(TUESDAY.id)
+    ann.hear(OPEN)
+    rooms.leave(ann, is_for_good=False)
+    async with asyncio.timeout(10):
+        while not (seen := json.loads(await reader.next() or "{}"))["finals"]:
+            assert not seen["open"]
+    assert [line["text"] for line in seen["finals"]] == [OPEN.text]
+    rooms.close()
+
+
+async def test_a_room_where_nothing_was_finished_waits_for_who_was_cut_off() -> None:
+    rooms = Rooms()
+    ann = rooms.enter(TUESDAY, "ann")
+    ann.hear(OPEN)
+    rooms.leave(ann, is_for_good=False)
+    assert len(rooms) == 1 and rooms.back("ann") is ann
+    ann.hear(WORDS)
+    rooms.leave(ann)
+    assert [line["text"] for line in whole(ann.room)["finals"]] == [WORDS.text]
+    rooms.close()
 
 
 async def test_a_session_from_before_keeps_its_place_in_time() -> None:
