@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keys",
         type=Path,
         metavar="FILE",
-        help="of the server: a core's /place, a node's /v1/stream ask for one",
+        help="of the server: a core's /place, a node's /v1/stream, /l16 and /asterisk ask for one",
     )
     _add_link(parser.add_argument_group("link"))
     _add_node(parser.add_argument_group("node"))

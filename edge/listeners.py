@@ -63,7 +63,7 @@ class FeedConfig:
     """UUIDs that AudioSocket may bring; none: any (the interface must be private)."""
     web_port: int | None = None
     keyring: Keyring | None = None
-    """Of our own clients; None: whoever reaches the port."""
+    """Of WebSockets that no service signs; None: whoever reaches the port."""
     twilio_url: str = ""
     """The address as Twilio knows it: what it signs."""
     twilio_secret: str = ""
@@ -226,14 +226,12 @@ class Listeners:
             return self._signed(headers)
         if path == "/audiohook":
             return self._keyed(request.path, headers)
-        if path == STREAM_PATH:
-            return self._ours(request.path, headers)
-        if path in ("/asterisk", "/l16"):
-            return None
+        if path in (STREAM_PATH, "/asterisk", "/l16"):
+            return self._admitted(request.path, headers)
         text = f"feeds are /twilio, /audiohook, /asterisk, /l16 and {STREAM_PATH}"
         return json_response({"error": text}, HTTPStatus.NOT_FOUND)
 
-    def _ours(self, path: str, headers: Mapping[str, str]) -> Response | None:
+    def _admitted(self, path: str, headers: Mapping[str, str]) -> Response | None:
         query = path.partition("?")[2]
         if may_stream(self._config.keyring, query, headers, now_s=time.time()):
             return None

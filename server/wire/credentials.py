@@ -82,7 +82,17 @@ def _of_authorization(value: str) -> str:
     words = value.split()
     if len(words) == 2 and words[0].lower() in _SCHEMES:
         return words[1]
+    if len(words) == 2 and words[0].lower() == "basic":
+        return _password(words[1])
     return words[0] if len(words) == 1 and words[0].lower() not in _SCHEMES else ""
+
+
+def _password(text: str) -> str:
+    """Return what a telephone exchange, which knows users and passwords only, has for a key."""
+    try:
+        return base64.b64decode(text, validate=True).decode().partition(":")[2].strip()
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def _of_subprotocols(value: str) -> str:

@@ -550,6 +550,23 @@ async def test_where_a_node_has_keys_our_own_clients_show_one_for_streams(tmp_pa
             assert " ".join(await heard(connection)) == SAID
 
 
+@pytest.mark.parametrize("path", ["/l16?rate=8000", "/asterisk?name=a"])
+async def test_where_a_node_has_keys_an_exchange_shows_one_as_its_password(
+    tmp_path: Path, path: str
+) -> None:
+    file = tmp_path / "keys.json"
+    key = add_key(file, "exchange", ("stream",), None)
+    async with rig() as r, feeding(r, keyring=Keyring(file)) as (ports, listeners):
+        for shown in ("", "anybody:guess@"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(f"ws://{shown}127.0.0.1:{ports.web}{path}"):
+                    pass
+            assert refused.value.response.status_code == 401
+        assert listeners.counters.refused == {"key": 2}
+        async with connect(f"ws://anybody:{key}@127.0.0.1:{ports.web}{path}") as socket:
+            assert (await socket.ping()) is not None
+
+
 async def test_a_client_of_our_own_wire_cannot_tell_a_node_from_a_server() -> None:
     async with rig() as r, feeding(r) as (ports, listeners):
         url, options = native(ports)

@@ -12,6 +12,7 @@ from server.wire.credentials import Presented, presented
         ({"authorization": "Token K"}, {}),
         ({"authorization": "bearer  K "}, {}),
         ({"authorization": "K"}, {}),
+        ({"authorization": "Basic YW55Ym9keTpL"}, {}),  # anybody:K
         ({"sec-websocket-protocol": "rivulet.v1, auth.K"}, {}),
         ({"sec-websocket-protocol": "token, K"}, {}),
         ({"sec-websocket-protocol": "realtime, openai-insecure-api-key.K"}, {}),
@@ -36,6 +37,8 @@ def test_what_stands_in_the_address_is_marked(name: str) -> None:
         {},
         {"authorization": "Bearer"},
         {"authorization": "Basic K"},
+        {"authorization": "Basic YW55Ym9keQ=="},  # anybody
+        {"authorization": "Basic /w=="},
         {"authorization": "Bearer K L"},
         {"authorization": "Bearer " + "K" * 600},
         {"sec-websocket-protocol": "rivulet.v1"},
