@@ -398,9 +398,8 @@ class Rooms:
         if room.has_words or room.is_awaiting:
             if before := self._kept.pop(room.name, None):
                 before.cancel()
-            self._kept[room.name] = self._loop.call_later(
-                max(KEEP_S, self._away_s), self._forget, room
-            )
+            keep_s = KEEP_S + (self._away_s if room.is_awaiting else 0.0)
+            self._kept[room.name] = self._loop.call_later(keep_s, self._forget, room)
         else:
             self._forget(room)
 

@@ -176,7 +176,7 @@ def measure(
         for number in range(-1, rounds):  # round -1 warms every shape
             began = time.monotonic()
             for runner in runners:
-                for rows in (x for x in runner.spec.batches for _ in visits(x)):
+                for rows in (x for x in runner.spec.batches for _ in range(visits(x))):
                     timing = Timing(*_ask(links[runner.spec], (rows, runner.matmul)))
                     if number >= 0:
                         times[runner.name].steps[rows].append(timing)
@@ -185,12 +185,12 @@ def measure(
     return times, round(median(rates), 1)
 
 
-def visits(rows: int) -> range:
-    """Return the visits of a batch in a round: short ones get more, for they decide what ``a`` is.
+def visits(rows: int) -> int:
+    """Return how often a batch is visited in a round: short ones more, they decide what ``a`` is.
 
     A rival that hardly carries one stream has a capacity of (0.9 period - a) / b near nothing.
     """
-    return range(max(1, VISITS // rows))
+    return max(1, VISITS // rows)
 
 
 def figures(times: dict[str, Times], period_ms: float, by: str) -> dict[str, Any]:

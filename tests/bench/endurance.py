@@ -3,7 +3,7 @@
 Does: ten hours of speech to each of a few streams of one recogniser, as fast as it goes: time of a
 step and memory by the hour; then half an hour of live streams at 0.8 N*, through sockets: how the
 lag drifts; results/endurance.json.
-Does not know: N*: it is bench.json's, for the embedded model on the same machine, or given.
+Does not know: how N* is found; it is bench.json's where that is of the same machine.
 
     python -m tests.bench.endurance [--hours 10] [--minutes 30] [--streams 115]
 """
@@ -32,7 +32,8 @@ from clients.load.material import material
 from clients.load.plan import RATE_HZ, Traffic
 from clients.load.view import View
 from clients.serving import ServerProcess
-from tests.bench.sustained import flat, free_port
+from tests.bench.streams import of_server
+from tests.bench.sustained import Effort, flat, free_port
 
 RESULTS = Path(__file__).parent / "results"
 CHUNK_MS = 560
@@ -42,6 +43,7 @@ STREAMS = 4
 PIECE_S = 0.56
 MINUTE_S = 60.0
 WARM_S = 20.0
+LATE_MS = 8.0
 
 
 def virtual(hours: float) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def live(streams: int, minutes: float) -> dict[str, Any]:
             target=Target(url=url_of(server.port), wire="rivulet"),
             traffic=traffic,
             material=material(SAMPLES, "speech", traffic.total_s),
-            limits=Limits(late_ms=8.0),
+            limits=Limits(late_ms=LATE_MS),
             view=View(sys.stderr, sys.stderr.isatty()),
         )
         point = laboratory.run(streams)
@@ -110,14 +112,25 @@ def live(streams: int, minutes: float) -> dict[str, Any]:
 
 
 def known_streams() -> int:
-    """Return 0.8 N* of the embedded model, as ``make bench`` found it on this machine."""
+    """Return 0.8 N* of the embedded model: as ``make bench`` found it here, else as found now."""
     path, found = RESULTS / "bench.json", dict[str, Any]()
     if path.exists():
         found = json.loads(path.read_text())
     for row in found["rows"] if found.get("machine") == machine() else ():
         if row["model"] == "rivulet-en" and row["chunk_ms"] == CHUNK_MS:
             return eased(row["streams"])
-    raise SystemExit("endurance: no N* of this machine in bench.json: make bench, or --streams N")
+    effort = Effort(
+        seconds=12.0,
+        ramp_s=2.0,
+        warm_s=4.0,
+        start=48,
+        most=384,
+        confirm=1,
+        quiet_at_once=5,
+        late_ms=LATE_MS,
+    )
+    (report,) = of_server(["--precision", "auto"], [CHUNK_MS], effort, 1)
+    return eased(report["streams"])
 
 
 def _resident_mb() -> float:
@@ -134,7 +147,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.endurance", description=__doc__)
     parser.add_argument("--hours", type=float, default=10.0, help="of speech, as fast as it goes")
     parser.add_argument("--minutes", type=float, default=30.0, help="at the pace of speech")
-    parser.add_argument("--streams", type=int, help="live ones; default: 0.8 N* of bench.json")
+    parser.add_argument("--streams", type=int, help="live ones; default: 0.8 N*")
     args = parser.parse_args()
     streams = args.streams or known_streams()
     result: dict[str, Any] = {"machine": machine(), "model": "rivulet-en", "chunk_ms": CHUNK_MS}

@@ -35,7 +35,8 @@ from tests.bench.faults_callers import (
     spoken,
     talk,
 )
-from tests.bench.faults_stands import Setup, Stand, inside, kill_worker, stop_worker
+from tests.bench.faults_outside import Gateways, Program
+from tests.bench.faults_stands import Setup, Stand, inside, kill_worker, outside, stop_worker
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = (0.3, 0.65)
@@ -83,8 +84,8 @@ CASES = (
         setup=inside(kill_worker, backend="scripted", standby=1),
         is_scripted=True,
     ),
-    Case(name="gateway kill -9, SQLite", setup=stands.killed_gateway),
-    Case(name="gateway kill -9, one of two", setup=stands.killed_one_of_two_gateways),
+    Case(name="gateway kill -9, SQLite", setup=outside(Program, stands.kill_gateway)),
+    Case(name="gateway kill -9, one of two", setup=outside(Gateways, stands.kill_busiest_gateway)),
     Case(name="store restart, Redis", setup=stands.with_redis),
     Case(name="client TCP reset", setup=inside(stands.reset_clients), runs=2),
     Case(

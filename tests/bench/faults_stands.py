@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from clients.connection import Connection, connect
 from server.app import Running, running
@@ -35,6 +35,7 @@ POLL_S = 0.05
 
 Blow = Callable[[Running, Sequence[Connection]], Awaitable[None]]
 Backend = Literal["own", "scripted"]
+P = TypeVar("P", bound=Program)
 
 
 @dataclass(slots=True)
@@ -248,55 +249,44 @@ async def with_redis(streams: int) -> AsyncIterator[Stand]:
             redis.kill()
 
 
-@contextlib.asynccontextmanager
-async def killed_gateway(streams: int) -> AsyncIterator[Stand]:
-    """Set up a gateway with its store in a file; it is killed and started again at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Program(options(folder, streams))
-        program.start()
-        try:
-            phases = Phases()
+async def kill_gateway(program: Program, phases: Phases) -> None:
+    """End it and start it again at once."""
+    await asyncio.to_thread(program.kill)
+    program.start()
+    await program.ready()
+    phases.standby_s = phases.now()
 
-            async def blow(connections: Sequence[Connection]) -> None:
+
+async def kill_busiest_gateway(program: Gateways, phases: Phases) -> None:
+    """End the one with more clients; the group starts it again by itself."""
+    await asyncio.to_thread(program.kill_busiest)
+
+
+def outside(kind: type[P], blow: Callable[[P, Phases], Awaitable[None]]) -> Setup:
+    """Return how to set up a server in a process of its own, with its store in a file."""
+
+    @contextlib.asynccontextmanager
+    async def stand(streams: int) -> AsyncIterator[Stand]:
+        with tempfile.TemporaryDirectory() as folder:
+            program, phases = kind(options(folder, streams)), Phases()
+            program.start()
+
+            async def strike(connections: Sequence[Connection]) -> None:
                 phases.strike()
-                await asyncio.to_thread(program.kill)
-                program.start()
-                await program.ready()
-                phases.standby_s = phases.now()
+                await blow(program, phases)
 
-            yield Stand(
-                url=program.url,
-                strike=blow,
-                ready=program.ready,
-                leaked=program.leaked,
-                phases=phases,
-            )
-        finally:
-            await program.end()
+            try:
+                yield Stand(
+                    url=program.url,
+                    strike=strike,
+                    ready=program.ready,
+                    leaked=program.leaked,
+                    phases=phases,
+                )
+            finally:
+                await program.end()
 
-
-@contextlib.asynccontextmanager
-async def killed_one_of_two_gateways(streams: int) -> AsyncIterator[Stand]:
-    """Set up two gateways on one port, over one store; the one with more clients is killed."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Gateways(options(folder, streams))
-        program.start()
-        try:
-            phases = Phases()
-
-            async def blow(connections: Sequence[Connection]) -> None:
-                phases.strike()
-                await asyncio.to_thread(program.kill_busiest)
-
-            yield Stand(
-                url=program.url,
-                strike=blow,
-                ready=program.ready,
-                leaked=program.leaked,
-                phases=phases,
-            )
-        finally:
-            await program.end()
+    return stand
 
 
 @contextlib.asynccontextmanager

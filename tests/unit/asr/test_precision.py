@@ -16,6 +16,7 @@ from tests.unit.asr.test_engine import Bench, Heard
 
 Babble = Callable[[float, int], NDArray[np.float32]]
 CHUNK = 2_560
+FRAME = 1_280
 """Samples of two frames."""
 AMX, ZEN, VNNI, OLD, GPU = range(5)
 
@@ -102,8 +103,8 @@ def test_a_pass_of_many_chunks_changes_no_bit(
     checkpoint = make_checkpoint(d_model=32, subsampling_channels=32)
     audio, live = babble(7.3, 1), Bench(checkpoint, precision=numbers)
     stream = live.open(look_ahead)
-    for at in range(0, len(audio), CHUNK):
-        live.engine.feed(stream, audio[at : at + CHUNK])
+    for at in range(0, len(audio), FRAME):
+        live.engine.feed(stream, audio[at : at + FRAME])
         live.run()
     live.engine.finish(stream)
     live.run()
