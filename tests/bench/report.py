@@ -42,6 +42,7 @@ def sections() -> list[str]:
     parts, measured = [], list[str]()
     for name, section in (
         ("bench", _sustained), ("bench-amx", partial(_sustained, is_defined=True)),
+        ("endurance", _endurance),
         ("bench", _capacity), ("bench-amx", _capacity), ("capacity", _capacity),
         ("accuracy", _accuracy), ("tools", _tools), ("faults", _faults), ("edge", _edge),
         ("clients", _clients),
@@ -86,6 +87,24 @@ def _sustained(result: dict[str, Any], *, is_defined: bool = False) -> list[str]
             "streams.",
         ]
     return [*lines, ""]
+
+
+def _endurance(result: dict[str, Any]) -> list[str]:
+    live, far = result["live"], result["virtual"]
+    at, hour, last = live["figures"], far["parts"][0], far["parts"][-1]
+    minutes = live["lag_p50_ms_by_minute"]
+    return [
+        "**Hours cost what minutes cost** (`python -m tests.bench.endurance`; "
+        f"{result['machine']}; {result['model']}, {result['chunk_ms']} ms): "
+        f"{at['streams']} streams, 0.8 N\\*, for "
+        f"{live['minutes']:.0f} minutes: lag p50 / p99 {at['lag_p50_ms']:.0f} / "
+        f"{at['lag_p99_ms']:.0f} ms, drift {at['drift_ms_per_min']:+.2f} ms a minute (median of "
+        f"the first minute {minutes[0]:.0f}, of the last {minutes[-1]:.0f} ms). "
+        f"{far['hours']:.0f} hours of speech to each of {far['streams']} streams, as fast as it "
+        f"goes: a step {hour['step_p50_ms']:.1f} ms in the first tenth, {last['step_p50_ms']:.1f} "
+        f"in the last; memory {hour['memory_mb']:.0f} and {last['memory_mb']:.0f} MB.",
+        "",
+    ]
 
 
 def _capacity(result: dict[str, Any]) -> list[str]:
