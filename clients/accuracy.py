@@ -7,6 +7,8 @@ Does not know: models, files, how `rivulet evaluate` pools whole sets (the engin
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 NOT_SPELLING = re.compile(r"[^\w' ]+")
 
 
@@ -17,13 +19,19 @@ def plain_words(text: str) -> list[str]:
 
 def edits(reference: Sequence[str], heard: Sequence[str]) -> int:
     """Fewest substitutions, deletions and insertions that make one the other."""
-    row = list(range(len(heard) + 1))
-    for i, expected in enumerate(reference, start=1):
-        above_left, row[0] = row[0], i
-        for j, got in enumerate(heard, start=1):
-            best = min(row[j] + 1, row[j - 1] + 1, above_left + (expected != got))
-            above_left, row[j] = row[j], best
-    return row[-1]
+    numbers: dict[str, int] = {}
+    expected, got = (
+        np.array([numbers.setdefault(word, len(numbers)) for word in words], np.int64)
+        for words in (reference, heard)
+    )
+    columns = np.arange(len(got) + 1)
+    row = columns
+    for word in expected:
+        kept_or_changed = row[:-1] + (got != word)
+        without_insertions = np.append(row[0] + 1, np.minimum(kept_or_changed, row[1:] + 1))
+        # An insertion costs one a column: the least of all that a run of them may begin with.
+        row = np.minimum.accumulate(without_insertions - columns) + columns
+    return int(row[-1])
 
 
 def word_error_rate(pairs: Sequence[tuple[str, str]]) -> float:
