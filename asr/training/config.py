@@ -116,6 +116,8 @@ class RunConfig:
     """Wall time over all sittings."""
     steps: int = 1_000_000
     """A run also ends here; what ends first sets the learning rate."""
+    hours: float = 1e9
+    """And here: of audio seen."""
     start: Path | None = None
     """An exported model (its safetensors) to begin with instead of random weights."""
     learning_rate: float = 1e-3

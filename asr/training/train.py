@@ -72,8 +72,12 @@ class Averages:
 
 
 def run(config_path: Path, *, out: Path, resume: bool) -> int:
-    """Train as the config says; returns an exit status. The ``rivulet train`` verb calls this."""
-    config = load(config_path)
+    """Train as a file says; returns an exit status. The ``rivulet train`` verb calls this."""
+    return train(load(config_path), out=out, resume=resume)
+
+
+def train(config: TrainingConfig, *, out: Path, resume: bool) -> int:
+    """Train as the config says; returns an exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare(config.data, out, vocabulary=config.model.vocabulary, start=config.run.start)
     if (out / LAST).exists() and not resume:
@@ -135,7 +139,7 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def fit(self) -> None:
-        """Train until the minutes or the steps are spent."""
+        """Train until the minutes, the steps or the hours are spent."""
         run, state = self.config.run, self.progress
         saved = evaluated = state.spent_s
         while self._told() < 1.0 and not self.group.orphaned():
@@ -164,7 +168,8 @@ class Trainer:
     def done(self) -> float:
         """How much of the run is behind: 1 at its end."""
         run, state = self.config.run, self.progress
-        return max(state.spent_s / 60 / run.minutes, state.step / run.steps)
+        minutes = state.spent_s / 60
+        return max(minutes / run.minutes, state.step / run.steps, state.hours / run.hours)
 
     def _next(self) -> list[Clip]:
         state = self.progress

@@ -78,6 +78,13 @@ def test_a_run_goes_on_from_its_checkpoint_and_does_not_overwrite_one_unasked(
     assert second["hours"] > first["hours"]
 
 
+def test_a_run_ends_when_it_has_heard_its_hours(tiny_config: Path, tmp_path: Path) -> None:
+    tiny_config.write_text(tiny_config.read_text() + "hours = 0.004\n")
+    assert train.run(tiny_config, out=tmp_path / "run", resume=False) == 0
+    state = torch.load(tmp_path / "run" / train.LAST, weights_only=True)["progress"]
+    assert 0.004 <= state["hours"] < 0.008 and state["step"] < 150
+
+
 def test_a_run_that_is_resumed_hears_the_rest_of_its_epoch(
     tiny_config: Path, tmp_path: Path
 ) -> None:

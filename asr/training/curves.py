@@ -1,0 +1,136 @@
+"""What more speech of a kind brings: one run again and again, with fewer of some sources' clips.
+
+``python -m asr.training.curves CONFIG FOLDER --vary SOURCE... --hours 0 4 12`` trains the run of
+the config for each figure (of fewer hours some of the clips of more): curves.json and curves.svg.
+A run that begins with a model is also judged as the mean of its weights and that model's.
+Does not know: the network, losses, the loop that trains. The picture needs matplotlib.
+"""
+
+import argparse
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr.training.config import TrainingConfig, load
+from asr.training.data import INDEX, PCM, RATE, TOKENIZER, Corpus, prepare
+from asr.training.evaluate import evaluate
+from asr.training.export import begin_with
+from asr.training.model import Model
+from asr.training.report import LOG
+from asr.training.train import LAST, train
+
+RESULTS, PICTURE, DATA = "curves.json", "curves.svg", "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a run had, and what it learned."""
+
+    varied_hours: float
+    """Of the sources that the runs differ in."""
+    real_hours: float
+    synthetic_hours: float
+    audio_hours: float
+    """Seen in training, each round counted."""
+    dev_wer: dict[str, float]
+    """Per cent by dev source, greedy, ``all`` together."""
+    dev_wer_of_mean: dict[str, float] | None
+    """The same of the mean with the model that the run began with."""
+
+
+def clips_of(
+    index: Sequence[dict[str, Any]], varied: Sequence[str], hours: float
+) -> list[dict[str, Any]]:
+    """Choose the clips of a run: of the varied sources these hours at most, always the same."""
+    room, taken = hours * 3_600 * RATE, set[int]()
+    for i in random.Random(1).sample(range(len(index)), len(index)):
+        if index[i]["source"] in varied and (room := room - index[i]["length"]) >= 0:
+            taken.add(i)
+    return [c for i, c in enumerate(index) if c["source"] not in varied or i in taken]
+
+
+def measure(config: TrainingConfig, folder: Path, varied: Sequence[str], hours: float) -> Measured:
+    """Train a run, or go on with it; its error is that of all dev clips at its end."""
+    out, data = folder / f"{hours:g}h", folder / DATA
+    out.mkdir(exist_ok=True)
+    index = [json.loads(line) for line in (data / INDEX).read_text(encoding="utf-8").splitlines()]
+    clips = clips_of(index, varied, hours)
+    (out / INDEX).write_text("".join(json.dumps(c) + "\n" for c in clips), encoding="utf-8")
+    for name in (PCM, TOKENIZER):
+        if not (out / name).exists():
+            (out / name).symlink_to(Path("..") / DATA / name)
+    train(config, out=out, resume=True)
+    rows = [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
+    last = next(row for row in reversed(rows) if row.get("dev_every") == 1)
+
+    def sum_of(chosen: Sequence[dict[str, Any]]) -> float:
+        return round(sum(c["length"] for c in chosen) / RATE / 3_600, 2)
+
+    return Measured(
+        varied_hours=sum_of([c for c in clips if c["source"] in varied]),
+        real_hours=sum_of([c for c in clips if c["split"] == "train"]),
+        synthetic_hours=sum_of([c for c in clips if c["split"] == "synthetic"]),
+        audio_hours=last["hours"],
+        dev_wer=last["dev_wer"],
+        dev_wer_of_mean=None if config.run.start is None else error_of_mean(config, out),
+    )
+
+
+def error_of_mean(config: TrainingConfig, out: Path) -> dict[str, float]:
+    """Judge half the weights of a run and half those it began with."""
+    assert config.run.start is not None
+    corpus = Corpus(config.data, out)
+    state = torch.load(out / LAST, weights_only=True, map_location="cpu")
+    begun, ended = (Model(config.model, len(state["inventory"])) for _ in range(2))
+    filters = begin_with(begun, config.run.start)
+    ended.load_state_dict(state["average"], strict=False)  # a teacher's head is not wanted
+    with torch.no_grad():
+        for ours, theirs in zip(ended.parameters(), begun.parameters(), strict=True):
+            ours.lerp_(theirs, 0.5)
+    return evaluate(ended.eval(), corpus, filters, config.run.dev_look_ahead).wer
+
+
+def draw(rows: Sequence[Measured], varied: Sequence[str], picture: Path) -> None:
+    """Draw the error of each dev source against the hours that the runs differ in."""
+    from matplotlib.figure import Figure  # only pictures need it
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    along = sorted(rows, key=lambda row: row.varied_hours)
+    hours = [row.varied_hours for row in along]
+    for source in rows[0].dev_wer:
+        errors = [(row.dev_wer_of_mean or row.dev_wer)[source] for row in along]
+        style = {"color": "black", "linewidth": 2.5} if source == "all" else {"linestyle": "--"}
+        axis.plot(hours, errors, marker="o", markersize=4, label=source, **style)
+    axis.set(xlabel=f"hours of {', '.join(varied)}", ylabel="dev word error rate, %, greedy")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(picture)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train what is missing, write results after each run."""
+    config, folder = load(arguments.config), arguments.folder
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare(config.data, folder / DATA, vocabulary=config.model.vocabulary, start=config.run.start)
+    rows = list[Measured]()
+    for hours in arguments.hours:
+        rows.append(measure(config, folder, arguments.vary, hours))
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+        draw(rows, arguments.vary, folder / PICTURE)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--vary", nargs="+", required=True, help="sources: names of manifests")
+    parser.add_argument("--hours", type=float, nargs="+", required=True, help="of them, a run each")
+    main(parser.parse_args())

@@ -1,0 +1,55 @@
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.training.curves import PICTURE, RESULTS, clips_of, main
+from asr.training.export import read, save_folder
+from asr.training.train import run
+
+HOUR = 3_600 * 16_000
+
+
+def _index() -> list[dict[str, Any]]:
+    sources = ["old"] * 40 + ["new"] * 24 + ["newer"] * 24
+    return [{"source": s, "length": HOUR // 8, "start": i} for i, s in enumerate(sources)]
+
+
+def _count(clips: list[dict[str, Any]], *sources: str) -> int:
+    return sum(clip["source"] in sources for clip in clips)
+
+
+def test_fewer_hours_are_some_of_the_clips_of_more() -> None:
+    less, more = (clips_of(_index(), ["new", "newer"], hours) for hours in (1.0, 3.0))
+    assert (_count(less, "new", "newer"), _count(more, "new", "newer")) == (8, 24)
+    assert all(clip in more for clip in less)
+    assert _count(more, "new") and _count(more, "newer")
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(0.0, 0), (3.0, 24), (99.0, 24)])
+def test_other_sources_stay_whole(hours: float, kept: int) -> None:
+    clips = clips_of(_index(), ["new"], hours)
+    assert [_count(clips, s) for s in ("old", "new", "newer")] == [40, kept, 24]
+    assert [clip["start"] for clip in clips] == sorted(clip["start"] for clip in clips)
+
+
+@pytest.mark.model
+def test_runs_with_fewer_and_more_hours_are_judged_and_drawn(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    tiny_config.write_text(tiny_config.read_text().replace("steps = 150", "steps = 3"))
+    assert run(tiny_config, out=tmp_path / "run", resume=False) == 0
+    save_folder(read(tmp_path / "run"), tmp_path / "begun")
+    tiny_config.write_text(tiny_config.read_text() + 'start = "begun"\n')
+    folder = tmp_path / "curves"
+    main(
+        argparse.Namespace(config=tiny_config, folder=folder, vary=["manifest"], hours=[1.0, 0.005])
+    )
+    whole, less = json.loads((folder / RESULTS).read_text())
+    assert less["varied_hours"] == pytest.approx(0.005, abs=0.0051)
+    assert less["varied_hours"] < whole["varied_hours"] == whole["real_hours"]
+    assert set(whole["dev_wer"]) == set(whole["dev_wer_of_mean"]) == {"all", "dev"}
+    assert "hours of manifest" in (folder / PICTURE).read_text()
