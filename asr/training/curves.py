@@ -55,12 +55,11 @@ def clips_of(
     return [c for i, c in enumerate(index) if c["source"] not in varied or i in taken]
 
 
-def measure(config: TrainingConfig, folder: Path, varied: Sequence[str], hours: float) -> Measured:
+def measure(
+    config: TrainingConfig, out: Path, clips: Sequence[dict[str, Any]], varied: Sequence[str]
+) -> Measured:
     """Train a run, or go on with it; its error is that of all dev clips at its end."""
-    out, data = folder / f"{hours:g}h", folder / DATA
     out.mkdir(exist_ok=True)
-    index = [json.loads(line) for line in (data / INDEX).read_text(encoding="utf-8").splitlines()]
-    clips = clips_of(index, varied, hours)
     (out / INDEX).write_text("".join(json.dumps(c) + "\n" for c in clips), encoding="utf-8")
     for name in (PCM, TOKENIZER):
         if not (out / name).exists():
@@ -116,15 +115,21 @@ def draw(rows: Sequence[Measured], varied: Sequence[str], picture: Path) -> None
 
 def main(arguments: argparse.Namespace) -> None:
     """Train what is missing, write results after each run."""
-    config, folder = load(arguments.config), arguments.folder
+    config, folder, varied = load(arguments.config), arguments.folder, arguments.vary
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(config.data, folder / DATA, vocabulary=config.model.vocabulary, start=config.run.start)
+    data = folder / DATA
+    prepare(config.data, data, vocabulary=config.model.vocabulary, start=config.run.start)
+    index = [json.loads(line) for line in (data / INDEX).read_text(encoding="utf-8").splitlines()]
+    sources = {clip["source"] for clip in index}
+    if unknown := set(varied) - sources:
+        raise SystemExit(f"{', '.join(unknown)}: not among {', '.join(sorted(sources))}")
     rows = list[Measured]()
     for hours in arguments.hours:
-        rows.append(measure(config, folder, arguments.vary, hours))
+        clips = clips_of(index, varied, hours)
+        rows.append(measure(config, folder / f"{hours:g}h", clips, varied))
         text = json.dumps([asdict(row) for row in rows], indent=1)
         (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-        draw(rows, arguments.vary, folder / PICTURE)
+        draw(rows, varied, folder / PICTURE)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,13 @@ def test_other_sources_stay_whole(hours: float, kept: int) -> None:
 
 
 @pytest.mark.model
+def test_a_source_that_is_not_there_is_named(tiny_config: Path, tmp_path: Path) -> None:
+    wanted = argparse.Namespace(config=tiny_config, folder=tmp_path, vary=["tones"], hours=[1.0])
+    with pytest.raises(SystemExit, match="tones: not among dev, manifest"):
+        main(wanted)
+
+
+@pytest.mark.model
 def test_runs_with_fewer_and_more_hours_are_judged_and_drawn(
     tiny_config: Path, tmp_path: Path
 ) -> None:
