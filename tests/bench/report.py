@@ -114,19 +114,25 @@ def _capacity(result: dict[str, Any]) -> list[str]:
         "**Capacity of one core in process**, 114M parameters of the published shape with random "
         f"weights, samples to text, left context full ({compared['machine']}; engines take turns, "
         "medians of CPU time; a step of B streams costs a + b B ms, capacity is (0.9 period - a) "
-        "/ b):",
+        "/ b; words cost too: tokens a second of audio are those that an engine said):",
         "",
-        "| engine | " + " | ".join(f"{p} ms: a + b B | streams a core" for p in periods) + " |",
-        "|---" * (1 + 2 * len(periods)) + "|",
+        "| engine | "
+        + " | ".join(f"{p} ms: a + b B | streams a core | tokens/s" for p in periods)
+        + " |",
+        "|---" * (1 + 3 * len(periods)) + "|",
     ]
     for key, name in ENGINES.items():
         cells = []
         for period in periods:
             row = compared["periods"][period]["engines"].get(key)
             cells += (
-                [f"{row['a_ms']:.1f} + {row['b_ms']:.2f} B", f"{row['capacity']:.0f}"]
+                [
+                    f"{row['a_ms']:.1f} + {row['b_ms']:.2f} B",
+                    f"{row['capacity']:.0f}",
+                    f"{row['tokens_per_s']:.0f}",
+                ]
                 if row
-                else ["-", "-"]
+                else ["-"] * 3
             )
         if set(cells) != {"-"}:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
