@@ -23,7 +23,15 @@ ENGINES = {
     "sherpa": "sherpa-onnx 2.0.1, fp32",
     "sherpa_int8": "sherpa-onnx 2.0.1, int8",
 }
-PICTURE = ["![Chunk lag against streams and against time](tests/bench/results/lag.svg)", ""]
+PICTURES = [
+    "![Chunk lag against streams and against time](tests/bench/results/lag.svg)",
+    "",
+    "One core, the same weights, fp32 (`python -m tests.bench.drift`): NeMo's buffered windows, "
+    "its cache-aware pipeline and ours.",
+    "",
+    "![Lag of buffered windows, cache-aware NeMo and ours](tests/bench/results/drift.svg)",
+    "",
+]
 BEGIN, END = "<!-- measured", "<!-- /measured -->"
 
 
@@ -51,7 +59,7 @@ def sections() -> list[str]:
         result = json.loads(path.read_text()) if path.exists() else None
         if result and not (section is _capacity and result["machine"] in measured):
             parts += section(result)
-            parts += PICTURE if (name, section) == ("bench", _sustained) else []
+            parts += PICTURES if (name, section) == ("bench", _sustained) else []
             measured += [result["machine"]] if section is _capacity else []
     return parts
 
