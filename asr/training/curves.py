@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from asr.training.config import TrainingConfig, load
+from asr.offline import ManifestError
+from asr.training.config import BadConfig, TrainingConfig, load
 from asr.training.data import INDEX, PCM, RATE, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import evaluate
 from asr.training.export import begin_with
@@ -138,4 +139,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--vary", nargs="+", required=True, help="sources: names of manifests")
     parser.add_argument("--hours", type=float, nargs="+", required=True, help="of them, a run each")
-    main(parser.parse_args())
+    try:
+        main(parser.parse_args())
+    except (BadConfig, ManifestError, FileNotFoundError) as wrong:
+        raise SystemExit(str(wrong)) from wrong

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import multiprocessing
 import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,10 @@ import torch
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from tests.bench.subjects import FRAME_SAMPLES, Spec, build_pipeline, frame_of
+from tests.bench.subjects import FRAME_SAMPLES, Spec, build_pipeline, frame_of, started
 
 RATE_HZ = 16_000
 SAMPLE_BYTES = 2
-START_TIMEOUT_S = 180.0
 WARM_STEPS = 3
 TRANSCRIPTION = "conversation.item.input_audio_transcription."
 
@@ -214,18 +212,8 @@ async def _tell(socket: ServerConnection, stream: Stream) -> None:
 @contextlib.contextmanager
 def server(spec: Spec) -> Iterator[str]:
     """Run it in a process of its own; yields its URL."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, spec), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(START_TIMEOUT_S):
-            raise SystemExit("the buffered pipeline did not start")
-        yield f"ws://127.0.0.1:{ours.recv()}"
-    finally:
-        process.terminate()
-        process.join()
+    with started(work, spec) as (_, port):
+        yield f"ws://127.0.0.1:{port}"
 
 
 def work(peer: Connection, spec: Spec) -> None:

@@ -18,7 +18,6 @@ default) and differences below 1.3x prove nothing.
 import argparse
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -38,7 +37,7 @@ from asr.precision import fast_precisions
 from clients.console import table
 from clients.load.host import machine
 from tests.bench import sherpa
-from tests.bench.subjects import Spec, Timing, batches_up_to, work
+from tests.bench.subjects import Spec, Timing, batches_up_to, started, work
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "bench"
@@ -52,7 +51,6 @@ GFLOP_PER_AUDIO_S = {6: 2.83, 1: 2.90}
 VISITS = 8
 """Of one stream, a round."""
 RIVALS = ("nemo", "nemo_medium", "nocache", "buffered", "sherpa", "sherpa_int8")
-START_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,20 +287,8 @@ def _started(spec: Spec) -> AbstractContextManager[Connection]:
 
 @contextmanager
 def _process(spec: Spec) -> Iterator[Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, spec), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(START_TIMEOUT_S) or ours.recv() != "ready":
-            raise SystemExit(f"{spec.kind} did not start")
-        yield ours
-        ours.send(None)
-        process.join(10)
-    finally:
-        process.terminate()
-        process.join()
+    with started(work, spec) as (link, _):
+        yield link
 
 
 def _ask(link: Connection, question: tuple[object, object]) -> Any:

@@ -5,10 +5,12 @@ chunk, from samples to text. Left context is full before anything is timed.
 Does not know: what is done with the times, sockets.
 """
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
@@ -33,6 +35,7 @@ MATERIAL_S = 20.0
 VOICES = 16
 GEMM_SHAPE = (512, 2048)
 GEMM_REPEATS = 20
+START_TIMEOUT_S = 900.0
 
 Mode = Literal["cache", "nocache", "buffered"]
 
@@ -314,12 +317,35 @@ def gemm_gflops(rows: int, precision: Precision) -> float:
     return 2 * rows * inner * outer / seconds / 1e9
 
 
+@contextlib.contextmanager
+def started(
+    target: Callable[[Connection, Spec], None], spec: Spec
+) -> Iterator[tuple[Connection, Any]]:
+    """Run a subject in a process of its own; yields the link to it and what it said first."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, spec), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        try:
+            said = ours.recv() if ours.poll(START_TIMEOUT_S) else None
+        except EOFError:
+            said = None
+        if said is None:
+            raise SystemExit(f"{spec.kind} did not start")
+        yield ours, said
+    finally:
+        process.terminate()
+        process.join()
+
+
 def work(peer: Connection, spec: Spec) -> None:
-    """Serve steps until told to end: the target of a process.
+    """Serve steps until ended: the target of a process.
 
     Asked ``(rows, matmul)``: one step under torch's matmul precision, answered with a Timing.
     Asked ``("gemm", rows)``: the rate of the matrix product. Asked Steps: many steps of ours, with
-    the bytes of snapshots in place of tokens. Asked None: over.
+    the bytes of snapshots in place of tokens.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if spec.core is not None:
@@ -327,7 +353,8 @@ def work(peer: Connection, spec: Spec) -> None:
     torch.set_num_threads(1)
     subject: Subject = Ours(spec) if spec.kind == "ours" else Nemo(spec)
     peer.send("ready")
-    while (asked := peer.recv()) is not None:
+    while True:
+        asked = peer.recv()
         if isinstance(asked, Steps):
             assert isinstance(subject, Ours)
             peer.send(many(subject, asked))

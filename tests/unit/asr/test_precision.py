@@ -15,9 +15,9 @@ from asr.interface import EngineError, Samples
 from tests.unit.asr.test_engine import Bench, Heard
 
 Babble = Callable[[float, int], NDArray[np.float32]]
-CHUNK = 2_560
 FRAME = 1_280
-"""Samples of two frames."""
+"""Samples of a frame of the encoder."""
+CHUNK = 2 * FRAME
 AMX, ZEN, VNNI, OLD, GPU = range(5)
 
 
