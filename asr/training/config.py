@@ -119,7 +119,7 @@ class RunConfig:
     hours: float = 1e9
     """And here: of audio seen."""
     start: Path | None = None
-    """An exported model (its safetensors) to begin with instead of random weights."""
+    """An exported model of any depth to begin with, a folder, instead of random weights."""
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     decay: float = 0.3

@@ -1,8 +1,9 @@
-"""What more speech of a kind brings: one run again and again, with fewer of some sources' clips.
+"""What more speech of a kind, or more layers, bring: one run again and again, and a picture.
 
 ``python -m asr.training.curves CONFIG FOLDER --vary SOURCE... --hours 0 4 12`` trains the run of
-the config for each figure (of fewer hours some of the clips of more): curves.json and curves.svg.
-A run that begins with a model is also judged as the mean of its weights and that model's.
+the config for each figure (of fewer hours some of the clips of more), ``--layers 6 9 12`` for each
+depth; both write curves.json and curves.svg. A run that begins with a model is also judged as the
+mean of its weights and those it began with.
 Does not know: the network, losses, the loop that trains. The picture needs matplotlib.
 """
 
@@ -11,7 +12,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from asr.offline import ManifestError
 from asr.training.config import BadConfig, TrainingConfig, load
 from asr.training.data import INDEX, PCM, RATE, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import evaluate
-from asr.training.export import begin_with
+from asr.training.export import FILTERS, WINDOW, begin_with, read
 from asr.training.model import Model
 from asr.training.report import LOG
 from asr.training.train import LAST, train
@@ -33,6 +34,9 @@ RESULTS, PICTURE, DATA = "curves.json", "curves.svg", "data"
 class Measured:
     """What a run had, and what it learned."""
 
+    layers: int
+    parameters: int
+    """Of what is exported."""
     varied_hours: float
     """Of the sources that the runs differ in."""
     real_hours: float
@@ -72,7 +76,10 @@ def measure(
     def sum_of(chosen: Sequence[dict[str, Any]]) -> float:
         return round(sum(c["length"] for c in chosen) / RATE / 3_600, 2)
 
+    trained = read(out, LAST).weights
     return Measured(
+        layers=config.model.layers,
+        parameters=sum(v.numel() for k, v in trained.items() if k not in (FILTERS, WINDOW)),
         varied_hours=sum_of([c for c in clips if c["source"] in varied]),
         real_hours=sum_of([c for c in clips if c["split"] == "train"]),
         synthetic_hours=sum_of([c for c in clips if c["split"] == "synthetic"]),
@@ -97,18 +104,24 @@ def error_of_mean(config: TrainingConfig, out: Path) -> dict[str, float]:
 
 
 def draw(rows: Sequence[Measured], varied: Sequence[str], picture: Path) -> None:
-    """Draw the error of each dev source against the hours that the runs differ in."""
+    """Draw the error of each dev source against what the runs differ in."""
     from matplotlib.figure import Figure  # only pictures need it
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
-    along = sorted(rows, key=lambda row: row.varied_hours)
-    hours = [row.varied_hours for row in along]
+
+    def place(row: Measured) -> float:
+        return row.varied_hours if varied else row.parameters / 1e6
+
+    along = sorted(rows, key=place)
     for source in rows[0].dev_wer:
         errors = [(row.dev_wer_of_mean or row.dev_wer)[source] for row in along]
         style = {"color": "black", "linewidth": 2.5} if source == "all" else {"linestyle": "--"}
-        axis.plot(hours, errors, marker="o", markersize=4, label=source, **style)
-    axis.set(xlabel=f"hours of {', '.join(varied)}", ylabel="dev word error rate, %, greedy")
+        axis.plot(
+            [place(row) for row in along], errors, marker="o", markersize=4, label=source, **style
+        )
+    label = f"hours of {', '.join(varied)}" if varied else "million parameters"
+    axis.set(xlabel=label, ylabel="dev word error rate, %, greedy")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     figure.savefig(picture)
@@ -124,10 +137,13 @@ def main(arguments: argparse.Namespace) -> None:
     sources = {clip["source"] for clip in index}
     if unknown := set(varied) - sources:
         raise SystemExit(f"{', '.join(unknown)}: not among {', '.join(sorted(sources))}")
+    runs = {f"{h:g}h": (config, clips_of(index, varied, h)) for h in arguments.hours}
+    for layers in arguments.layers:
+        deep = replace(config, model=replace(config.model, layers=layers))
+        runs[f"{layers}layers"] = deep, index
     rows = list[Measured]()
-    for hours in arguments.hours:
-        clips = clips_of(index, varied, hours)
-        rows.append(measure(config, folder / f"{hours:g}h", clips, varied))
+    for name, (run, clips) in runs.items():
+        rows.append(measure(run, folder / name, clips, varied))
         text = json.dumps([asdict(row) for row in rows], indent=1)
         (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
         draw(rows, varied, folder / PICTURE)
@@ -137,9 +153,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--vary", nargs="+", required=True, help="sources: names of manifests")
-    parser.add_argument("--hours", type=float, nargs="+", required=True, help="of them, a run each")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--vary", nargs="+", default=[], help="sources: names of manifests")
+    kind.add_argument("--layers", type=int, nargs="+", default=[], help="depths, a run each")
+    parser.add_argument("--hours", type=float, nargs="+", default=[], help="of sources, a run each")
+    wanted = parser.parse_args()
+    if bool(wanted.vary) != bool(wanted.hours):
+        parser.error("--vary SOURCE... and --hours N... go together")
     try:
-        main(parser.parse_args())
+        main(wanted)
     except (BadConfig, ManifestError, FileNotFoundError) as wrong:
         raise SystemExit(str(wrong)) from wrong

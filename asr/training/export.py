@@ -9,6 +9,7 @@ The config is written as JSON, which is YAML too.
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import dataclass
@@ -18,17 +19,22 @@ from typing import Any
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr.training.config import BadConfig, ModelConfig
 from asr.training.data import TOKENIZER
 from asr.training.features import window
-from asr.training.model import MELS
+from asr.training.model import MELS, Model
 
 _COLLECTION = "nemo.collections.asr"
 _TRANSDUCER = ("decoder.", "joint.")
 _WHILE_TRAINING = ("sounds.", "taught.")
 FILTERS, WINDOW = "preprocessor.featurizer.fb", "preprocessor.featurizer.window"
+_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
+_BRANCH_ENDS = (
+    "feed_forward1.linear2.", "self_attn.linear_out.", "conv.pointwise_conv2.",
+    "feed_forward2.linear2.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,11 @@ def read(run: Path, checkpoint: str = "best.pt") -> Trained:
     return Trained(model, weights, pieces, hybrid, run / TOKENIZER, state["progress"])
 
 
-def begin_with(model: nn.Module, folder: Path) -> Tensor:
-    """Load what an exported folder has into a model; heads it lacks stay. Returns its filters."""
+def begin_with(model: Model, folder: Path) -> Tensor:
+    """Load what an exported folder has into a model; heads it lacks stay. Returns its filters.
+
+    A model of another depth begins with a part of the folder's layers, or with more (`of_depth`).
+    """
     stored = load_file(folder / "model.safetensors")
     names = {
         name.replace("decoder.decoder_layers", "ctc_decoder.decoder_layers")
@@ -65,10 +74,39 @@ def begin_with(model: nn.Module, folder: Path) -> Tensor:
         for name, value in stored.items()
         if name not in (FILTERS, WINDOW)
     }
-    unknown = model.load_state_dict(names, strict=False).unexpected_keys
+    names = of_depth(names, model.config.layers)
+    try:
+        unknown = model.load_state_dict(names, strict=False).unexpected_keys
+    except RuntimeError as sizes:
+        raise BadConfig(f"{folder} holds a network of other sizes: {sizes}") from sizes
     if unknown:
         raise BadConfig(f"{folder} holds another network: it has {unknown[0]}")
     return stored[FILTERS][0]
+
+
+def of_depth(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Give an encoder another number of layers, spread evenly; the first and the last stay.
+
+    Fewer: the others are left out, and training has to close the gaps. More: some are followed by
+    a copy that changes nothing until it is trained, its branches ending in zeros (as in
+    Net2DeeperNet, Chen et al. 2016; the norm that ends a layer moves to the copy's end).
+    """
+    parts = dict[int, dict[str, Tensor]]()
+    for name, value in weights.items():
+        if found := _LAYER.fullmatch(name):
+            parts.setdefault(int(found[1]), {})[found[2]] = value
+    gaps = max(1, layers - 1)
+    chosen = [round(i * (len(parts) - 1) / gaps) for i in range(layers)]
+    made = {name: value for name, value in weights.items() if not _LAYER.fullmatch(name)}
+    for at, of in enumerate(chosen):
+        layer = dict(parts[of])
+        if of in chosen[:at]:
+            layer |= {k: v * 0 for k, v in layer.items() if k.startswith(_BRANCH_ENDS)}
+        if of in chosen[at + 1 :]:
+            layer["norm_out.weight"] = torch.ones_like(layer["norm_out.weight"])
+            layer["norm_out.bias"] = torch.zeros_like(layer["norm_out.bias"])
+        made |= {f"encoder.layers.{at}.{part}": value for part, value in layer.items()}
+    return made
 
 
 def _renamed(average: dict[str, Tensor], *, hybrid: bool) -> dict[str, Tensor]:

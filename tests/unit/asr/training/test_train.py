@@ -121,6 +121,16 @@ def test_a_run_begins_with_an_exported_model(
             assert torch.equal(begun.model.state_dict()[name], value.to(torch.bfloat16).float())
 
 
+def test_a_model_of_other_sizes_is_no_start(
+    trained: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    save_folder(read(trained), tmp_path / "export")
+    other = tiny_config.read_text().replace("width = 32", "width = 48")
+    tiny_config.write_text(other + 'start = "export"\n')
+    with pytest.raises(BadConfig, match="export holds a network of other sizes"):
+        train.Trainer(load(tiny_config), trained_again(trained, tmp_path / "again"))
+
+
 def test_a_run_that_begins_with_a_model_writes_the_pieces_of_that_model(
     trained: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
