@@ -2,8 +2,8 @@
 
 ``python -m asr.training.curves CONFIG FOLDER --vary SOURCE... --hours 0 4 12`` trains the run of
 the config for each figure (of fewer hours some of the clips of more), ``--layers 6 9 12`` for each
-depth; both write curves.json and curves.svg. A run that begins with a model is also judged as the
-mean of its weights and those it began with.
+depth; both write curves.json and curves.svg. A run of hours that begins with a model is also judged
+as the mean of its weights and those it began with.
 Does not know: the network, losses, the loop that trains. The picture needs matplotlib.
 """
 
@@ -85,7 +85,8 @@ def measure(
         synthetic_hours=sum_of([c for c in clips if c["split"] == "synthetic"]),
         audio_hours=last["hours"],
         dev_wer=last["dev_wer"],
-        dev_wer_of_mean=None if config.run.start is None else error_of_mean(config, out),
+        # What lost layers at its start wrote no words: the mean with it says nothing.
+        dev_wer_of_mean=error_of_mean(config, out) if varied and config.run.start else None,
     )
 
 

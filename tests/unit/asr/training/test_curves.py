@@ -76,4 +76,5 @@ def test_runs_of_fewer_and_more_layers_are_judged_and_drawn(begun: Path, tmp_pat
     assert (one["layers"], three["layers"]) == (1, 3)
     assert one["parameters"] < three["parameters"] < 3 * one["parameters"]
     assert one["real_hours"] == three["real_hours"] > 0
+    assert one["dev_wer_of_mean"] is three["dev_wer_of_mean"] is None
     assert "million parameters" in (folder / PICTURE).read_text()
