@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from asr.training.report import LOG
 from asr.training.train import LAST, train
 
 RESULTS, PICTURE, DATA = "curves.json", "curves.svg", "data"
+LETTERS = 80
+"""Fit below the picture in a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +125,7 @@ def draw(rows: Sequence[Measured], varied: Sequence[str], picture: Path) -> None
             [place(row) for row in along], errors, marker="o", markersize=4, label=source, **style
         )
     label = f"hours of {', '.join(varied)}" if varied else "million parameters"
-    axis.set(xlabel=label, ylabel="dev word error rate, %, greedy")
+    axis.set(xlabel=fill(label, LETTERS), ylabel="dev word error rate, %, greedy")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     figure.savefig(picture)
