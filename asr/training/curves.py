@@ -69,7 +69,8 @@ def measure(
     for name in (PCM, TOKENIZER):
         if not (out / name).exists():
             (out / name).symlink_to(Path("..") / DATA / name)
-    train(config, out=out, resume=True)
+    if status := train(config, out=out, resume=True):
+        raise SystemExit(status)
     rows = [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
     last = next(row for row in reversed(rows) if row.get("dev_every") == 1)
 

@@ -78,7 +78,8 @@ def begin_with(model: Model, folder: Path) -> Tensor:
     try:
         unknown = model.load_state_dict(names, strict=False).unexpected_keys
     except RuntimeError as sizes:
-        raise BadConfig(f"{folder} holds a network of other sizes: {sizes}") from sizes
+        first = str(sizes).splitlines()[1].strip()
+        raise BadConfig(f"{folder} holds a network of other sizes: {first}") from sizes
     if unknown:
         raise BadConfig(f"{folder} holds another network: it has {unknown[0]}")
     return stored[FILTERS][0]

@@ -1,7 +1,11 @@
+import errno
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +214,103 @@ def test_frame_targets_lie_where_the_words_of_a_clip_at_its_speed_are(
             inside = [a <= at <= b for a, b in clip.times]
             if all(abs(at - edge) > step_s for word in clip.times for edge in word):
                 assert any(inside) == (target != blank), frame
+
+
+def test_a_run_that_is_asked_to_stop_saves_first(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out, group = load(tiny_config), tmp_path / "run", Group()
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer = train.Trainer(config, out, group)
+    step = trainer._step
+
+    def stepped() -> None:
+        step()
+        if trainer.progress.step == 2:
+            group.asked.set()
+
+    monkeypatch.setattr(trainer, "_step", stepped)
+    trainer.fit()
+    assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] == 2
+    assert not (out / train.BEST).exists(), "it is judged at its end"
+
+
+def test_a_signal_stops_every_process_and_what_was_learned_is_kept(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """SIGTERM ended a run between two saves with all that it had learned since."""
+    text = _ending_at(tiny_config, 100_000).replace("minutes = 10", "minutes = 100", 1)
+    for processes, number in ((1, signal.SIGINT), (2, signal.SIGTERM)):
+        out = tmp_path / f"run{processes}"
+        tiny_config.write_text(text.replace("threads = 1", f"threads = 1\nprocesses = {processes}"))
+        with subprocess.Popen(
+            [sys.executable, "-m", "clients", "train", str(tiny_config), "--out", str(out)],
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as run:  # fmt: skip
+            assert run.stderr is not None
+            for line in run.stderr:
+                if " step 25 " in line:
+                    break
+            run.send_signal(number)
+            said = run.stderr.read()
+        assert run.returncode == 130
+        assert "saved at step" in said
+        assert "Traceback" not in said
+        assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] >= 25
+
+
+def test_a_full_disk_ends_no_run_and_leaves_the_checkpoint_before(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = _ending_at(tiny_config, 6)
+    tiny_config.write_text(text.replace("save_minutes = 10", "save_minutes = 0"))
+    config, out, full = load(tiny_config), tmp_path / "run", list[int]()
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer, write = train.Trainer(config, out), Path.write_bytes
+
+    def write_some(path: Path, content: bytes) -> int:
+        if 2 <= trainer.progress.step <= 4:
+            state = torch.load(out / train.LAST, weights_only=True)
+            full.append(state["progress"]["step"])
+            write(path, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    trainer.fit()
+    assert full == [1, 1, 1]
+    assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] == 6
+    assert not list(out.glob("*.tmp"))
+
+
+def test_a_run_goes_on_with_its_own_network_only(tiny_config: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "run", _ending_at(tiny_config, 1)
+    assert train.run(tiny_config, out=out, resume=False) == 0
+    for line, other, said in (
+        ("layers = 2", "layers = 3", "has layers = 2"),
+        ("vocabulary = 12", "vocabulary = 14", "tokenizer.model has 12 pieces"),
+    ):
+        tiny_config.write_text(text.replace(line, other))
+        with pytest.raises(BadConfig, match=said):
+            train.Trainer(load(tiny_config), out)
+    tiny_config.write_text(text)
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("low\tL\n")
+    tiny_config.write_text(text.replace("[data]", '[data]\nlexicon = "lexicon.tsv"'))
+    with pytest.raises(BadConfig, match="has other heads"):
+        train.Trainer(load(tiny_config), out)
+    tiny_config.write_text(text)
+    (out / train.LAST).write_bytes((out / train.LAST).read_bytes()[:5_000])
+    with pytest.raises(BadConfig, match="no whole checkpoint"):
+        train.Trainer(load(tiny_config), out)
+
+
+def test_a_device_that_is_not_there_is_told(tiny_config: Path, tmp_path: Path) -> None:
+    tiny_config.write_text(tiny_config.read_text() + 'device = "abacus"\n')
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    with pytest.raises(BadConfig, match="device = 'abacus' is not here"):
+        train.Trainer(config, out)
 
 
 def test_noise_differs_between_processes_and_sittings(tiny_config: Path, tmp_path: Path) -> None:
