@@ -195,11 +195,12 @@ def load(path: Path) -> TrainingConfig:
         table["run"]["start"] = root / table["run"]["start"]
     made = {name: _build(kind, table.get(name, {})) for name, kind in parts.items()}
     config = TrainingConfig(data=_build(DataConfig, {**data, "sources": sources}), **made)
-    _check(config)
+    check(config)
     return config
 
 
-def _check(config: TrainingConfig) -> None:
+def check(config: TrainingConfig) -> None:
+    """Raise BadConfig for numbers that cannot be."""
     model, run = config.model, config.run
     if model.heads < 1 or model.width % model.heads:
         raise BadConfig(f"width = {model.width} is no multiple of heads = {model.heads}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from asr.offline import ManifestError
-from asr.training.config import BadConfig, TrainingConfig, load
+from asr.training.config import BadConfig, TrainingConfig, check, load
 from asr.training.data import INDEX, PCM, RATE, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import evaluate
 from asr.training.export import FILTERS, WINDOW, begin_with, read
@@ -141,6 +141,7 @@ def main(arguments: argparse.Namespace) -> None:
     runs = {f"{h:g}h": (config, clips_of(index, varied, h)) for h in arguments.hours}
     for layers in arguments.layers:
         deep = replace(config, model=replace(config.model, layers=layers))
+        check(deep)
         runs[f"{layers}layers"] = deep, index
     rows = list[Measured]()
     for name, (run, clips) in runs.items():

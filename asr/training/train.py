@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import math
-import pickle
 import random
 import time
 from dataclasses import asdict, dataclass, field
@@ -27,7 +26,7 @@ from asr.training.augment import Changes
 from asr.training.config import BadConfig, TrainingConfig, load
 from asr.training.data import SHORTEST_S, TOKENIZER, Clip, Corpus, EpochPlan, prepare
 from asr.training.evaluate import evaluate
-from asr.training.export import begin_with
+from asr.training.export import begin_with, first_line, load_state
 from asr.training.model import Encoded, Model
 from asr.training.parallel import Group, launch
 from asr.training.teacher import A_FRAME, SIZE, Heard, Teacher, rows_of
@@ -176,11 +175,11 @@ class Trainer:
             except OSError as error:  # a full disk: there may be room again at the next time
                 _logger.error("not written, the run goes on: %s", error)
         if self.group.leads and not self.group.orphaned():
-            if self.done() < 1.0:
-                _logger.info("asked to stop: saved at step %d, --resume goes on", state.step)
-            else:
+            if self.done() >= 1.0:
                 self._evaluate(every=1)
             self._save()
+            if self.done() < 1.0:
+                _logger.info("asked to stop: saved at step %d, --resume goes on", state.step)
 
     def _introduce(self) -> None:
         """Say what is trained on, before the first figures come."""
@@ -371,10 +370,7 @@ class Trainer:
 
     def _restore(self) -> None:
         last = self.out / LAST
-        try:
-            state = torch.load(last, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise BadConfig(f"{last} is no whole checkpoint: {_first(error)}") from error
+        state = load_state(last, self.device)
         # What the weights do not show, the look-aheads, may change with the config.
         now, other = asdict(self.config.model), state["config"]
         other = ", ".join(f"{k} = {v}" for k, v in other.items()
@@ -386,7 +382,7 @@ class Trainer:
         except RuntimeError as error:
             raise BadConfig(
                 f"{last} has other heads than this run (of sounds by the lexicon and the words of"
-                f" its sources, of a teacher): {_first(error)}"
+                f" its sources, of a teacher): {first_line(error)}"
             ) from error
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -403,19 +399,13 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     try:
         draft.write_bytes(packed.getbuffer())
         draft.replace(path)
-    except OSError:
+    except OSError as error:
         draft.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _device(name: str) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise BadConfig(f"device = {name!r} is not here: {_first(error)}") from error
-
-
-def _first(error: BaseException) -> str:
-    """Return the line of an error of torch's that says what it is."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(lines[:2])[:200] if lines else type(error).__name__
+        raise BadConfig(f"device = {name!r} is not here: {first_line(error)}") from error

@@ -19,6 +19,7 @@ from asr.training.data import FRAME_S, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import DevResult
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
+from clients.__main__ import main
 
 pytestmark = pytest.mark.model
 
@@ -45,6 +46,7 @@ def trained_again(run: Path, out: Path) -> Path:
 def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
     trained: Path, tmp_path: Path
 ) -> None:
+    os.umask(umask := os.umask(0o022))
     rows = [json.loads(line) for line in (trained / train.LOG).read_text().splitlines()]
     assert rows[-1]["dev_wer"]["all"] < 40.0
 
@@ -57,7 +59,14 @@ def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
     assert config["encoder"]["att_context_size"] == [[28, 6], [28, 0]]
     assert not any(name.startswith("sounds.") for name in model.weights)
 
+    assert main(["models", "export", str(trained), str(tmp_path / "again")]) == 0
+    for path in (tmp_path / "export").iterdir():
+        assert path.stat().st_mode & 0o444 == 0o444 & ~umask, "a server of another user reads it"
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
     save_nemo(model, tmp_path / "tiny.nemo")
+    assert main(["models", "export", str(trained), str(tmp_path / "again.nemo")]) == 0
+    assert main(["models", "inspect", str(tmp_path / "again.nemo")]) == 0
     with tarfile.open(tmp_path / "tiny.nemo") as tar:
         assert {"model_config.yaml", "model_weights.ckpt"} <= set(tar.getnames())
 
