@@ -301,12 +301,13 @@ class Corpus:
 
     def epoch(self, plan: EpochPlan, rng: random.Random) -> list[list[Clip]]:
         """Shuffled batches of clips of like length; synthetic ones at most at their ratio."""
+        timed = plan.timed and any(c.times for c in self.train)
         fits = [
-            c for c in self.train
-            if c.seconds < plan.longest_s and (c.times or not plan.timed)
-            and rng.random() < c.weight
-        ]  # fmt: skip
-        chosen = fits if plan.timed else self._balanced(fits, rng)
+            c
+            for c in self.train
+            if c.seconds < plan.longest_s and (c.times or not timed) and rng.random() < c.weight
+        ] or self.train  # none is so short, or none was drawn
+        chosen = list(fits) if timed else self._balanced(fits, rng)
         chosen.sort(key=lambda c: c.length * rng.uniform(0.9, 1.1))
         batches: list[list[Clip]] = [[]]
         top = 0.0

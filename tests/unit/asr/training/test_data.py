@@ -1,6 +1,7 @@
 """Transcripts become words in the model's letters, or their clips stay away."""
 
 import json
+import random
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("sentencepiece")
 from asr.offline import ManifestError
 from asr.training.config import BadConfig, DataConfig, Source
-from asr.training.data import INDEX, PCM, TOKENIZER, Corpus, prepare, spelled
+from asr.training.data import INDEX, PCM, TOKENIZER, Corpus, EpochPlan, prepare, spelled
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,18 @@ def test_a_config_that_names_other_data_than_was_prepared_is_told(
     prepare(other, long_file / "run", vocabulary=8)
     assert "clips (train, weight 0.5) is only in the config" in caplog.text
     assert "clips (train, weight 1) is only in what was prepared" in caplog.text
+
+
+def test_an_epoch_has_clips_where_none_has_word_times_or_is_short(long_file: Path) -> None:
+    """The defaults ended a run of such clips with a traceback at its first step."""
+    manifest = long_file / "clips.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "long.wav", "text": "abc cab"}) + "\n")
+    sources = Source(manifest=manifest, weight=1e-9), Source(manifest=manifest, split="dev")
+    config = DataConfig(sources=sources)
+    prepare(config, long_file / "run", vocabulary=6)
+    corpus = Corpus(config, long_file / "run")
+    for plan in (EpochPlan(20.0, True), EpochPlan(1.5, False), EpochPlan(20.0, False)):
+        assert [len(batch) for batch in corpus.epoch(plan, random.Random(1))] == [1]
 
 
 def test_a_run_without_a_clip_that_fits_is_told_why(long_file: Path) -> None:
