@@ -306,8 +306,8 @@ class Corpus:
             c
             for c in self.train
             if c.seconds < plan.longest_s and (c.times or not timed) and rng.random() < c.weight
-        ] or self.train  # none is so short, or none was drawn
-        chosen = list(fits) if timed else self._balanced(fits, rng)
+        ] or list(self.train)  # none is so short, or none was drawn
+        chosen = fits if timed else self._balanced(fits, rng)
         chosen.sort(key=lambda c: c.length * rng.uniform(0.9, 1.1))
         batches: list[list[Clip]] = [[]]
         top = 0.0
