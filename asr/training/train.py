@@ -175,11 +175,16 @@ class Trainer:
             except OSError as error:  # a full disk: there may be room again at the next time
                 _logger.error("not written, the run goes on: %s", error)
         if self.group.leads and not self.group.orphaned():
-            if self.done() >= 1.0:
-                self._evaluate(every=1)
-            self._save()
-            if self.done() < 1.0:
-                _logger.info("asked to stop: saved at step %d, --resume goes on", state.step)
+            self._end()
+
+    def _end(self) -> None:
+        """Judge the run on all dev clips, if it is at its end, and save."""
+        if self.done() >= 1.0:
+            for every in sorted({self.config.run.dev_every, 1}, reverse=True):
+                self._evaluate(every=every)
+        self._save()
+        if self.done() < 1.0:
+            _logger.info("asked to stop: saved at step %d, --resume goes on", self.progress.step)
 
     def _introduce(self) -> None:
         """Say what is trained on, before the first figures come."""
@@ -334,7 +339,8 @@ class Trainer:
         row = {"dev_wer": result.wer, "silent": result.silent, "dev_every": every}
         self._log(row)
         _logger.info("%s", row)
-        if result.wer["all"] <= state.best_wer:
+        # The errors of a part of the clips and of all of them are not comparable.
+        if every == run.dev_every and result.wer["all"] <= state.best_wer:
             before, state.best_wer = state.best_wer, result.wer["all"]
             try:
                 _write(self.out / BEST, self._checkpoint())
@@ -386,7 +392,7 @@ class Trainer:
             ) from error
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.filters, self.progress = state["filters"], Progress(**state["progress"])
+        self.filters, self.progress = state["filters"].cpu(), Progress(**state["progress"])
         self.shown = Averages(state["losses"])
         version, numbers, rest = state["rng"]
         self.rng.setstate((version, tuple(numbers), rest))

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torch
 from asr.training import batches, train
 from asr.training.config import BadConfig, load
 from asr.training.data import FRAME_S, TOKENIZER, Corpus, prepare
-from asr.training.evaluate import DevResult
+from asr.training.evaluate import DevResult, evaluate
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
 from clients.__main__ import main
@@ -312,6 +313,43 @@ def test_a_run_goes_on_with_its_own_network_only(tiny_config: Path, tmp_path: Pa
     (out / train.LAST).write_bytes((out / train.LAST).read_bytes()[:5_000])
     with pytest.raises(BadConfig, match="no whole checkpoint"):
         train.Trainer(load(tiny_config), out)
+
+
+def test_the_best_weights_are_those_with_the_fewest_errors_on_the_same_clips(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clips were harder than each n-th: the end of a run that had got better was not kept."""
+    tiny_config.write_text(_ending_at(tiny_config, 2).replace("dev_every = 1", "dev_every = 2"))
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer = train.Trainer(config, out)
+
+    def evaluated(*given: Any) -> DevResult:
+        return DevResult({"all": 90.0 if given[-1] == 1 else 50.0 - trainer.progress.step}, 0.0)
+
+    monkeypatch.setattr(train, "evaluate", evaluated)
+    trainer._evaluate(every=2)
+    trainer.fit()
+    assert torch.load(out / train.BEST, weights_only=True)["progress"]["step"] == 2
+    rows = [json.loads(line) for line in (out / train.LOG).read_text().splitlines()]
+    assert rows[-1]["dev_every"] == 1
+
+
+def test_a_model_is_judged_where_it_is(tiny_config: Path, tmp_path: Path) -> None:
+    """A model on a GPU was given the clips of the processor."""
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer, seen = train.Trainer(config, out), list[str]()
+    model = trainer.model.to("meta")
+
+    def encoder(*given: Any) -> None:
+        seen.extend(part.device.type for part in given[:2])
+        raise StopIteration
+
+    model.encoder.forward = encoder  # type: ignore[method-assign, assignment]
+    with pytest.raises(StopIteration):
+        evaluate(model, trainer.corpus, trainer.filters, 0)
+    assert seen == ["meta", "meta"]
 
 
 def test_a_device_that_is_not_there_is_told(tiny_config: Path, tmp_path: Path) -> None:
