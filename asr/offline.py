@@ -64,6 +64,12 @@ class Utterance:
     audio: Path
     text: str
     duration_s: float
+    offset_s: float | None
+    """Where in the file it begins, and has ``duration_s``; None: it is the whole file."""
+
+    def samples(self) -> Samples:
+        """Read its audio."""
+        return read_part(self.audio, self.offset_s, self.duration_s)
 
 
 @dataclass(slots=True)
@@ -153,7 +159,7 @@ def evaluate(
     """
     utterances = read_manifest(manifest)[::every]
     result, began = Evaluation(), time.perf_counter()
-    recordings = (Recording(str(i), read_audio(u.audio)) for i, u in enumerate(utterances))
+    recordings = (Recording(str(i), u.samples()) for i, u in enumerate(utterances))
     for transcription in transcribe(engine, recordings, look_ahead):
         result.score += score(utterances[int(transcription.name)].text, transcription.text)
         result.utterances += 1
@@ -172,7 +178,9 @@ def read_manifest(path: Path) -> list[Utterance]:
         try:
             row = json.loads(line)
             audio = path.parent / row["audio_filepath"]
-            utterances.append(Utterance(audio, row["text"], float(row.get("duration", 0.0))))
+            offset = None if row.get("offset") is None else float(row["offset"])
+            duration = float(row.get("duration") or 0.0)
+            utterances.append(Utterance(audio, row["text"], duration, offset))
         except UNREADABLE as error:
             raise ManifestError(
                 f"{path} line {number} is not an object with audio_filepath and text"
@@ -183,22 +191,33 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 
 def manifest_lines(path: Path) -> list[str]:
-    """Return the lines of a manifest. Raises ManifestError."""
+    """Return the lines of a manifest, of which some may be blank. Raises ManifestError."""
     if path.is_char_device():  # it may have no end
         raise ManifestError(f"cannot read manifest {path}: it is a device, no file")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # A text may hold characters at which ``splitlines`` would cut.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"cannot read manifest {path}: {error}") from error
 
 
 def read_audio(path: Path | BinaryIO) -> Samples:
     """Read any file libsndfile knows as 16 kHz mono (channels are averaged)."""
+    return read_part(path, None, 0.0)
+
+
+def read_part(path: Path | BinaryIO, offset_s: float | None, duration_s: float) -> Samples:
+    """Read these seconds from an offset on (to the end, if none); without an offset the file."""
     import soundfile  # not on every machine that trains or benchmarks
 
     source = os.fsencode(path) if isinstance(path, Path) else path  # any name that is a file's
     try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(source) as file:
+            rate, most = file.samplerate, -1
+            if offset_s is not None:
+                file.seek(round(offset_s * rate))
+                most = round(duration_s * rate) or -1
+            samples = file.read(most, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise ManifestError(f"cannot read audio {path}: {error}") from error
     mono = np.nan_to_num(samples.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)  # no number is silence

@@ -28,6 +28,7 @@ Live speech becomes words.
   rivulet transcribe talk.flac --srt      a whole file, faster than real time, no server
   rivulet evaluate manifest.jsonl --json  word error rate over a set of recordings
   rivulet models                          the models at hand; `models inspect PATH` looks into one
+  rivulet train mine.toml --out RUN       a model of your own; `rivulet models export RUN OUT`
   rivulet load                            how many live streams the server holds, and how it feels
   rivulet edge --core URL                 a node beside the callers: AudioSocket, Twilio, RTP, L16
   rivulet demo                            what `make run` does: a server, the samples, a table
@@ -50,7 +51,9 @@ VERBS = {
     "meeting": Verb("clients.meeting", "one live transcript of many speakers, with a link to it"),
     "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
-    "models": Verb("clients.verbs.models", "list models, look into a checkpoint"),
+    "models": Verb(
+        "clients.verbs.models", "list models, look into one, make one of a training run"
+    ),
     "lm": Verb("clients.verbs.lm", "make a language model of text files, for --lm"),
     "train": Verb("clients.verbs.train", "train a model from a configuration file"),
     "keys": Verb("clients.verbs.keys", "make and remove API keys, for serve --keys"),

@@ -292,6 +292,17 @@ def train(config: Path, *, out: Path, resume: bool) -> int:
         raise CliError(str(error)) from error
 
 
+def export_run(run: Path, out: Path) -> None:
+    """Write the best weights of a run as a ``.nemo``, or as a folder that ``--model`` takes."""
+    from asr.training.config import BadConfig
+    from asr.training.export import read, save_folder, save_nemo
+
+    try:
+        (save_nemo if out.suffix == ".nemo" else save_folder)(read(run), out)
+    except BadConfig as error:
+        raise CliError(str(error)) from error
+
+
 def train_lm(
     texts: Sequence[Path], model: str, out: Path, *, order: int, most: int | None = None
 ) -> dict[str, Any]:
@@ -301,7 +312,8 @@ def train_lm(
 
     try:
         tokenizer = load_checkpoint(model or DEFAULT_MODEL).tokenizer
-        sentences = encode_lines(read_lines(texts), tokenizer)
+        lines = list(read_lines(texts))
+        sentences = encode_lines(lines, tokenizer)
     except (CheckpointError, TextError) as error:
         raise CliError(str(error)) from error
     if not sentences:
@@ -311,6 +323,7 @@ def train_lm(
     return {
         "file": str(out),
         "sentences": len(sentences),
+        "left_out": len(lines) - len(sentences),
         "pieces": sum(map(len, sentences)),
         "ngrams": lm.nodes,
         "bytes": out.stat().st_size,

@@ -7,11 +7,14 @@ Does not know: tensors, files other than the TOML, the loop that obeys it.
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+SPLITS = ("train", "synthetic", "dev")
 
 
 class BadConfig(Exception):
-    """The file names a setting that does not exist, or misses one it must have."""
+    """A run cannot be as its file says; the message is a sentence for who wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,8 @@ class Source:
     """One manifest: where its clips are and how they are used."""
 
     manifest: Path
-    """JSON lines with text and audio_filepath, or shard and member of a tar beside it."""
+    """JSON lines with text and audio_filepath (with offset, a part of duration seconds of it), or
+    shard and member of a tar beside it."""
     split: str = "train"
     """train, dev, or synthetic."""
     weight: float = 1.0
@@ -49,7 +53,7 @@ class DataConfig:
 
     sources: tuple[Source, ...]
     texts: tuple[Path, ...] = ()
-    """Sentences (.txt.gz) for the tokenizer only."""
+    """Sentences (plain or .gz) for the tokenizer only."""
     lexicon: Path | None = None
     """word, tab, sounds (one character each); words without an entry are spelled."""
     batch_seconds: float = 40.0
@@ -152,18 +156,30 @@ class TrainingConfig:
 
 
 def load(path: Path) -> TrainingConfig:
-    """Read a run from TOML; paths in it are relative to the file's folder."""
+    """Read a run from TOML; paths in it are relative to the file's folder. Raises BadConfig."""
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is no TOML: {error}") from error
     root = path.parent.resolve()
-    data = dict(table.pop("data", {}))
-    sources = tuple(_source(root, row) for row in data.pop("sources", []))
-    if not sources:
-        raise BadConfig("data.sources names no manifest")
-    data["texts"] = tuple(sorted(p for t in data.get("texts", []) for p in _paths(root, t)))
+    for name, values in table.items():
+        if not isinstance(values, dict):
+            raise BadConfig(f"{path}: {name} stands in no section")
+    data = table.pop("data", {})
+    rows = data.pop("sources", [])
+    if not rows or not isinstance(rows, list):
+        raise BadConfig("data.sources names no manifest: it needs [[data.sources]]")
+    sources = tuple(_source(root, row) for row in rows)
+    if {s.split for s in sources} - set(SPLITS) or "dev" not in {s.split for s in sources}:
+        raise BadConfig(
+            f"the split of a source is one of {', '.join(SPLITS)}, and one source must be dev: a"
+            " run is judged by it, and its best weights are chosen"
+        )
+    texts = data.get("texts", [])
+    if not isinstance(texts, list):
+        raise BadConfig("data.texts is a list of files")
+    data["texts"] = tuple(sorted(p for t in texts for p in _paths(root, t)))
     if "lexicon" in data:
         data["lexicon"] = root / data["lexicon"]
     parts = {
@@ -178,16 +194,37 @@ def load(path: Path) -> TrainingConfig:
     if "start" in table.get("run", {}):
         table["run"]["start"] = root / table["run"]["start"]
     made = {name: _build(kind, table.get(name, {})) for name, kind in parts.items()}
-    return TrainingConfig(data=_build(DataConfig, {**data, "sources": sources}), **made)
+    config = TrainingConfig(data=_build(DataConfig, {**data, "sources": sources}), **made)
+    check(config)
+    return config
+
+
+def check(config: TrainingConfig) -> None:
+    """Raise BadConfig for numbers that cannot be."""
+    model, run = config.model, config.run
+    if model.heads < 1 or model.width % model.heads:
+        raise BadConfig(f"width = {model.width} is no multiple of heads = {model.heads}")
+    for part, names in (
+        (model, ("width", "layers", "channels", "vocabulary")),
+        (run, ("minutes", "steps", "hours", "processes", "threads", "warmup_steps", "dev_every")),
+        (config.data, ("batch_seconds", "longest_s")),
+    ):
+        for name in names:
+            if getattr(part, name) <= 0:
+                raise BadConfig(f"{name} must be more than 0")
+    if not model.look_aheads or min(*model.look_aheads, run.dev_look_ahead, 0) < 0:
+        raise BadConfig("look-aheads are 0 or more frames, and look_aheads names at least one")
 
 
 def _source(root: Path, row: dict[str, Any]) -> Source:
+    if "manifest" not in row:
+        raise BadConfig("a source has no manifest")
     return _build(Source, {**row, "manifest": root / row["manifest"]})
 
 
 def _paths(root: Path, pattern: str) -> list[Path]:
-    folder = (root / pattern).parent
-    return list(folder.glob(Path(pattern).name))
+    found = list((root / pattern).parent.glob(Path(pattern).name))
+    return found or [root / pattern]  # that it is not there is said where it is read
 
 
 def _build(kind: Any, values: dict[str, Any]) -> Any:
@@ -195,4 +232,21 @@ def _build(kind: Any, values: dict[str, Any]) -> Any:
     unknown = set(values) - known
     if unknown:
         raise BadConfig(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for field_ in fields(kind):
+        if field_.name in values and not _is(values[field_.name], field_.type):
+            kind_ = getattr(field_.type, "__name__", field_.type)
+            raise BadConfig(f"{field_.name} = {values[field_.name]!r} is no {kind_}")
+    return kind(**values)
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a value of the file is of the type that a setting has."""
+    if isinstance(wanted, UnionType):
+        return any(_is(value, kind) for kind in get_args(wanted))
+    if get_origin(wanted) is tuple:
+        kind = get_args(wanted)[0]
+        return isinstance(value, tuple) and all(_is(one, kind) for one in value)
+    if wanted is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))

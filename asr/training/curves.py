@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from asr.offline import ManifestError
-from asr.training.config import BadConfig, TrainingConfig, load
+from asr.training.config import BadConfig, TrainingConfig, check, load
 from asr.training.data import INDEX, PCM, RATE, TOKENIZER, Corpus, prepare
 from asr.training.evaluate import evaluate
 from asr.training.export import FILTERS, WINDOW, begin_with, read
@@ -72,7 +72,8 @@ def measure(
     for name in (PCM, TOKENIZER):
         if not (out / name).exists():
             (out / name).symlink_to(Path("..") / DATA / name)
-    train(config, out=out, resume=True)
+    if status := train(config, out=out, resume=True):
+        raise SystemExit(status)
     rows = [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
     last = next(row for row in reversed(rows) if row.get("dev_every") == 1)
 
@@ -144,6 +145,7 @@ def main(arguments: argparse.Namespace) -> None:
     runs = {f"{h:g}h": (config, clips_of(index, varied, h)) for h in arguments.hours}
     for layers in arguments.layers:
         deep = replace(config, model=replace(config.model, layers=layers))
+        check(deep)
         runs[f"{layers}layers"] = deep, index
     rows = list[Measured]()
     for name, (run, clips) in runs.items():

@@ -4,18 +4,17 @@ Does: decode manifests and tar shards, train the tokenizer, cut epochs into batc
 Does not know: features, augmentation, the network. soundfile is needed to prepare, not to train.
 """
 
-import gzip
 import io
 import json
 import logging
 import random
-import shutil
 import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from asr.offline import UNREADABLE, ManifestError, manifest_lines, read_audio
-from asr.training.config import DataConfig, Source
+from asr.decoder.counting import TextError, read_lines
+from asr.offline import UNREADABLE, ManifestError, manifest_lines, read_part
+from asr.training.config import BadConfig, DataConfig, Source
 from asr.training.losses import Labels
 from asr.training.teacher import rows_of
 from asr.training.texts import FOLDED, UNSPOKEN
@@ -39,6 +39,10 @@ ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 SENTENCES_A_TEXT = 20_000
 PCM, INDEX, TOKENIZER = "pcm.i16", "index.jsonl", "tokenizer.model"
 _logger = logging.getLogger("rivulet.training")
+
+
+class _UnfitError(Exception):
+    """A clip cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,44 @@ def prepare(config: DataConfig, out: Path, *, vocabulary: int, start: Path | Non
     """Write samples, index and tokenizer into ``out``; does nothing where they are.
 
     A run that begins with the model in the folder ``start`` writes that model's pieces.
+    Raises BadConfig and ManifestError.
     """
-    if (out / INDEX).exists():
-        return
-    out.mkdir(parents=True, exist_ok=True)
+    if not (out / INDEX).exists():
+        _look(config, start)
+        out.mkdir(parents=True, exist_ok=True)
+        _decode(config, out)
+    index = (out / INDEX).read_text(encoding="utf-8").splitlines()
+    clips = [json.loads(line) for line in index]
+    _compare(config, clips, out)
+    if not (out / TOKENIZER).exists():
+        if start is None:
+            _train_tokenizer(config, clips, out, vocabulary=vocabulary)
+        else:
+            _put(out / TOKENIZER, (start / TOKENIZER).read_bytes())
+
+
+def _look(config: DataConfig, start: Path | None) -> None:
+    """Say what is missing before hours are decoded."""
+    of_start = [] if start is None else [start / "model.safetensors", start / TOKENIZER]
+    lexicon = [] if config.lexicon is None else [config.lexicon]
+    for path in [*(s.manifest for s in config.sources), *config.texts, *lexicon, *of_start]:
+        if not path.exists():
+            raise BadConfig(f"{path}, which the config needs, is not there")
+
+
+def _compare(config: DataConfig, clips: list[dict[str, Any]], out: Path) -> None:
+    """Warn of a config that names other data than was prepared."""
+    wanted = {(s.manifest.stem, s.split, s.weight) for s in config.sources if s.split != "dev"}
+    has = {(c["source"], c["split"], c["weight"]) for c in clips if c["split"] != "dev"}
+    for name, split, weight in sorted(wanted ^ has):
+        _logger.warning(
+            "%s: %s (%s, weight %g) is only in %s; the run hears what was prepared, until you"
+            " delete %s", out, name, split, weight,
+            "the config" if (name, split, weight) in wanted else "what was prepared", out / INDEX,
+        )  # fmt: skip
+
+
+def _decode(config: DataConfig, out: Path) -> None:
     clips, position = [], 0
     with (out / PCM).open("wb") as pcm:
         for source in config.sources:
@@ -83,27 +121,29 @@ def prepare(config: DataConfig, out: Path, *, vocabulary: int, start: Path | Non
                 clips.append({**row, "start": position, "length": len(samples)})
                 position += len(samples)
             _logger.info("%s: %.1f h are ready", source.manifest, position / RATE / 3_600)
-    if start is None:
-        _train_tokenizer(config, clips, out, vocabulary=vocabulary)
-    else:
-        shutil.copyfile(start / TOKENIZER, out / TOKENIZER)
-    index = "".join(json.dumps(row) + "\n" for row in clips)
-    (out / INDEX).write_text(index, encoding="utf-8")
+    _put(out / INDEX, "".join(json.dumps(row) + "\n" for row in clips).encode())
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write beside and rename: what is there is whole, however the preparation ends."""
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
     """Yield the clips of a manifest; those that cannot be used are counted and named."""
-    left_out, clips = Counter[str](), 0
-    for row, file in _members(source.manifest):
+    left_out, first, clips = Counter[str](), dict[str, int](), 0
+    for number, row, file in _members(source.manifest):
         clips += 1
-        words = spelled(row["text"])
-        if words is None:
-            left_out["have text that can be read in many ways"] += 1
-            continue
         try:
-            samples = read_audio(file)
-        except ManifestError:
-            left_out["cannot be decoded"] += 1
+            if (words := spelled(row["text"])) is None:
+                raise _UnfitError("have text that can be read in many ways (figures, signs)")
+            samples = read_part(file, row["offset"], row["duration"])
+        except (_UnfitError, ManifestError) as error:
+            why = str(error) if isinstance(error, _UnfitError) else "cannot be read as audio"
+            left_out[why] += 1
+            first.setdefault(why, number)
             continue
         times = row.get("words")
         name = row.get("source", source.manifest.stem) if source.split == "dev" else ""
@@ -118,20 +158,27 @@ def _decoded(source: Source) -> Iterator[tuple[dict[str, object], np.ndarray]]:
             (samples * PCM_SCALE).round().clip(-PCM_SCALE, PCM_SCALE - 1).astype(np.int16),
         )
     for why, count in left_out.items():
-        _logger.warning("%s: %d of %d clips %s: left out", source.manifest, count, clips, why)
+        _logger.warning(
+            "%s: %d of %d clips %s: left out, the first is line %d",
+            source.manifest, count, clips, why, first[why],
+        )  # fmt: skip
 
 
-def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO]]:
-    """Yield the lines of a manifest, each with its audio: a file, or a member of a tar shard.
+def _members(manifest: Path) -> Iterator[tuple[int, dict[str, Any], Path | io.BytesIO]]:
+    """Yield number and content of each line with its audio: a file, or a member of a tar shard.
 
     Raises ManifestError, which names the line.
     """
     with ExitStack() as stack:
         shards: dict[str, tarfile.TarFile] = {}
         for number, line in enumerate(manifest_lines(manifest), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
-                row["text"]
+                row["text"].strip()
+                row["offset"] = None if row.get("offset") is None else float(row["offset"])
+                row["duration"] = float(row.get("duration") or 0.0)
                 if "shard" not in row:
                     file: Path | io.BytesIO = manifest.parent / row["audio_filepath"]
                 else:
@@ -139,14 +186,15 @@ def _members(manifest: Path) -> Iterator[tuple[dict[str, Any], Path | io.BytesIO
                     if name not in shards:
                         shards[name] = stack.enter_context(tarfile.open(manifest.parent / name))
                     member = shards[name].extractfile(row["member"])
-                    assert member is not None
+                    if member is None:
+                        raise ValueError(f"{row['member']} is no file")
                     file = io.BytesIO(member.read())
-            except (*UNREADABLE, OSError, tarfile.TarError) as error:
+            except (*UNREADABLE, AttributeError, OSError, tarfile.TarError) as error:
                 raise ManifestError(
                     f"{manifest} line {number} is not an object with text and audio_filepath "
                     f"(or shard and member) that exist: {error}"
                 ) from error
-            yield row, file
+            yield number, row, file
 
 
 def spelled(text: str) -> list[str] | None:
@@ -168,14 +216,24 @@ def _train_tokenizer(
 ) -> None:
     sentences = [" ".join(c["words"]) for c in clips if c["words"] and c["split"] != "dev"]  # type: ignore[arg-type]
     for path in config.texts:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            lines = (spelled(line) for line, _ in zip(file, range(SENTENCES_A_TEXT), strict=False))
+        try:
+            lines = (spelled(line) for line in islice(read_lines([path]), SENTENCES_A_TEXT))
             sentences += [" ".join(words) for words in lines if words]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(out / "tokenizer"),
-        vocab_size=vocabulary, model_type="bpe", character_coverage=1.0,
-        bos_id=-1, eos_id=-1, unk_id=0, minloglevel=2,
-    )  # fmt: skip
+        except TextError as error:
+            raise BadConfig(f"data.texts: {error}") from error
+    if not sentences:
+        raise BadConfig(f"{out}: there is no text to train on in the sources, nor in data.texts")
+    made = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences), model_writer=made,
+            vocab_size=vocabulary, model_type="bpe", character_coverage=1.0,
+            bos_id=-1, eos_id=-1, unk_id=0, minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:  # its message says how many are possible
+        why = str(error).rpartition("] ")[2]
+        raise BadConfig(f"vocabulary = {vocabulary} does not fit the texts: {why}") from error
+    _put(out / TOKENIZER, made.getvalue())
 
 
 class Sounds:
@@ -185,7 +243,9 @@ class Sounds:
         self._of: dict[str, str] = {}
         if lexicon is not None:
             rows = lexicon.read_text(encoding="utf-8").splitlines()
-            self._of = dict(row.split("\t", 1) for row in rows)
+            self._of = dict(row.split("\t", 1) for row in rows if "\t" in row)
+            if not self._of:
+                raise BadConfig(f"{lexicon} has no line of a word, a tab and its sounds")
         used = {c for word in words for c in self.spell(word)}
         self.inventory = tuple(sorted(used))
         self._ids = {c: i for i, c in enumerate(self.inventory)}
@@ -221,8 +281,17 @@ class Corpus:
             clips.append(_clip(json.loads(line), states))
             states += rows_of(clips[-1].length)
         self.dev = [c for c in clips if c.split == "dev"]
-        fits = [c for c in clips if SHORTEST_S < c.seconds < config.longest_s]
-        self.train = [c for c in fits if c.split != "dev"]
+        self.train, self.unfit = list[Clip](), list[Clip]()
+        """Clips to learn from, and those that are too short or too long for it."""
+        for clip in (c for c in clips if c.split != "dev"):
+            fits = SHORTEST_S < clip.seconds < config.longest_s
+            (self.train if fits else self.unfit).append(clip)
+        if not self.train or not self.dev:
+            kind = "train on" if self.dev else 'judge a run by (split = "dev")'
+            raise BadConfig(
+                f"{folder} has no clip to {kind}; {len(self.unfit)} are shorter than {SHORTEST_S}"
+                f" or longer than longest_s = {config.longest_s:g} s"
+            )
         self.sounds = Sounds(config.lexicon, sorted({w for c in self.train for w in c.words}))
 
     def samples(self, clip: Clip) -> Tensor:
@@ -232,12 +301,13 @@ class Corpus:
 
     def epoch(self, plan: EpochPlan, rng: random.Random) -> list[list[Clip]]:
         """Shuffled batches of clips of like length; synthetic ones at most at their ratio."""
+        timed = plan.timed and any(c.times for c in self.train)
         fits = [
-            c for c in self.train
-            if c.seconds < plan.longest_s and (c.times or not plan.timed)
-            and rng.random() < c.weight
-        ]  # fmt: skip
-        chosen = fits if plan.timed else self._balanced(fits, rng)
+            c
+            for c in self.train
+            if c.seconds < plan.longest_s and (c.times or not timed) and rng.random() < c.weight
+        ] or list(self.train)  # none is so short, or none was drawn
+        chosen = fits if timed else self._balanced(fits, rng)
         chosen.sort(key=lambda c: c.length * rng.uniform(0.9, 1.1))
         batches: list[list[Clip]] = [[]]
         top = 0.0

@@ -42,12 +42,13 @@ def evaluate(
 ) -> DevResult:
     """Transcribe every n-th dev clip and count errors."""
     clips = sorted(corpus.dev[::every], key=lambda c: c.length)
+    device = next(model.parameters()).device
     counts: dict[str, list[int]] = {}
     silent = 0
     for start in range(0, len(clips), CLIPS_AT_ONCE):
         part = clips[start : start + CLIPS_AT_ONCE]
         batch = batches.load(corpus, part, filters)
-        encoded = model.encoder(batch.mel, batch.frames, look_ahead)
+        encoded = model.encoder(batch.mel.to(device), batch.frames.to(device), look_ahead)
         for clip, ids in zip(part, greedy(model.ctc(encoded.final), encoded.frames), strict=True):
             heard = corpus.pieces.decode(ids).split()
             silent += not heard

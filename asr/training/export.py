@@ -9,6 +9,7 @@ The config is written as JSON, which is YAML too.
 
 import io
 import json
+import pickle
 import re
 import shutil
 import tarfile
@@ -18,7 +19,7 @@ from typing import Any
 
 import sentencepiece
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from asr.training.config import BadConfig, ModelConfig
@@ -50,8 +51,10 @@ class Trained:
 
 
 def read(run: Path, checkpoint: str = "best.pt") -> Trained:
-    """Averaged weights of a run, its tokenizer, and which heads were trained."""
-    state = torch.load(run / checkpoint, map_location="cpu", weights_only=True)
+    """Averaged weights of a run, its tokenizer, and which heads were trained. Raises BadConfig."""
+    if not (run / checkpoint).is_file():
+        raise BadConfig(f"{run} holds no {checkpoint}: it is no run of training, or has none yet")
+    state = load_state(run / checkpoint)
     hybrid = "rnnt" in state["losses"]
     weights = _renamed(state["average"], hybrid=hybrid)
     weights[FILTERS], weights[WINDOW] = state["filters"][None].contiguous(), window()
@@ -59,6 +62,20 @@ def read(run: Path, checkpoint: str = "best.pt") -> Trained:
     pieces = tuple(processor.id_to_piece(i) for i in range(len(processor)))
     model = ModelConfig(**state["config"])
     return Trained(model, weights, pieces, hybrid, run / TOKENIZER, state["progress"])
+
+
+def load_state(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of a run. Raises BadConfig."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise BadConfig(f"{path} is no whole checkpoint: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of torch's says, without its lists."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:2])[:200] if lines else type(error).__name__
 
 
 def begin_with(model: Model, folder: Path) -> Tensor:
@@ -78,7 +95,7 @@ def begin_with(model: Model, folder: Path) -> Tensor:
     try:
         unknown = model.load_state_dict(names, strict=False).unexpected_keys
     except RuntimeError as sizes:
-        raise BadConfig(f"{folder} holds a network of other sizes: {sizes}") from sizes
+        raise BadConfig(f"{folder} holds a network of other sizes: {first_line(sizes)}") from sizes
     if unknown:
         raise BadConfig(f"{folder} holds another network: it has {unknown[0]}")
     return stored[FILTERS][0]
@@ -126,7 +143,8 @@ def save_folder(trained: Trained, folder: Path) -> None:
     }
     config = nemo_config(trained)
     config["tokenizer"] = {"type": "bpe", "model_path": "nemo:tokenizer.model"}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # In bytes: the file is then as readable as any, where save_file makes one for its owner alone.
+    (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (folder / "model_config.yaml").write_text(text, encoding="utf-8")
     shutil.copyfile(trained.tokenizer, folder / "tokenizer.model")

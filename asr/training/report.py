@@ -44,7 +44,10 @@ def read(run: Path) -> Report:
     """Read the log of a run; what was taken back, to go on from before it, is left out."""
     rows = list[dict[str, Any]]()
     for line in (run / LOG).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a full disk cut it
         while rows and rows[-1]["hours"] >= row["hours"]:
             rows.pop()
         rows.append(row)
@@ -89,6 +92,9 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("picture", type=Path)
     arguments = parser.parse_args()
-    report = read(arguments.run)
-    draw(report, arguments.picture)
+    try:
+        report = read(arguments.run)
+        draw(report, arguments.picture)
+    except OSError as error:
+        raise SystemExit(f"{error.filename}: {error.strerror}") from error
     sys.stdout.write(json.dumps(report.figures()) + "\n")

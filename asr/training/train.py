@@ -4,10 +4,11 @@ Does: schedule, losses, optimizer, averaged weights, dev error, checkpoints.
 Does not know: how files are decoded, what NeMo wants of an export.
 
 ``out`` holds the prepared data, last.pt, best.pt (averaged weights of the best dev error) and
-log.jsonl, a line every few steps and one an evaluation.
+log.jsonl, a line every few steps and one an evaluation. A run that is asked to stop saves first.
 """
 
 import copy
+import io
 import json
 import logging
 import math
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 
 from asr.training import batches, losses
 from asr.training.augment import Changes
-from asr.training.config import TrainingConfig, load
-from asr.training.data import Clip, Corpus, EpochPlan, prepare
+from asr.training.config import BadConfig, TrainingConfig, load
+from asr.training.data import SHORTEST_S, TOKENIZER, Clip, Corpus, EpochPlan, prepare
 from asr.training.evaluate import evaluate
-from asr.training.export import begin_with
+from asr.training.export import begin_with, first_line, load_state
 from asr.training.model import Encoded, Model
 from asr.training.parallel import Group, launch
 from asr.training.teacher import A_FRAME, SIZE, Heard, Teacher, rows_of
@@ -35,6 +36,10 @@ FLOOR = 0.02
 """A run ends at this share of the learning rate."""
 RNNT_SHARE, CTC_SHARE_WITH_RNNT = 0.7, 0.3
 STEPS_A_LINE = 25
+SHAPE = (
+    "width", "layers", "heads", "kernel", "channels", "vocabulary", "predictor", "joint",
+)  # fmt: skip
+"""Settings of a model that its weights depend on."""
 _logger = logging.getLogger("rivulet.training")
 
 
@@ -79,20 +84,24 @@ def run(config_path: Path, *, out: Path, resume: bool) -> int:
 def train(config: TrainingConfig, *, out: Path, resume: bool) -> int:
     """Train as the config says; returns an exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(config.data, out, vocabulary=config.model.vocabulary, start=config.run.start)
     if (out / LAST).exists() and not resume:
-        _logger.error("%s holds a run: resume it, or train elsewhere", out)
+        _logger.error("%s holds a run: --resume goes on with it, another --out begins one", out)
         return 2
+    prepare(config.data, out, vocabulary=config.model.vocabulary, start=config.run.start)
     if config.loss.teacher:
         Teacher(out)  # says what is missing before processes are started
-    launch(config.run.processes, _work, (config, out))
-    return 0
+    return launch(config.run.processes, _work, (config, out))
 
 
 def _work(group: Group, config: TrainingConfig, out: Path) -> None:
     if group.leads:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    Trainer(config, out, group).fit()
+    try:
+        Trainer(config, out, group).fit()
+    except (BadConfig, OSError) as error:  # said once, whatever process has it
+        if group.leads:
+            _logger.error("%s", error)
+        raise SystemExit(1) from error
 
 
 class Trainer:
@@ -102,8 +111,13 @@ class Trainer:
         torch.set_num_threads(config.run.threads)
         torch.manual_seed(config.run.seed)
         self.config, self.out, self.group = config, out, group or Group()
-        self.device = torch.device(config.run.device)
+        self.device = _device(config.run.device)
         self.corpus = Corpus(config.data, out)
+        if len(self.corpus.pieces) != config.model.vocabulary:
+            raise BadConfig(
+                f"vocabulary = {config.model.vocabulary}, but {out / TOKENIZER} has"
+                f" {len(self.corpus.pieces)} pieces: set it so, or train into another folder"
+            )
         self.teacher = Teacher(out) if config.loss.teacher else None
         self.model = Model(
             config.model,
@@ -141,24 +155,52 @@ class Trainer:
     def fit(self) -> None:
         """Train until the minutes, the steps or the hours are spent."""
         run, state = self.config.run, self.progress
+        self._introduce()
         saved = evaluated = state.spent_s
-        while self._told() < 1.0 and not self.group.orphaned():
+        while self._told() < 1.0 and not self.group.stopped() and not self.group.orphaned():
             began = time.monotonic()
             self._step()
             state.spent_s += time.monotonic() - began
             if not self.group.leads:
                 continue
-            if state.step % STEPS_A_LINE == 0:
-                self._show()
-            if state.spent_s - evaluated >= 60 * run.evaluate_minutes:
-                evaluated = state.spent_s
-                self._evaluate(every=run.dev_every)
-            if state.spent_s - saved >= 60 * run.save_minutes:
-                saved = state.spent_s
-                self._save()
+            try:
+                if state.step % STEPS_A_LINE == 0:
+                    self._show()
+                if state.spent_s - evaluated >= 60 * run.evaluate_minutes:
+                    evaluated = state.spent_s
+                    self._evaluate(every=run.dev_every)
+                if state.spent_s - saved >= 60 * run.save_minutes:
+                    saved = state.spent_s
+                    self._save()
+            except OSError as error:  # a full disk: there may be room again at the next time
+                _logger.error("not written, the run goes on: %s", error)
         if self.group.leads and not self.group.orphaned():
-            self._evaluate(every=1)
-            self._save()
+            self._end()
+
+    def _end(self) -> None:
+        """Judge the run on all dev clips, if it is at its end, and save."""
+        if self.done() >= 1.0:
+            for every in sorted({self.config.run.dev_every, 1}, reverse=True):
+                self._evaluate(every=every)
+        self._save()
+        if self.done() < 1.0:
+            _logger.info("asked to stop: saved at step %d, --resume goes on", self.progress.step)
+
+    def _introduce(self) -> None:
+        """Say what is trained on, before the first figures come."""
+        if not self.group.leads:
+            return
+        corpus, size = self.corpus, sum(p.numel() for p in self.model.parameters())
+        if corpus.unfit:
+            _logger.warning(
+                "%d clips are shorter than %g s or longer than longest_s = %g s: left out",
+                len(corpus.unfit), SHORTEST_S, self.config.data.longest_s,
+            )  # fmt: skip
+        hours = sum(c.seconds for c in corpus.train) / 3_600
+        _logger.info(
+            "%d clips, %.2f h, to train on, %d of dev; %.1f million parameters; from step %d on",
+            len(corpus.train), hours, len(corpus.dev), size / 1e6, self.progress.step,
+        )  # fmt: skip
 
     def _told(self) -> float:
         """Agree on how much is behind: the rate of every step, and its end, depend on it."""
@@ -297,9 +339,14 @@ class Trainer:
         row = {"dev_wer": result.wer, "silent": result.silent, "dev_every": every}
         self._log(row)
         _logger.info("%s", row)
-        if result.wer["all"] <= state.best_wer:
-            state.best_wer = result.wer["all"]
-            _write(self.out / BEST, self._checkpoint())
+        # The errors of a part of the clips and of all of them are not comparable.
+        if every == run.dev_every and result.wer["all"] <= state.best_wer:
+            before, state.best_wer = state.best_wer, result.wer["all"]
+            try:
+                _write(self.out / BEST, self._checkpoint())
+            except OSError:
+                state.best_wer = before
+                raise
 
     def _log(self, extra: dict[str, Any]) -> None:
         state = self.progress
@@ -328,18 +375,43 @@ class Trainer:
         _write(self.out / LAST, state)
 
     def _restore(self) -> None:
-        state = torch.load(self.out / LAST, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
+        last = self.out / LAST
+        state = load_state(last, self.device)
+        # What the weights do not show, the look-aheads, may change with the config.
+        now, other = asdict(self.config.model), state["config"]
+        other = ", ".join(f"{k} = {v}" for k, v in other.items()
+                          if k in SHAPE and v != now[k])  # fmt: skip
+        if other:
+            raise BadConfig(f"{last} has {other}, not what [model] says: train into another folder")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise BadConfig(
+                f"{last} has other heads than this run (of sounds by the lexicon and the words of"
+                f" its sources, of a teacher): {first_line(error)}"
+            ) from error
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.filters, self.progress = state["filters"], Progress(**state["progress"])
+        self.filters, self.progress = state["filters"].cpu(), Progress(**state["progress"])
         self.shown = Averages(state["losses"])
         version, numbers, rest = state["rng"]
         self.rng.setstate((version, tuple(numbers), rest))
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write beside and rename: a stopped run leaves the old checkpoint whole."""
-    draft = path.with_suffix(".tmp")
-    torch.save(state, draft)
-    draft.replace(path)
+    """Write beside and rename: a stopped run, or a full disk, leaves the old checkpoint whole."""
+    draft, packed = path.with_suffix(".tmp"), io.BytesIO()
+    torch.save(state, packed)  # into a file it tells a full disk from nothing else
+    try:
+        draft.write_bytes(packed.getbuffer())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadConfig(f"device = {name!r} is not here: {first_line(error)}") from error

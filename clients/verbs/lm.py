@@ -49,4 +49,8 @@ def run(args: argparse.Namespace) -> int:
     size = made["bytes"] / 1e6
     sys.stdout.write(f"{made['file']}: {made['ngrams']} n-grams of {made['sentences']} sentences, ")
     sys.stdout.write(f"{size:.1f} MB\n")
+    if made["left_out"]:
+        sys.stderr.write(
+            f"{made['left_out']} lines are left out: the model does not write all their letters\n"
+        )
     return 0

@@ -1,4 +1,4 @@
-"""``rivulet models``: what is embedded here, and what a checkpoint holds.
+"""``rivulet models``: what is embedded here, what a checkpoint holds, a model of a training run.
 
 Does: arguments, a table or JSON.
 Does not know: checkpoint formats.
@@ -7,28 +7,35 @@ Does not know: checkpoint formats.
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from clients.console import table
 from clients.errors import CommandError
 from clients.glue import check_model, engine_side
+from clients.saving import obstacle
 
 EXAMPLES = """\
 examples:
   rivulet models                                  the models embedded here
   rivulet models inspect my.nemo                  dimensions, look-aheads, memory, licence
-  rivulet models inspect nvidia/stt_en_fastconformer_hybrid_large_streaming_multi --json"""
+  rivulet models inspect nvidia/stt_en_fastconformer_hybrid_large_streaming_multi --json
+  rivulet models export build/training mine       best weights of `rivulet train`, for --model mine
+  rivulet models export build/training mine.nemo  the same as one file, for NeMo too"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("action", nargs="?", choices=("list", "inspect"), default="list")
+    parser.add_argument("action", nargs="?", choices=("list", "inspect", "export"), default="list")
     parser.add_argument("source", nargs="?", metavar="PATH|NAME")
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="of export")
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, or look into one."""
+    """List, look into one, or make one."""
+    if args.action == "export":
+        return _export(args.source, args.out)
     if args.source is not None:
         check_model(args.source)
     with engine_side() as side:
@@ -42,6 +49,17 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         sys.stdout.write(_listed(found) if args.action == "list" else _inspected(found))
+    return 0
+
+
+def _export(source: str | None, out: Path | None) -> int:
+    if source is None or out is None:
+        raise CommandError("models export needs the folder of a run and OUT, a folder or a .nemo")
+    if out.suffix == ".nemo" and (problem := obstacle(out)):
+        raise CommandError(f"{out}: {problem}")
+    with engine_side() as side:
+        side.export_run(Path(source), out)
+    sys.stdout.write(f"{out}: try rivulet transcribe FILE --model {out}\n")
     return 0
 
 

@@ -1,12 +1,13 @@
 """Whole files: what recorders write is read."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from asr.offline import ManifestError, read_audio
+from asr.offline import ManifestError, read_audio, read_manifest
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 88_200, 96_000, 192_000])
@@ -32,3 +33,14 @@ def test_a_rate_that_cannot_be_is_told_with_the_file(tmp_path: Path) -> None:
     soundfile.write(path, np.zeros(6_000), 6_000)
     with pytest.raises(ManifestError, match=r"slow\.wav: rate must be"):
         read_audio(path)
+
+
+def test_a_line_of_a_manifest_with_an_offset_is_that_part(tmp_path: Path) -> None:
+    """It was scored against the whole recording."""
+    soundfile.write(tmp_path / "a.wav", np.repeat([0.25, -0.5], 8_000), 8_000, subtype="PCM_16")
+    row = {"audio_filepath": "a.wav", "text": "a", "offset": 1, "duration": 0.5}
+    (tmp_path / "m.jsonl").write_text("\ufeff" + json.dumps(row) + "\r\n\r\n")
+    (one,) = read_manifest(tmp_path / "m.jsonl")
+    samples = one.samples()
+    assert len(samples) == 8_000
+    assert samples[100:-100].max() < -0.4

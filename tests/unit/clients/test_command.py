@@ -93,6 +93,9 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["plan", "--sessions=9", "--a-ms=9", "--b-ms=9", "--burst=nan"], "not negative"),
         (["serve", "--keys", ""], "--keys names no file"),
         (["models", "inspect"], "needs the PATH or NAME"),
+        (["models", "export", str(SAMPLES)], "needs the folder of a run and OUT"),
+        (["models", "export", str(SAMPLES), "nobody"], "holds no best.pt"),
+        (["models", "export", str(SAMPLES), "/no/x.nemo"], "no such folder"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
 )
@@ -105,6 +108,17 @@ def test_an_error_is_one_sentence_without_a_traceback(
     assert err.startswith("rivulet: ")
     assert "Traceback" not in err
     assert err.count("\n") == 1
+
+
+def test_lines_that_a_language_model_cannot_hold_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("hello there\nHello, there!\nmore of it\n")
+    assert main(["lm", "train", str(text), "--out", str(tmp_path / "x.lm")]) == 0
+    said = capsys.readouterr()
+    assert "of 2 sentences" in said.out
+    assert said.err.startswith("1 lines are left out")
 
 
 @pytest.mark.parametrize(

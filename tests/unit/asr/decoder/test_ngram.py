@@ -1,6 +1,7 @@
 """A back-off n-gram is a distribution, batched as alone, and survives its file."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -111,6 +112,8 @@ def test_what_was_read_often_is_likely_behind_its_history() -> None:
 def test_a_file_says_the_same_and_is_refused_with_another_vocabulary(tmp_path: Path) -> None:
     model, path = estimate([[0, 1, 2], [1, 2]], VOCABULARY, order=3), tmp_path / "lm.safetensors"
     model.save(path, PIECES, "two sentences")
+    os.umask(umask := os.umask(0o022))
+    assert path.stat().st_mode & 0o444 == 0o444 & ~umask, "a server of another user reads it"
     again = load(path, PIECES)
     for mine, other in zip(
         model.look(all_states(model)), again.look(all_states(again)), strict=True

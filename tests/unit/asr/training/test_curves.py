@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from asr.training.config import BadConfig
 from asr.training.curves import PICTURE, RESULTS, clips_of, main
 from asr.training.export import read, save_folder
 from asr.training.train import run
@@ -44,6 +45,11 @@ def test_other_sources_stay_whole(hours: float, kept: int) -> None:
 def test_a_source_that_is_not_there_is_named(tiny_config: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="tones: not among dev, manifest"):
         main(_wanted(tiny_config, tmp_path, vary=["tones"], hours=[1.0]))
+
+
+def test_no_layers_are_refused(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="layers must be more than 0"):
+        main(_wanted(tiny_config, tmp_path, layers=[0]))
 
 
 @pytest.fixture

@@ -52,3 +52,9 @@ def test_what_was_taken_back_is_left_out(run: Path) -> None:
     report = read(run)
     assert report.losses["ctc"].hours == [1.0, 2.0, 2.5, 3.5]
     assert report.errors["all"].values == [90.0]  # nor is the error of a part of the set
+
+
+def test_a_line_that_a_full_disk_cut_is_passed_over(run: Path) -> None:
+    with (run / LOG).open("a") as log:
+        log.write('{"hours": 4.0, "min{"hours": 5.0}\n{"hours": 6.0, "min')
+    assert read(run).hours == 3.0

@@ -1,10 +1,15 @@
+import errno
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +17,10 @@ import torch
 from asr.training import batches, train
 from asr.training.config import BadConfig, load
 from asr.training.data import FRAME_S, TOKENIZER, Corpus, prepare
-from asr.training.evaluate import DevResult
+from asr.training.evaluate import DevResult, evaluate
 from asr.training.export import read, save_folder, save_nemo
 from asr.training.parallel import Group
+from clients.__main__ import main
 
 pytestmark = pytest.mark.model
 
@@ -41,6 +47,7 @@ def trained_again(run: Path, out: Path) -> Path:
 def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
     trained: Path, tmp_path: Path
 ) -> None:
+    os.umask(umask := os.umask(0o022))
     rows = [json.loads(line) for line in (trained / train.LOG).read_text().splitlines()]
     assert rows[-1]["dev_wer"]["all"] < 40.0
 
@@ -53,7 +60,14 @@ def test_a_tiny_run_learns_tones_and_exports_what_an_engine_and_nemo_load(
     assert config["encoder"]["att_context_size"] == [[28, 6], [28, 0]]
     assert not any(name.startswith("sounds.") for name in model.weights)
 
+    assert main(["models", "export", str(trained), str(tmp_path / "again")]) == 0
+    for path in (tmp_path / "export").iterdir():
+        assert path.stat().st_mode & 0o444 == 0o444 & ~umask, "a server of another user reads it"
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
     save_nemo(model, tmp_path / "tiny.nemo")
+    assert main(["models", "export", str(trained), str(tmp_path / "again.nemo")]) == 0
+    assert main(["models", "inspect", str(tmp_path / "again.nemo")]) == 0
     with tarfile.open(tmp_path / "tiny.nemo") as tar:
         assert {"model_config.yaml", "model_weights.ckpt"} <= set(tar.getnames())
 
@@ -210,6 +224,140 @@ def test_frame_targets_lie_where_the_words_of_a_clip_at_its_speed_are(
             inside = [a <= at <= b for a, b in clip.times]
             if all(abs(at - edge) > step_s for word in clip.times for edge in word):
                 assert any(inside) == (target != blank), frame
+
+
+def test_a_run_that_is_asked_to_stop_saves_first(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out, group = load(tiny_config), tmp_path / "run", Group()
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer = train.Trainer(config, out, group)
+    step = trainer._step
+
+    def stepped() -> None:
+        step()
+        if trainer.progress.step == 2:
+            group.asked.set()
+
+    monkeypatch.setattr(trainer, "_step", stepped)
+    trainer.fit()
+    assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] == 2
+    assert not (out / train.BEST).exists(), "it is judged at its end"
+
+
+def test_a_signal_stops_every_process_and_what_was_learned_is_kept(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    """SIGTERM ended a run between two saves with all that it had learned since."""
+    text = _ending_at(tiny_config, 100_000).replace("minutes = 10", "minutes = 100", 1)
+    for processes, number in ((1, signal.SIGINT), (2, signal.SIGTERM)):
+        out = tmp_path / f"run{processes}"
+        tiny_config.write_text(text.replace("threads = 1", f"threads = 1\nprocesses = {processes}"))
+        with subprocess.Popen(
+            [sys.executable, "-m", "clients", "train", str(tiny_config), "--out", str(out)],
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as run:  # fmt: skip
+            assert run.stderr is not None
+            for line in run.stderr:
+                if " step 25 " in line:
+                    break
+            run.send_signal(number)
+            said = run.stderr.read()
+        assert run.returncode == 130
+        assert "saved at step" in said
+        assert "Traceback" not in said
+        assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] >= 25
+
+
+def test_a_full_disk_ends_no_run_and_leaves_the_checkpoint_before(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = _ending_at(tiny_config, 6)
+    tiny_config.write_text(text.replace("save_minutes = 10", "save_minutes = 0"))
+    config, out, full = load(tiny_config), tmp_path / "run", list[int]()
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer, write = train.Trainer(config, out), Path.write_bytes
+
+    def write_some(path: Path, content: bytes) -> int:
+        if 2 <= trainer.progress.step <= 4:
+            state = torch.load(out / train.LAST, weights_only=True)
+            full.append(state["progress"]["step"])
+            write(path, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    trainer.fit()
+    assert full == [1, 1, 1]
+    assert torch.load(out / train.LAST, weights_only=True)["progress"]["step"] == 6
+    assert not list(out.glob("*.tmp"))
+
+
+def test_a_run_goes_on_with_its_own_network_only(tiny_config: Path, tmp_path: Path) -> None:
+    out, text = tmp_path / "run", _ending_at(tiny_config, 1)
+    assert train.run(tiny_config, out=out, resume=False) == 0
+    for line, other, said in (
+        ("layers = 2", "layers = 3", "has layers = 2"),
+        ("vocabulary = 12", "vocabulary = 14", "tokenizer.model has 12 pieces"),
+    ):
+        tiny_config.write_text(text.replace(line, other))
+        with pytest.raises(BadConfig, match=said):
+            train.Trainer(load(tiny_config), out)
+    tiny_config.write_text(text)
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("low\tL\n")
+    tiny_config.write_text(text.replace("[data]", '[data]\nlexicon = "lexicon.tsv"'))
+    with pytest.raises(BadConfig, match="has other heads"):
+        train.Trainer(load(tiny_config), out)
+    tiny_config.write_text(text)
+    (out / train.LAST).write_bytes((out / train.LAST).read_bytes()[:5_000])
+    with pytest.raises(BadConfig, match="no whole checkpoint"):
+        train.Trainer(load(tiny_config), out)
+
+
+def test_the_best_weights_are_those_with_the_fewest_errors_on_the_same_clips(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clips were harder than each n-th: the end of a run that had got better was not kept."""
+    tiny_config.write_text(_ending_at(tiny_config, 2).replace("dev_every = 1", "dev_every = 2"))
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer = train.Trainer(config, out)
+
+    def evaluated(*given: Any) -> DevResult:
+        return DevResult({"all": 90.0 if given[-1] == 1 else 50.0 - trainer.progress.step}, 0.0)
+
+    monkeypatch.setattr(train, "evaluate", evaluated)
+    trainer._evaluate(every=2)
+    trainer.fit()
+    assert torch.load(out / train.BEST, weights_only=True)["progress"]["step"] == 2
+    rows = [json.loads(line) for line in (out / train.LOG).read_text().splitlines()]
+    assert rows[-1]["dev_every"] == 1
+
+
+def test_a_model_is_judged_where_it_is(tiny_config: Path, tmp_path: Path) -> None:
+    """A model on a GPU was given the clips of the processor."""
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    trainer, seen = train.Trainer(config, out), list[str]()
+    model = trainer.model.to("meta")
+
+    def encoder(*given: Any) -> None:
+        seen.extend(part.device.type for part in given[:2])
+        raise StopIteration
+
+    model.encoder.forward = encoder  # type: ignore[method-assign, assignment]
+    with pytest.raises(StopIteration):
+        evaluate(model, trainer.corpus, trainer.filters, 0)
+    assert seen == ["meta", "meta"]
+
+
+def test_a_device_that_is_not_there_is_told(tiny_config: Path, tmp_path: Path) -> None:
+    tiny_config.write_text(tiny_config.read_text() + 'device = "abacus"\n')
+    config, out = load(tiny_config), tmp_path / "run"
+    prepare(config.data, out, vocabulary=config.model.vocabulary)
+    with pytest.raises(BadConfig, match="device = 'abacus' is not here"):
+        train.Trainer(config, out)
 
 
 def test_noise_differs_between_processes_and_sittings(tiny_config: Path, tmp_path: Path) -> None:
