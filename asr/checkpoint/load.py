@@ -40,6 +40,8 @@ from asr.checkpoint.weights import checked_tensors, fingerprint
 from asr.tokenizer import Tokenizer
 
 CALIBRATION, LANGUAGE_MODEL = "calibration.json", "lm.safetensors"
+TRAINED = "best.pt"
+"""What a training run has where a model should be."""
 LATEST_MS = 2_000
 _TYPICAL = "encoder.pre_encode.out.weight"
 _HEADS = ("joint.joint_net.2.weight", "joint.joint_net.1.weight")
@@ -54,6 +56,10 @@ def load_checkpoint(source: str | Path = DEFAULT_MODEL) -> Checkpoint:
     found = locate(source)
     place = checkpoint_in(found) if found.is_dir() else found
     if place is None:
+        if (found / TRAINED).is_file():
+            raise UnreadableCheckpoint(
+                f"{found.name} is a training run: `rivulet models export` makes a model of it"
+            )
         raise UnreadableCheckpoint(
             f"{found.name} holds neither a config beside model.safetensors nor one .nemo file"
         )

@@ -99,6 +99,16 @@ def test_a_missing_tensor_is_named(
         load_checkpoint(write_nemo())
 
 
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [("best.pt", "run: `rivulet models export`"), ("notes.txt", "neither a config")],
+)
+def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path, file: str, why: str) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(UnreadableCheckpoint, match=why):
+        load_checkpoint(tmp_path)
+
+
 def test_a_misshaped_tensor_is_named(write_nemo: Write, weights: dict[str, Tensor]) -> None:
     weights["encoder.layers.0.feed_forward1.linear2.weight"] = torch.zeros(16, 23)
     with pytest.raises(UnreadableCheckpoint, match="fit together"):
