@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from asr.interface import (
     StreamingEngine,
     Token,
 )
-from asr.scoring import Score, score
+from asr.scoring import Score, matches, plain_words, score
 from asr.tokenizer import Tokenizer
 from asr.transcript import earlier
 
@@ -66,6 +66,8 @@ class Utterance:
     duration_s: float
     offset_s: float | None
     """Where in the file it begins, and has ``duration_s``; None: it is the whole file."""
+    starts_s: tuple[float, ...] = ()
+    """Of its words, where the line has ``words``: start and end of each."""
 
     def samples(self) -> Samples:
         """Read its audio."""
@@ -169,6 +171,40 @@ def evaluate(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Words that a model said of a manifest."""
+
+    words: list[tuple[float, bool]]
+    """Confidence of each, and whether it was right."""
+    late_ms: list[float]
+    """How much later than spoken right words were told to begin, where the manifest says."""
+
+
+def judge(
+    engine: StreamingEngine,
+    manifest: Path,
+    look_ahead: int,
+    *,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Judged:
+    """Transcribe a manifest through the streaming engine and look at every word."""
+    utterances, judged = read_manifest(manifest), Judged([], [])
+    recordings = (Recording(str(i), u.samples()) for i, u in enumerate(utterances))
+    for done, heard in enumerate(transcribe(engine, recordings, look_ahead), 1):
+        said = utterances[int(heard.name)]
+        spoken = plain_words(said.text)
+        pairs = matches(spoken, ["".join(plain_words(word.text)) for word in heard.words])
+        right = {j for _, j in pairs}
+        judged.words.extend((w.confidence or 0.0, j in right) for j, w in enumerate(heard.words))
+        if len(said.starts_s) == len(spoken):
+            judged.late_ms.extend(
+                heard.words[j].start_ms - 1_000 * said.starts_s[i] for i, j in pairs
+            )
+        on_progress(done, len(utterances))
+    return judged
+
+
 def read_manifest(path: Path) -> list[Utterance]:
     """Read a NeMo-style JSON-lines manifest; audio paths are relative to its folder."""
     utterances = []
@@ -180,7 +216,8 @@ def read_manifest(path: Path) -> list[Utterance]:
             audio = path.parent / row["audio_filepath"]
             offset = None if row.get("offset") is None else float(row["offset"])
             duration = float(row.get("duration") or 0.0)
-            utterances.append(Utterance(audio, row["text"], duration, offset))
+            starts_s = _starts_s(row.get("words"))
+            utterances.append(Utterance(audio, row["text"], duration, offset, starts_s))
         except UNREADABLE as error:
             raise ManifestError(
                 f"{path} line {number} is not an object with audio_filepath and text"
@@ -188,6 +225,14 @@ def read_manifest(path: Path) -> list[Utterance]:
     if not utterances:
         raise ManifestError(f"{path} lists no utterance")
     return utterances
+
+
+def _starts_s(words: Any) -> tuple[float, ...]:
+    """Return when each word begins; others' manifests may have other things under that name."""
+    try:
+        return tuple(float(start) for start, _ in words or ())
+    except UNREADABLE:
+        return ()
 
 
 def manifest_lines(path: Path) -> list[str]:

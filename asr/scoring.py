@@ -116,6 +116,28 @@ def align(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> Edit
     return Edits(substitutions, insertions, insertions - surplus)
 
 
+def matches(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
+    """Return places of equal words on a cheapest alignment; the table is rows times columns."""
+    rows, columns = len(reference), len(hypothesis)
+    cost = np.add.outer(np.arange(rows + 1), np.arange(columns + 1))
+    for i in range(1, rows + 1):
+        for j in range(1, columns + 1):
+            differs = reference[i - 1] != hypothesis[j - 1]
+            cost[i, j] = min(cost[i - 1, j - 1] + differs, cost[i - 1, j] + 1, cost[i, j - 1] + 1)
+    pairs, i, j = [], rows, columns
+    while i and j:
+        if reference[i - 1] == hypothesis[j - 1] and cost[i, j] == cost[i - 1, j - 1]:
+            pairs.append((i - 1, j - 1))
+            i, j = i - 1, j - 1
+        elif cost[i, j] == cost[i - 1, j - 1] + 1:
+            i, j = i - 1, j - 1
+        elif cost[i, j] == cost[i - 1, j] + 1:
+            i -= 1
+        else:
+            j -= 1
+    return pairs[::-1]
+
+
 def distance(one: str, other: str) -> int:
     """Count the fewest edits between two strings.
 

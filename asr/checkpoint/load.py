@@ -65,10 +65,17 @@ def load_checkpoint(source: str | Path = DEFAULT_MODEL) -> Checkpoint:
         )
     name = str(source) if found != Path(source).expanduser() else found.stem
     if place.is_file():
-        return _load_nemo(place, name)
-    if (place / CONFIG_YAML).is_file():
-        return _load_own(place, name)
-    return _load_transformers(place, name)
+        checkpoint = _load_nemo(place, name)
+    elif (place / CONFIG_YAML).is_file():
+        checkpoint = _load_own(place, name)
+    else:
+        checkpoint = _load_transformers(place, name)
+    return replace(checkpoint, calibration=_calibration(calibration_of(place)))
+
+
+def calibration_of(place: Path) -> Path:
+    """Return where what was measured of a checkpoint is: in its folder, beside its file."""
+    return place / CALIBRATION if place.is_dir() else place.with_suffix(f".{CALIBRATION}")
 
 
 def inspect(source: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
@@ -118,18 +125,18 @@ def _load_own(folder: Path, name: str) -> Checkpoint:
     checkpoint = _checkpoint(name, spec, stored, tokenizer, config, licence_of(folder))
     lm = folder / LANGUAGE_MODEL
     own = str(lm) if lm.is_file() else ""
-    return replace(checkpoint, calibration=_calibration(folder), lm=own)
+    return replace(checkpoint, lm=own)
 
 
-def _calibration(folder: Path) -> Calibration:
-    measured = read_json(folder, CALIBRATION)
+def _calibration(file: Path) -> Calibration:
+    measured = read_json(file.parent, file.name)
     try:
         curve = Curve(tuple((float(x), float(y)) for x, y in measured.get("confidence", [])))
         late_ms = int(measured.get("late_ms", 0))
     except (TypeError, ValueError) as error:
-        raise UnreadableCheckpoint(f"{CALIBRATION} holds no rising curve or no delay") from error
+        raise UnreadableCheckpoint(f"{file.name} holds no rising curve or no delay") from error
     if not 0 <= late_ms <= LATEST_MS:
-        raise UnreadableCheckpoint(f"{CALIBRATION}: late_ms must be 0 to {LATEST_MS}")
+        raise UnreadableCheckpoint(f"{file.name}: late_ms must be 0 to {LATEST_MS}")
     return Calibration(curve, late_ms)
 
 

@@ -1,4 +1,4 @@
-"""``rivulet models``: what is embedded here, what a checkpoint holds, a model of a training run.
+"""``rivulet models``: what is embedded, what a checkpoint holds; make one of a run, measure it.
 
 Does: arguments, a table or JSON.
 Does not know: checkpoint formats.
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clients.console import table
+from clients.console import ProgressBar, can_redraw, table
 from clients.errors import CommandError
 from clients.glue import check_model, engine_side
 from clients.saving import obstacle
@@ -21,21 +21,33 @@ examples:
   rivulet models inspect my.nemo                  dimensions, look-aheads, memory, licence
   rivulet models inspect nvidia/stt_en_fastconformer_hybrid_large_streaming_multi --json
   rivulet models export build/training mine       best weights of `rivulet train`, for --model mine
-  rivulet models export build/training mine.nemo  the same as one file, for NeMo too"""
+  rivulet models export build/training mine.nemo  the same as one file, for NeMo too
+  rivulet models calibrate mine dev.jsonl         how sure and how late its words are, measured"""
+
+
+ACTIONS = ("list", "inspect", "export", "calibrate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("action", nargs="?", choices=("list", "inspect", "export"), default="list")
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="list")
     parser.add_argument("source", nargs="?", metavar="PATH|NAME")
-    parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="of export")
+    parser.add_argument(
+        "other",
+        nargs="?",
+        type=Path,
+        metavar="OUT|MANIFEST",
+        help="where export writes; speech that calibrate measures with, that the model never heard",
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def run(args: argparse.Namespace) -> int:
     """List, look into one, or make one."""
     if args.action == "export":
-        return _export(args.source, args.out)
+        return _export(args.source, args.other)
+    if args.action == "calibrate":
+        return _calibrate(args.source, args.other, as_json=args.json)
     if args.source is not None:
         check_model(args.source)
     with engine_side() as side:
@@ -60,6 +72,29 @@ def _export(source: str | None, out: Path | None) -> int:
     with engine_side() as side:
         side.export_run(Path(source), out)
     sys.stdout.write(f"{out}: try rivulet transcribe FILE --model {out}\n")
+    return 0
+
+
+def _calibrate(source: str | None, manifest: Path | None, *, as_json: bool) -> int:
+    if source is None or manifest is None:
+        raise CommandError("models calibrate needs the PATH of a model and a MANIFEST")
+    for path in (Path(source), manifest):
+        if not path.exists():
+            raise CommandError(f"{path}: there is no such file or folder")
+    bar = ProgressBar(sys.stderr, str(manifest), 1.0, can_redraw(sys.stderr))
+    with engine_side() as side:
+        made = side.calibrate(Path(source), manifest, lambda done, of: bar.update(done / of))
+    bar.close()
+    if as_json:
+        sys.stdout.write(json.dumps(made) + "\n")
+        return 0
+    timed = (
+        f"{made['late_ms']} ms late" if made["timed_words"] else "no word times: delay as before"
+    )
+    sys.stdout.write(
+        f"{made['file']}: {made['words']} words, {made['right']:.0%} right, {timed}; confidence is"
+        f" {made['error']:.3f} off ({made['error_before']:.3f} without, on the same half of them)\n"
+    )
     return 0
 
 

@@ -31,7 +31,7 @@ from asr.engine import EngineConfig, load_engine
 from asr.events import Word
 from asr.interface import NO_BIASING, Biasing, Phrase, Samples
 from asr.offline import Recording, Transcription, Utterance, read_audio, read_manifest, transcribe
-from asr.scoring import Score, plain_words, score
+from asr.scoring import Score, matches, plain_words, score
 from clients.console import table
 from clients.load.host import machine
 from server.cli import train_lm
@@ -203,28 +203,6 @@ def _dev(job: Job) -> Iterator[tuple[Utterance, Transcription]]:
     recordings = (Recording(str(i), read_audio(u.audio)) for i, u in enumerate(utterances))
     for heard in transcribe(engine, recordings, LOOK_AHEAD):
         yield utterances[int(heard.name)], heard
-
-
-def matches(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of equal words on a cheapest alignment."""
-    rows, columns = len(reference), len(hypothesis)
-    cost = np.add.outer(np.arange(rows + 1), np.arange(columns + 1))
-    for i in range(1, rows + 1):
-        for j in range(1, columns + 1):
-            differs = reference[i - 1] != hypothesis[j - 1]
-            cost[i, j] = min(cost[i - 1, j - 1] + differs, cost[i - 1, j] + 1, cost[i, j - 1] + 1)
-    pairs, i, j = [], rows, columns
-    while i and j:
-        if reference[i - 1] == hypothesis[j - 1] and cost[i, j] == cost[i - 1, j - 1]:
-            pairs.append((i - 1, j - 1))
-            i, j = i - 1, j - 1
-        elif cost[i, j] == cost[i - 1, j - 1] + 1:
-            i, j = i - 1, j - 1
-        elif cost[i, j] == cost[i - 1, j] + 1:
-            i -= 1
-        else:
-            j -= 1
-    return pairs[::-1]
 
 
 def _texts(words: Sequence[Word]) -> list[str]:

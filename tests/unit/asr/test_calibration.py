@@ -16,6 +16,7 @@ from asr.engine import Engine, EngineConfig
 from asr.events import Event, Final, TurnStart
 from asr.live import ChannelOptions, Recognizer
 from asr.offline import Recording, read_audio, transcribe
+from server import cli
 
 SHARES = st.floats(0, 1)
 
@@ -103,3 +104,33 @@ def test_a_folder_with_nonsense_for_a_curve_is_refused(folder: Path, text: str) 
     (folder / "calibration.json").write_text(text)
     with pytest.raises(UnreadableCheckpoint, match=r"calibration\.json"):
         load_checkpoint(folder)
+
+
+SAMPLES = Path(__file__).parents[3] / "samples"
+
+
+def test_a_model_is_measured_and_what_it_says_next_is_put_right(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "FEWEST_JUDGED", 10)
+    rows = [json.loads(line) for line in (SAMPLES / "manifest.jsonl").read_text().splitlines()][:6]
+    for row in rows:
+        row["audio_filepath"] = str(SAMPLES / row["audio_filepath"])
+        row["words"] = [[-0.5, 0.0] for _ in row["text"].split()]
+    manifest = tmp_path / "dev.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copy(folder / "calibration.json", tmp_path / "before.json")
+    made = cli.calibrate(folder, manifest, lambda _done, _all: None)
+    after = load_checkpoint(folder).calibration
+    assert made["words"] == made["timed_words"] + round(made["words"] * (1 - made["right"]))
+    assert after.late_ms == made["late_ms"] > 500  # of words that were said at -0.5 s
+    again = cli.calibrate(folder, manifest, lambda _done, _all: None)
+    assert again == made  # what was measured before is not measured with
+    assert (folder / "calibration.json").read_text() != (tmp_path / "before.json").read_text()
+
+
+def test_a_few_words_are_no_measure(folder: Path) -> None:
+    before = (folder / "calibration.json").read_text()
+    with pytest.raises(cli.CliError, match=r"words were heard: a curve needs 500"):
+        cli.calibrate(folder, SAMPLES / "manifest.jsonl", lambda _done, _all: None)
+    assert (folder / "calibration.json").read_text() == before

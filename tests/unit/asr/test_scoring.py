@@ -1,11 +1,13 @@
 """Scores equal a plain edit-distance table, whatever the texts."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.scoring import Edits, Score, align, distance, plain_words, score
+from asr.scoring import Edits, Score, align, distance, matches, plain_words, score
 
 
 def table_distance(one: str, other: str) -> int:
@@ -24,6 +26,17 @@ def test_the_edits_are_as_few_as_those_of_the_full_table(one: str, other: str) -
     assert edits.total == table_distance(one, other) == distance(one, other)
     assert len(one) - edits.deletions + edits.insertions == len(other)
     assert min(edits.substitutions, edits.insertions, edits.deletions) >= 0
+
+
+@settings(deadline=None)
+@given(one=st.text("abc", max_size=40), other=st.text("abc", max_size=40))
+def test_what_matches_lies_on_a_shortest_alignment(one: str, other: str) -> None:
+    pairs = matches(one, other)
+    assert all(one[i] == other[j] for i, j in pairs)
+    corners = [(-1, -1), *pairs, (len(one), len(other))]
+    gaps = [(b[0] - a[0] - 1, b[1] - a[1] - 1) for a, b in itertools.pairwise(corners)]
+    assert min(map(min, gaps)) >= 0
+    assert sum(map(max, gaps)) == align(one, other).total
 
 
 @pytest.mark.parametrize(

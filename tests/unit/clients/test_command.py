@@ -96,6 +96,9 @@ def test_every_verb_teaches_with_examples(verb: str, capsys: pytest.CaptureFixtu
         (["models", "export", str(SAMPLES)], "needs the folder of a run and OUT"),
         (["models", "export", str(SAMPLES), "nobody"], "holds no best.pt"),
         (["models", "export", str(SAMPLES), "/no/x.nemo"], "no such folder"),
+        (["models", "calibrate", str(SAMPLES)], "needs the PATH of a model and a MANIFEST"),
+        (["models", "calibrate", "rivulet-en", str(SAMPLES)], "no such file or folder"),
+        (["models", "calibrate", str(SAMPLES), str(SAMPLES)], "holds neither a config"),
         (["demo", "--samples", "nowhere"], "the samples cannot be read"),
     ],
 )

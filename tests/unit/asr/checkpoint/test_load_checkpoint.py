@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr.calibration import Calibration
 from asr.checkpoint import (
     DEFAULT_MODEL,
     ModelSpec,
@@ -97,6 +98,13 @@ def test_a_missing_tensor_is_named(
     del weights[name]
     with pytest.raises(UnreadableCheckpoint, match=name):
         load_checkpoint(write_nemo())
+
+
+def test_what_was_measured_of_a_nemo_file_lies_beside_it(write_nemo: Write) -> None:
+    path = write_nemo()
+    assert load_checkpoint(path).calibration == Calibration()
+    path.with_suffix(".calibration.json").write_text('{"late_ms": 40}')
+    assert load_checkpoint(path).calibration.late_ms == 40
 
 
 @pytest.mark.parametrize(
