@@ -52,7 +52,7 @@ VERBS = {
     "transcribe": Verb("clients.verbs.transcribe", "words of whole files, without a server"),
     "evaluate": Verb("clients.verbs.evaluate", "word error rate over manifests"),
     "models": Verb(
-        "clients.verbs.models", "list models, look into one, make one of a training run"
+        "clients.verbs.models", "list models, look into one, make one of a run, calibrate one"
     ),
     "lm": Verb("clients.verbs.lm", "make a language model of text files, for --lm"),
     "train": Verb("clients.verbs.train", "train a model from a configuration file"),

@@ -306,18 +306,23 @@ def export_run(run: Path, out: Path) -> None:
         raise CliError(str(error)) from error
 
 
-def calibrate(model: Path, manifest: Path, on_progress: Callable[[int, int], None]) -> Any:
-    """Measure a checkpoint's confidence and delay, and write them where it is loaded from."""
+def calibrate(
+    model: Path, manifest: Path, lm: str, on_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Measure a checkpoint's confidence and delay, and write them where it is loaded from.
+
+    ``lm``: the language model it will be served with, a file, auto or none.
+    """
     from dataclasses import replace
 
     from asr.calibration import Calibration, expected_calibration_error, fit
     from asr.checkpoint import LATEST_MS, CheckpointError, calibration_of, load_checkpoint
-    from asr.engine import Engine
+    from asr.engine import Engine, EngineConfig
     from asr.offline import ManifestError, judge
 
     try:
         checkpoint = load_checkpoint(model)
-        engine = Engine(replace(checkpoint, calibration=Calibration()))
+        engine = Engine(replace(checkpoint, calibration=Calibration()), EngineConfig(lm=lm))
         look_ahead = engine.info.look_aheads[0]
         judged = judge(engine, manifest, look_ahead, on_progress=on_progress)
     except (CheckpointError, EngineError, ManifestError) as error:

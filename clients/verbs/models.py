@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT|MANIFEST",
         help="where export writes; speech that calibrate measures with, that the model never heard",
     )
+    parser.add_argument(
+        "--lm",
+        default="auto",
+        metavar="FILE",
+        help="of calibrate: as it will be served (auto, none)",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "export":
         return _export(args.source, args.other)
     if args.action == "calibrate":
-        return _calibrate(args.source, args.other, as_json=args.json)
+        return _calibrate(args)
     if args.source is not None:
         check_model(args.source)
     with engine_side() as side:
@@ -75,17 +81,18 @@ def _export(source: str | None, out: Path | None) -> int:
     return 0
 
 
-def _calibrate(source: str | None, manifest: Path | None, *, as_json: bool) -> int:
-    if source is None or manifest is None:
+def _calibrate(args: argparse.Namespace) -> int:
+    if args.source is None or args.other is None:
         raise CommandError("models calibrate needs the PATH of a model and a MANIFEST")
-    for path in (Path(source), manifest):
+    model, manifest = Path(args.source), args.other
+    for path in (model, manifest):
         if not path.exists():
             raise CommandError(f"{path}: there is no such file or folder")
     bar = ProgressBar(sys.stderr, str(manifest), 1.0, can_redraw(sys.stderr))
     with engine_side() as side:
-        made = side.calibrate(Path(source), manifest, lambda done, of: bar.update(done / of))
+        made = side.calibrate(model, manifest, args.lm, lambda done, of: bar.update(done / of))
     bar.close()
-    if as_json:
+    if args.json:
         sys.stdout.write(json.dumps(made) + "\n")
         return 0
     timed = (

@@ -120,17 +120,19 @@ def test_a_model_is_measured_and_what_it_says_next_is_put_right(
     manifest = tmp_path / "dev.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(folder / "calibration.json", tmp_path / "before.json")
-    made = cli.calibrate(folder, manifest, lambda _done, _all: None)
+    made = cli.calibrate(folder, manifest, "auto", lambda _done, _all: None)
     after = load_checkpoint(folder).calibration
     assert made["words"] == made["timed_words"] + round(made["words"] * (1 - made["right"]))
     assert after.late_ms == made["late_ms"] > 500  # of words that were said at -0.5 s
-    again = cli.calibrate(folder, manifest, lambda _done, _all: None)
+    again = cli.calibrate(folder, manifest, "auto", lambda _done, _all: None)
     assert again == made  # what was measured before is not measured with
+    greedy = cli.calibrate(folder, manifest, "none", lambda _done, _all: None)
+    assert greedy["right"] < made["right"]
     assert (folder / "calibration.json").read_text() != (tmp_path / "before.json").read_text()
 
 
 def test_a_few_words_are_no_measure(folder: Path) -> None:
     before = (folder / "calibration.json").read_text()
     with pytest.raises(cli.CliError, match=r"words were heard: a curve needs 500"):
-        cli.calibrate(folder, SAMPLES / "manifest.jsonl", lambda _done, _all: None)
+        cli.calibrate(folder, SAMPLES / "manifest.jsonl", "auto", lambda _done, _all: None)
     assert (folder / "calibration.json").read_text() == before
