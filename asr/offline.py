@@ -5,6 +5,7 @@ Does not know: sockets, sessions, turns, how results are printed.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ from asr.scoring import Score, matches, plain_words, score
 from asr.tokenizer import Tokenizer
 from asr.transcript import earlier
 
-UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 """What a line of a manifest that says something else, or is nested too deep, may raise."""
 PASS_SECONDS = 30.0
 """Audio handed to a stream at a time: bounds what waits in memory."""
@@ -214,25 +215,36 @@ def read_manifest(path: Path) -> list[Utterance]:
         try:
             row = json.loads(line)
             audio = path.parent / row["audio_filepath"]
-            offset = None if row.get("offset") is None else float(row["offset"])
-            duration = float(row.get("duration") or 0.0)
+            text, offset_s, duration_s = spoken(row)
             starts_s = _starts_s(row.get("words"))
-            utterances.append(Utterance(audio, row["text"], duration, offset, starts_s))
+            utterances.append(Utterance(audio, text, duration_s, offset_s, starts_s))
         except UNREADABLE as error:
             raise ManifestError(
-                f"{path} line {number} is not an object with audio_filepath and text"
+                f"{path} line {number} is not an object with audio_filepath and text: {error}"
             ) from error
     if not utterances:
         raise ManifestError(f"{path} lists no utterance")
     return utterances
 
 
+def spoken(row: dict[str, Any]) -> tuple[str, float | None, float]:
+    """Return text, offset (None: the whole file) and duration of a line. Raises UNREADABLE."""
+    text, offset, duration = row["text"], row.get("offset"), row.get("duration")
+    if not isinstance(text, str):
+        raise TypeError("its text is no string")
+    seconds = [float(number or 0.0) for number in (offset, duration)]
+    if not all(0.0 <= number < math.inf for number in seconds):
+        raise ValueError("offset and duration are seconds from 0 on")
+    return text, None if offset is None else seconds[0], seconds[1]
+
+
 def _starts_s(words: Any) -> tuple[float, ...]:
     """Return when each word begins; others' manifests may have other things under that name."""
     try:
-        return tuple(float(start) for start, _ in words or ())
+        starts = tuple(float(start) for start, _ in words or ())
     except UNREADABLE:
         return ()
+    return starts if all(map(math.isfinite, starts)) else ()
 
 
 def manifest_lines(path: Path) -> list[str]:
@@ -255,15 +267,17 @@ def read_part(path: Path | BinaryIO, offset_s: float | None, duration_s: float) 
     """Read these seconds from an offset on (to the end, if none); without an offset the file."""
     import soundfile  # not on every machine that trains or benchmarks
 
-    source = os.fsencode(path) if isinstance(path, Path) else path  # any name that is a file's
     try:
+        source = os.fsencode(path) if isinstance(path, Path) else path  # any name that is a file's
         with soundfile.SoundFile(source) as file:
             rate, most = file.samplerate, -1
             if offset_s is not None:
+                if offset_s * rate > file.frames:
+                    raise ManifestError(f"cannot read audio {path}: it ends before {offset_s:g} s")
                 file.seek(round(offset_s * rate))
                 most = round(duration_s * rate) or -1
             samples = file.read(most, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
+    except (OSError, UnicodeEncodeError, soundfile.LibsndfileError) as error:
         raise ManifestError(f"cannot read audio {path}: {error}") from error
     mono = np.nan_to_num(samples.mean(1), nan=0.0, posinf=1.0, neginf=-1.0)  # no number is silence
     if rate == SAMPLE_RATE_HZ:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from asr.decoder.counting import TextError, read_lines
-from asr.offline import UNREADABLE, ManifestError, manifest_lines, read_part
+from asr.offline import UNREADABLE, ManifestError, manifest_lines, read_part, spoken
 from asr.training.config import BadConfig, DataConfig, Source
 from asr.training.losses import Labels
 from asr.training.teacher import rows_of
@@ -176,9 +176,7 @@ def _members(manifest: Path) -> Iterator[tuple[int, dict[str, Any], Path | io.By
                 continue
             try:
                 row = json.loads(line)
-                row["text"].strip()
-                row["offset"] = None if row.get("offset") is None else float(row["offset"])
-                row["duration"] = float(row.get("duration") or 0.0)
+                row["text"], row["offset"], row["duration"] = spoken(row)
                 if "shard" not in row:
                     file: Path | io.BytesIO = manifest.parent / row["audio_filepath"]
                 else:
@@ -189,7 +187,7 @@ def _members(manifest: Path) -> Iterator[tuple[int, dict[str, Any], Path | io.By
                     if member is None:
                         raise ValueError(f"{row['member']} is no file")
                     file = io.BytesIO(member.read())
-            except (*UNREADABLE, AttributeError, OSError, tarfile.TarError) as error:
+            except (*UNREADABLE, OSError, tarfile.TarError) as error:
                 raise ManifestError(
                     f"{manifest} line {number} is not an object with text and audio_filepath "
                     f"(or shard and member) that exist: {error}"
