@@ -26,7 +26,7 @@ from asr.interface import (
     StreamingEngine,
     Token,
 )
-from asr.scoring import Score, matches, plain_words, score
+from asr.scoring import Score, score
 from asr.tokenizer import Tokenizer
 from asr.transcript import earlier
 
@@ -170,40 +170,6 @@ def evaluate(
         on_progress(result.utterances, len(utterances))
     result.wall_s = time.perf_counter() - began
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Words that a model said of a manifest."""
-
-    words: list[tuple[float, bool]]
-    """Confidence of each, and whether it was right."""
-    late_ms: list[float]
-    """How much later than spoken right words were told to begin, where the manifest says."""
-
-
-def judge(
-    engine: StreamingEngine,
-    manifest: Path,
-    look_ahead: int,
-    *,
-    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
-) -> Judged:
-    """Transcribe a manifest through the streaming engine and look at every word."""
-    utterances, judged = read_manifest(manifest), Judged([], [])
-    recordings = (Recording(str(i), u.samples()) for i, u in enumerate(utterances))
-    for done, heard in enumerate(transcribe(engine, recordings, look_ahead), 1):
-        said = utterances[int(heard.name)]
-        spoken = plain_words(said.text)
-        pairs = matches(spoken, ["".join(plain_words(word.text)) for word in heard.words])
-        right = {j for _, j in pairs}
-        judged.words.extend((w.confidence or 0.0, j in right) for j, w in enumerate(heard.words))
-        if len(said.starts_s) == len(spoken):
-            judged.late_ms.extend(
-                heard.words[j].start_ms - 1_000 * said.starts_s[i] for i, j in pairs
-            )
-        on_progress(done, len(utterances))
-    return judged
 
 
 def read_manifest(path: Path) -> list[Utterance]:

@@ -6,7 +6,6 @@ only when a verb needs it.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any, Literal, cast
 from asr.interface import FRAME_MS, Biasing, EngineError, Phrase, StreamingEngine
 
 Progress = Callable[[float], None]
-FEWEST_JUDGED = 500
-"""Words that a curve of confidence is fitted on."""
 
 
 class CliError(Exception):
@@ -309,50 +306,17 @@ def export_run(run: Path, out: Path) -> None:
 def calibrate(
     model: Path, manifest: Path, lm: str, on_progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Measure a checkpoint's confidence and delay, and write them where it is loaded from.
-
-    ``lm``: the language model it will be served with, a file, auto or none.
-    """
-    from dataclasses import replace
-
-    from asr.calibration import Calibration, expected_calibration_error, fit
-    from asr.checkpoint import LATEST_MS, CheckpointError, calibration_of, load_checkpoint
-    from asr.engine import Engine, EngineConfig
-    from asr.offline import ManifestError, judge
+    """Measure a checkpoint's confidence and delay, and write them where it is loaded from."""
+    from asr.checkpoint import CheckpointError
+    from asr.judging import calibrate as run
+    from asr.offline import ManifestError
 
     try:
-        checkpoint = load_checkpoint(model)
-        engine = Engine(replace(checkpoint, calibration=Calibration()), EngineConfig(lm=lm))
-        look_ahead = engine.info.look_aheads[0]
-        judged = judge(engine, manifest, look_ahead, on_progress=on_progress)
+        return run(model, manifest, lm, on_progress=on_progress)
     except (CheckpointError, EngineError, ManifestError) as error:
         raise CliError(str(error)) from error
-    words, late = judged.words, sorted(judged.late_ms)
-    if len(words) < FEWEST_JUDGED:
-        raise CliError(
-            f"{len(words)} words were heard: a curve needs {FEWEST_JUDGED}, better some thousands"
-        )
-    late_ms = round(late[len(late) // 2]) if late else checkpoint.calibration.late_ms
-    measured = {
-        "confidence": fit(words).points,
-        "late_ms": min(max(0, late_ms), LATEST_MS),
-        "fitted_on": f"{len(words)} words of {manifest.name}, look-ahead {look_ahead}",
-    }
-    file = calibration_of(model)
-    try:
-        file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CliError(f"{file}: {error.strerror}") from error
-    half = fit(words[::2])  # judged by the other words
-    return {
-        "file": str(file),
-        "words": len(words),
-        "right": round(sum(right for _, right in words) / len(words), 4),
-        "late_ms": measured["late_ms"],
-        "timed_words": len(late),
-        "error_before": round(expected_calibration_error(words[1::2]), 4),
-        "error": round(expected_calibration_error([(half(c), ok) for c, ok in words[1::2]]), 4),
-    }
+        raise CliError(f"{error.filename}: {error.strerror}") from error
 
 
 def train_lm(

@@ -53,6 +53,24 @@ def load_checkpoint(source: str | Path = DEFAULT_MODEL) -> Checkpoint:
 
     Raises UnreadableCheckpoint or UnsupportedModel, each with one sentence.
     """
+    found, place = _place(source)
+    name = str(source) if found != Path(source).expanduser() else found.stem
+    if place.is_file():
+        checkpoint = _load_nemo(place, name)
+    elif (place / CONFIG_YAML).is_file():
+        checkpoint = _load_own(place, name)
+    else:
+        checkpoint = _load_transformers(place, name)
+    return replace(checkpoint, calibration=_calibration(_beside(place)))
+
+
+def calibration_of(source: str | Path) -> Path:
+    """Return the file of what was measured of a checkpoint. Raises UnreadableCheckpoint."""
+    return _beside(_place(source)[1])
+
+
+def _place(source: str | Path) -> tuple[Path, Path]:
+    """Return what a source names, and the file or folder there that is the checkpoint."""
     found = locate(source)
     place = checkpoint_in(found) if found.is_dir() else found
     if place is None:
@@ -63,18 +81,10 @@ def load_checkpoint(source: str | Path = DEFAULT_MODEL) -> Checkpoint:
         raise UnreadableCheckpoint(
             f"{found.name} holds neither a config beside model.safetensors nor one .nemo file"
         )
-    name = str(source) if found != Path(source).expanduser() else found.stem
-    if place.is_file():
-        checkpoint = _load_nemo(place, name)
-    elif (place / CONFIG_YAML).is_file():
-        checkpoint = _load_own(place, name)
-    else:
-        checkpoint = _load_transformers(place, name)
-    return replace(checkpoint, calibration=_calibration(calibration_of(place)))
+    return found, place
 
 
-def calibration_of(place: Path) -> Path:
-    """Return where what was measured of a checkpoint is: in its folder, beside its file."""
+def _beside(place: Path) -> Path:
     return place / CALIBRATION if place.is_dir() else place.with_suffix(f".{CALIBRATION}")
 
 

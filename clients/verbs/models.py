@@ -23,8 +23,6 @@ examples:
   rivulet models export build/training mine       best weights of `rivulet train`, for --model mine
   rivulet models export build/training mine.nemo  the same as one file, for NeMo too
   rivulet models calibrate mine dev.jsonl         how sure and how late its words are, measured"""
-
-
 ACTIONS = ("list", "inspect", "export", "calibrate")
 
 

@@ -30,7 +30,8 @@ from asr.decoder.decoding import BEAM
 from asr.engine import EngineConfig, load_engine
 from asr.events import Word
 from asr.interface import NO_BIASING, Biasing, Phrase, Samples
-from asr.offline import Recording, Transcription, Utterance, read_audio, read_manifest, transcribe
+from asr.judging import judge
+from asr.offline import Recording, Utterance, read_audio, read_manifest, transcribe
 from asr.scoring import Score, matches, plain_words, score
 from clients.console import table
 from clients.load.host import machine
@@ -100,10 +101,8 @@ def nothing(job: Job) -> dict[str, Any]:
 
 def confidence(job: Job) -> dict[str, Any]:
     """Expected calibration error of word confidence on dev, and how well it sorts (AUC)."""
-    pairs: list[tuple[float, bool]] = []
-    for utterance, heard in _dev(job):
-        right = {j for _, j in matches(plain_words(utterance.text), _texts(heard.words))}
-        pairs += [(w.confidence or 0.0, j in right) for j, w in enumerate(heard.words)]
+    engine = load_engine(job.model, EngineConfig(slots=16))
+    pairs = judge(engine, DEV, LOOK_AHEAD, every=job.every).words
     sure = np.array([c for c, _ in pairs])
     correct = np.array([ok for _, ok in pairs])
     curve = fit(pairs[::2])  # of every other word; the error is that of the rest
@@ -195,14 +194,6 @@ def _total(
     for heard in transcribe(engine, recordings, LOOK_AHEAD):
         total += score(utterances[int(heard.name)].text, heard.text)
     return total
-
-
-def _dev(job: Job) -> Iterator[tuple[Utterance, Transcription]]:
-    utterances = read_manifest(DEV)[:: job.every]
-    engine = load_engine(job.model, EngineConfig(slots=16))
-    recordings = (Recording(str(i), read_audio(u.audio)) for i, u in enumerate(utterances))
-    for heard in transcribe(engine, recordings, LOOK_AHEAD):
-        yield utterances[int(heard.name)], heard
 
 
 def _texts(words: Sequence[Word]) -> list[str]:

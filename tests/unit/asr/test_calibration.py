@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr
+from asr import judging
 from asr.calibration import BadCurve, Curve, expected_calibration_error, fit
 from asr.checkpoint import UnreadableCheckpoint, load_checkpoint
 from asr.engine import Engine, EngineConfig
 from asr.events import Event, Final, TurnStart
 from asr.live import ChannelOptions, Recognizer
-from asr.offline import Recording, read_audio, transcribe
-from server import cli
+from asr.offline import ManifestError, Recording, read_audio, transcribe
 
 SHARES = st.floats(0, 1)
 
@@ -109,10 +110,14 @@ def test_a_folder_with_nonsense_for_a_curve_is_refused(folder: Path, text: str) 
 SAMPLES = Path(__file__).parents[3] / "samples"
 
 
+def _calibrated(folder: Path, manifest: Path, lm: str = "auto") -> dict[str, Any]:
+    return judging.calibrate(folder, manifest, lm, on_progress=lambda _done, _all: None)
+
+
 def test_a_model_is_measured_and_what_it_says_next_is_put_right(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "FEWEST_JUDGED", 10)
+    monkeypatch.setattr(judging, "FEWEST", 10)
     rows = [json.loads(line) for line in (SAMPLES / "manifest.jsonl").read_text().splitlines()][:6]
     for row in rows:
         row["audio_filepath"] = str(SAMPLES / row["audio_filepath"])
@@ -120,19 +125,19 @@ def test_a_model_is_measured_and_what_it_says_next_is_put_right(
     manifest = tmp_path / "dev.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(folder / "calibration.json", tmp_path / "before.json")
-    made = cli.calibrate(folder, manifest, "auto", lambda _done, _all: None)
+    made = _calibrated(folder, manifest)
     after = load_checkpoint(folder).calibration
     assert made["words"] == made["timed_words"] + round(made["words"] * (1 - made["right"]))
     assert after.late_ms == made["late_ms"] > 500  # of words that were said at -0.5 s
-    again = cli.calibrate(folder, manifest, "auto", lambda _done, _all: None)
+    again = _calibrated(folder, manifest)
     assert again == made  # what was measured before is not measured with
-    greedy = cli.calibrate(folder, manifest, "none", lambda _done, _all: None)
+    greedy = _calibrated(folder, manifest, "none")
     assert greedy["right"] < made["right"]
     assert (folder / "calibration.json").read_text() != (tmp_path / "before.json").read_text()
 
 
 def test_a_few_words_are_no_measure(folder: Path) -> None:
     before = (folder / "calibration.json").read_text()
-    with pytest.raises(cli.CliError, match=r"words were heard: a curve needs 500"):
-        cli.calibrate(folder, SAMPLES / "manifest.jsonl", "auto", lambda _done, _all: None)
+    with pytest.raises(ManifestError, match=r"words were heard: a curve needs 500"):
+        _calibrated(folder, SAMPLES / "manifest.jsonl")
     assert (folder / "calibration.json").read_text() == before

@@ -18,6 +18,7 @@ from asr.checkpoint import (
     UnreadableCheckpoint,
     UnsupportedModel,
     bytes_per_stream,
+    calibration_of,
     inspect,
     load_checkpoint,
 )
@@ -103,8 +104,11 @@ def test_a_missing_tensor_is_named(
 def test_what_was_measured_of_a_nemo_file_lies_beside_it(write_nemo: Write) -> None:
     path = write_nemo()
     assert load_checkpoint(path).calibration == Calibration()
-    path.with_suffix(".calibration.json").write_text('{"late_ms": 40}')
+    for source in (path, path.parent):  # a folder with one .nemo is that file
+        assert calibration_of(source) == path.with_suffix(".calibration.json")
+    calibration_of(path).write_text('{"late_ms": 40}')
     assert load_checkpoint(path).calibration.late_ms == 40
+    assert load_checkpoint(path.parent).calibration.late_ms == 40
 
 
 @pytest.mark.parametrize(

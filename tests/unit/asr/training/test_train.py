@@ -122,11 +122,16 @@ def test_a_run_that_is_resumed_hears_the_rest_of_its_epoch(
     assert expected[:epoch] != expected[epoch:]
 
 
+def begins_with_export(trained: Path, config: Path, old: str = "", new: str = "") -> None:
+    """Export a run beside a config, which shall begin with it, and change a setting."""
+    save_folder(read(trained), config.parent / "export")
+    config.write_text(config.read_text().replace(old, new) + 'start = "export"\n')
+
+
 def test_a_run_begins_with_an_exported_model(
     trained: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
-    save_folder(read(trained), tmp_path / "export")
-    tiny_config.write_text(tiny_config.read_text() + 'start = "export"\n')
+    begins_with_export(trained, tiny_config)
     begun = train.Trainer(load(tiny_config), trained_again(trained, tmp_path / "again"))
     kept = torch.load(trained / train.BEST, weights_only=True)
     assert torch.equal(begun.filters, kept["filters"])
@@ -138,9 +143,7 @@ def test_a_run_begins_with_an_exported_model(
 def test_a_model_of_other_sizes_is_no_start(
     trained: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
-    save_folder(read(trained), tmp_path / "export")
-    other = tiny_config.read_text().replace("width = 32", "width = 48")
-    tiny_config.write_text(other + 'start = "export"\n')
+    begins_with_export(trained, tiny_config, "width = 32", "width = 48")
     with pytest.raises(BadConfig, match="export holds a network of other sizes"):
         train.Trainer(load(tiny_config), trained_again(trained, tmp_path / "again"))
 
@@ -148,9 +151,7 @@ def test_a_model_of_other_sizes_is_no_start(
 def test_a_run_that_begins_with_a_model_writes_the_pieces_of_that_model(
     trained: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
-    save_folder(read(trained), tmp_path / "export")
-    other = tiny_config.read_text().replace("vocabulary = 12", "vocabulary = 10")
-    tiny_config.write_text(other + 'start = "export"\n')
+    begins_with_export(trained, tiny_config, "vocabulary = 12", "vocabulary = 10")
     config = load(tiny_config)
     prepare(config.data, tmp_path / "run", vocabulary=10, start=config.run.start)
     kept = (tmp_path / "export" / TOKENIZER).read_bytes()
